@@ -1,0 +1,1 @@
+"""Run specs that come with the package; rapids_slr.specfile reads them."""

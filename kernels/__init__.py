@@ -1,0 +1,1 @@
+"""Numeric kernels: one file each, imported as rapids_slr.kernels."""

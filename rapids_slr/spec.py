@@ -1,0 +1,280 @@
+"""The settings of a run, as typed models that mirror the YAML of a run spec, key by key.
+
+A setting says what it means beneath it; `rapids-slr spec schema` prints the same words. Reading and writing YAML, and
+naming the faults of a spec with their lines, is the work of `specfile.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class SynthSpec(Settings):
+    """A synthetic pedestrian-like domain, drawn on demand and always the same for the same settings."""
+
+    style: Literal["source", "target"] = "source"
+    """Palette, light, background and sharpness of the cameras; the gap between the two is the domain gap."""
+    identities: Count = 50
+    """Identities for training; as many others are drawn for query and gallery."""
+    images: Annotated[int, Field(ge=2)] = 16
+    """Images of an identity."""
+    cameras: Annotated[int, Field(ge=2)] = 4
+    """Cameras; every identity is seen by at least two."""
+    distractors: CountOrZero = 0
+    """Gallery images of people who are no query (pid 0)."""
+    gap: NotNegative = 1.0
+    """Strength of the style, no unit; 0 draws both styles alike."""
+    height: Annotated[int, Field(ge=16)] = 128
+    """Height of a drawn image, pixels."""
+    width: Annotated[int, Field(ge=8)] = 64
+    """Width of a drawn image, pixels."""
+    seed: CountOrZero = 0
+    """Which people are drawn; the two styles never share one."""
+
+
+class DomainSpec(Settings):
+    """Where the images of one domain come from: a path, or the synthetic generator."""
+
+    path: str | None = None
+    """Folder or .zip in the layout below."""
+    layout: Literal[
+        "auto", "market1501", "dukemtmc", "personx", "msmt17", "veri", "omniglot-background", "omniglot-evaluation"
+    ] = "auto"
+    """How names tell identity and camera; `auto` looks at the folders. `omniglot-*` takes torchvision's data set."""
+    synth: SynthSpec | None = None
+    """Draw the domain instead of reading it."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> DomainSpec:
+        if (self.path is None) == (self.synth is None):
+            raise ValueError("give either path (a folder or .zip) or synth (a drawn domain), and not both")
+        return self
+
+
+class DataSpec(Settings):
+    """Images: where they come from and how they are held."""
+
+    source: DomainSpec | None = None
+    """Labelled domain for pre-training; not needed when pretrain.checkpoint is given."""
+    target: DomainSpec
+    """Domain to adapt to. Its training labels are used for nothing but the label-quality columns of the reports."""
+    height: Annotated[int, Field(ge=16)] = 256
+    """Height images are resized to, pixels."""
+    width: Annotated[int, Field(ge=16)] = 128
+    """Width images are resized to, pixels."""
+    channels: Literal[1, 3] = 3
+    """3 reads every image as RGB, 1 as grey."""
+    invert: bool = False
+    """Turn dark strokes on white into light strokes on black, so that padding is background."""
+    mean: list[Fraction] = [0.485, 0.456, 0.406]
+    """Mean of a channel, pixel range 0..1; one value for all channels or one each."""
+    std: list[Positive] = [0.229, 0.224, 0.225]
+    """Standard deviation of a channel, pixel range 0..1; one value for all channels or one each."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """What an unreadable or misnamed image does: stop before training, or be left out and counted."""
+    store: Literal["auto", "device", "host"] = "auto"
+    """Where the decoded images stay; `auto` takes the training device while they fill at most half of what is free."""
+
+    @model_validator(mode="after")
+    def _values_a_channel(self) -> DataSpec:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, self.channels):
+                raise ValueError(f"{name} has {len(values)} values for {self.channels} channels; give 1 or one each")
+        return self
+
+
+class AugmentSpec(Settings):
+    """Augmentation of training images, drawn for every image of a batch on its own."""
+
+    flip: Fraction = 0.5
+    """Probability of a mirrored image."""
+    pad: CountOrZero = 10
+    """Pixels padded on every side before a crop of the old size is taken."""
+    rotate: NotNegative = 0.0
+    """Largest rotation either way, degrees."""
+    scale: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Largest change of size either way, as a fraction."""
+    jitter: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Largest change of brightness and contrast either way, as a fraction."""
+    erase: Fraction = 0.5
+    """Probability of random erasing (2 to 40 % of the area)."""
+
+
+class ModelSpec(Settings):
+    """The two-branch network."""
+
+    backbone: Literal["resnet50", "ibn_resnet50_a", "resnet18", "narrow"] = "resnet50"
+    """`narrow` is a three-stage ResNet that trains on two CPU cores."""
+    widths: list[Count] = [24, 48, 96]
+    """Channels of the three stages of `narrow`; other backbones ignore it."""
+    weights: str | None = None
+    """Start of the backbone: `imagenet` (torchvision's or IBN-Net's file by name), a file of weights, or none."""
+
+
+class PretrainSpec(Settings):
+    """Training on the labelled source."""
+
+    checkpoint: str | None = None
+    """A pretrained.pt to load in place of training."""
+    epochs: Count = 80
+    """Epochs."""
+    iterations: Count = 200
+    """Steps an epoch."""
+    identities: Count = 16
+    """Identities in a batch (P)."""
+    images: Annotated[int, Field(ge=2)] = 4
+    """Images of an identity in a batch (K)."""
+    lr: Positive = 3.5e-4
+    """Learning rate of Adam."""
+    weight_decay: NotNegative = 5e-4
+    """Weight decay of Adam."""
+    milestones: list[Count] = [40, 70]
+    """Epochs after which the learning rate falls."""
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Factor of the learning rate at a milestone."""
+    warmup_epochs: CountOrZero = 10
+    """Epochs over which the learning rate rises from a hundredth."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Label smoothing of the cross entropy."""
+    target_forward: bool = True
+    """Pass target images through the network without a loss, so that BatchNorm sees them."""
+
+
+class FeatureSpec(Settings):
+    """How the teacher embeds images."""
+
+    batch: Count = 256
+    """Images in a forward pass."""
+    views: Count = 1
+    """Augmented views whose features are averaged before clustering; 1 takes the plain image."""
+    bn_recalibrate: bool = False
+    """Re-estimate BatchNorm statistics on the target before the first clustering."""
+
+
+class ClusterSpec(Settings):
+    """From features to cluster labels."""
+
+    method: Literal["dbscan", "hdbscan"] = "dbscan"
+    """DBSCAN on the k-reciprocal Jaccard distance, or HDBSCAN on the features (paper, Table 3)."""
+    k1: Count = 20
+    """Neighbours that must be reciprocal."""
+    k2: Count = 6
+    """Neighbours (the image itself included) averaged by query expansion; 1 leaves it out."""
+    pairs_per_image: Positive | None = 13
+    """eps = mean of the round(this x N) smallest nonzero distances. Stay below (images an identity - 1) / 2."""
+    rho: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Takes the place of pairs_per_image: the same mean over this fraction of all nonzero pairs (ABMT: 2e-3)."""
+    eps: Positive | None = None
+    """Takes the place of both rules: a fixed radius."""
+    min_samples: Count = 4
+    """Points within eps, the point itself included, that make a core point."""
+    min_size: Count = 1
+    """Clusters with fewer images become outliers."""
+    min_cluster_size: Annotated[int, Field(ge=2)] = 7
+    """Smallest cluster of method hdbscan."""
+    source_weight: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """lambda of the source term of the distance (ABMT: 0.1); 0 leaves it out."""
+
+
+class RefineSpec(Settings):
+    """From this epoch's and last epoch's clusters to refined labels (SLR)."""
+
+    alpha: Fraction = 0.5
+    """Weight of this epoch's clusters against last epoch's; 1 forgets the past."""
+    hard: Literal["hdbscan", "argmax", "dbscan", "none"] = "hdbscan"
+    """How soft labels become hard ones; `none` trains on the soft labels themselves."""
+    min_cluster_size: Annotated[int, Field(ge=2)] = 7
+    """Smallest refined cluster of HDBSCAN, images."""
+    min_samples: Count | None = None
+    """Neighbours, without the point itself, of a core distance; none takes min_cluster_size."""
+    merge_distance: NotNegative = 0.0
+    """Clusters of HDBSCAN that part below this distance stay together (its cluster_selection_epsilon)."""
+    outliers: Literal["project", "drop"] = "project"
+    """An outlier that was clustered last epoch takes its projected label, or is left out."""
+    noise: Literal["drop", "argmax"] = "drop"
+    """HDBSCAN's noise is left out, or joins the refined cluster that holds most of its raw cluster."""
+    memory: Literal["clusters", "refined"] = "clusters"
+    """Labels carried to the next epoch: the clusters (paper) or the refined ones."""
+
+
+class TrainingSpec(Settings):
+    """Adaptation to the target, the teacher and the student together."""
+
+    epochs: Count = 50
+    """Epochs; every epoch clusters anew."""
+    iterations: Count = 400
+    """Steps an epoch."""
+    identities: Count = 16
+    """Clusters in a batch (P)."""
+    images: Annotated[int, Field(ge=2)] = 4
+    """Images of a cluster in a batch (K)."""
+    lr: Positive = 3.5e-4
+    """Learning rate of Adam, which starts afresh every epoch."""
+    weight_decay: NotNegative = 5e-4
+    """Weight decay of Adam."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Decay of the teacher's moving average; runs of a few hundred steps want 0.99."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Label smoothing of the hard cross entropy."""
+    ce_weight: NotNegative = 0.5
+    """Weight of the cross entropy with refined labels."""
+    soft_weight: NotNegative = 0.5
+    """Weight of the cross entropy with the teacher's other branch."""
+    triplet_weight: NotNegative = 1.0
+    """Weight of the triplet loss softened by the teacher's other branch."""
+    teacher_ce: bool = False
+    """Train the teacher's classifiers with cross entropy as well (paper, section 3.9, Eq. 5)."""
+    labels: Literal["clusters", "shuffled", "identities"] = "clusters"
+    """What to train on; the other two are controls: the refined labels shuffled, or the true identities."""
+
+
+class EvaluationSpec(Settings):
+    """Retrieval on the target's test split."""
+
+    every: Count = 1
+    """Epochs between evaluations; the last epoch is always evaluated."""
+
+
+def _none_by_name(value: object) -> object:
+    return None if value == "none" else value
+
+
+class RunSpec(Settings):
+    """One run: pre-training on the source, adaptation to the target, evaluation."""
+
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "run"
+    """Name of the run folder: letters, digits, dot, dash and underscore."""
+    seed: CountOrZero = 0
+    """Seed of all that is random."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Engine; `auto` takes CUDA where it works and says why where it does not."""
+    data: DataSpec
+    augment: AugmentSpec = AugmentSpec()
+    model: ModelSpec = ModelSpec()
+    pretrain: PretrainSpec = PretrainSpec()
+    features: FeatureSpec = FeatureSpec()
+    clusters: ClusterSpec = ClusterSpec()
+    refine: Annotated[RefineSpec | None, BeforeValidator(_none_by_name)] = RefineSpec()
+    """Refinement of the clusters; `none` trains on them as they are (the ABMT baseline)."""
+    training: TrainingSpec = TrainingSpec()
+    evaluation: EvaluationSpec = EvaluationSpec()
+
+    @model_validator(mode="after")
+    def _source_or_checkpoint(self) -> RunSpec:
+        if self.data.source is None and self.pretrain.checkpoint is None:
+            raise ValueError("data.source is missing: give it, or a trained network in pretrain.checkpoint")
+        if self.data.source is None and self.clusters.source_weight > 0:
+            raise ValueError("clusters.source_weight > 0 needs data.source")
+        return self
