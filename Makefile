@@ -1,0 +1,34 @@
+# Everything a newcomer needs: make train, make test. Both set up what is missing first.
+comma := ,
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# RAPIDS has wheels for Linux x86-64 alone; elsewhere the CPU engine is installed.
+EXTRAS := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),[cuda13$(comma)dev],[dev])
+RUN ?= runs/quickstart-$(shell date +%Y%m%d-%H%M%S)
+
+.PHONY: venv train test check clean
+
+venv: $(VENV)/.installed
+
+# uv, because pip settles for a torch without its operators where a local CPU wheel is on offer.
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.$(EXTRAS)'
+	touch $@
+
+train: venv
+	$(BIN)/rapids-slr train --out $(RUN)
+
+test: venv
+	$(BIN)/python -m pytest
+
+check: venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
