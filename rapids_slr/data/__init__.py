@@ -1,0 +1,22 @@
+"""Images: from a folder, a .zip or the generator to batches on the training device."""
+
+from rapids_slr.data.augment import augment, normalise
+from rapids_slr.data.domain import Domain, Split, summarise
+from rapids_slr.data.faults import Fault
+from rapids_slr.data.read import read_domain, scan_domain
+from rapids_slr.data.sampler import identity_batches
+from rapids_slr.data.store import ImageStore, load_images
+
+__all__ = [
+    "Domain",
+    "Fault",
+    "ImageStore",
+    "Split",
+    "augment",
+    "identity_batches",
+    "load_images",
+    "normalise",
+    "read_domain",
+    "scan_domain",
+    "summarise",
+]

@@ -1,0 +1,95 @@
+"""A domain: the images of its three splits, who is on them and which camera took them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image
+
+from rapids_slr.data.faults import Fault
+from rapids_slr.data.files import Files
+from rapids_slr.data.layouts import DISTRACTOR, JUNK, SPLITS, SplitName
+
+
+@dataclass(frozen=True)
+class Split:
+    names: tuple[str, ...]
+    """Names of the images, in natural order; what `Domain.open` takes."""
+    identities: np.ndarray
+    """(n,) int32; 0 is a distractor, -1 junk."""
+    cameras: np.ndarray
+    """(n,) int32."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def take(self, rows: np.ndarray) -> Split:
+        """The images of these rows (indices or a mask), in that order."""
+        rows = np.arange(len(self))[rows]
+        return Split(tuple(self.names[row] for row in rows), self.identities[rows], self.cameras[rows])
+
+
+def make_split(images: Iterable[tuple[str, int, int]]) -> Split:
+    """A split of (name, identity, camera), in the given order."""
+    names, identities, cameras = zip(*images, strict=True) if (images := list(images)) else ((), (), ())
+    return Split(tuple(names), np.array(identities, np.int32), np.array(cameras, np.int32))
+
+
+@dataclass(frozen=True)
+class Domain:
+    name: str
+    layout: str
+    train: Split
+    query: Split
+    gallery: Split
+    faults: list[Fault] = field(default_factory=list)
+    """What was found wrong and left out of the splits."""
+    opener: Callable[[str], Image.Image] = field(repr=False, kw_only=True)
+    numbered_together: bool = field(default=True, kw_only=True)
+    """The same number in train and test is the same person."""
+
+    def open(self, name: str) -> Image.Image:
+        """An image of any mode, as stored; may be called from several threads at once."""
+        return self.opener(name)
+
+    def split(self, name: SplitName) -> Split:
+        return {"train": self.train, "query": self.query, "gallery": self.gallery}[name]
+
+
+def open_image(files: Files, name: str) -> Image.Image:
+    return Image.open(io.BytesIO(files.read(name)))
+
+
+def answerable(query: Split, gallery: Split) -> np.ndarray:
+    """(queries,) bool: whether the gallery holds the query's identity under another camera."""
+
+    def keys(split: Split) -> np.ndarray:
+        return (split.identities.astype(np.int64) << 32) | split.cameras
+
+    seen = np.unique(keys(gallery))  # (identity, camera) pairs
+    identities, cameras = np.unique(seen >> 32, return_counts=True)
+    others = np.zeros(len(query), np.int64)
+    if len(identities):
+        at = np.searchsorted(identities, query.identities).clip(max=len(identities) - 1)
+        others = np.where(identities[at] == query.identities, cameras[at], 0)
+    return (query.identities > DISTRACTOR) & (others - np.isin(keys(query), seen) > 0)
+
+
+def summarise(domain: Domain) -> list[dict[str, object]]:
+    """A row a split: split, images, identities, cameras, distractors, junk."""
+
+    def row(name: SplitName) -> dict[str, object]:
+        split = domain.split(name)
+        return {
+            "split": name,
+            "images": len(split),
+            "identities": len(np.unique(split.identities[split.identities > DISTRACTOR])),
+            "cameras": len(np.unique(split.cameras)),
+            "distractors": int((split.identities == DISTRACTOR).sum()),
+            "junk": int((split.identities == JUNK).sum()),
+        }
+
+    return [row(name) for name in SPLITS]

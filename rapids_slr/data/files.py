@@ -1,0 +1,140 @@
+"""A folder and a .zip read alike: names with forward slashes, relative to the top."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from PIL import Image
+
+from rapids_slr.data.faults import Fault
+from rapids_slr.errors import InputError
+
+Image.init()
+IMAGE_SUFFIXES = frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
+LARGEST_FILE = 1 << 28
+"""Bytes; a compressed entry that unpacks to more is refused before it fills the memory."""
+
+
+class Files(Protocol):
+    path: Path
+    faults: list[Fault]
+
+    def folders(self) -> list[str]:
+        """Folders at the top, in natural order."""
+
+    def is_folder(self, name: str) -> bool: ...
+
+    def is_file(self, name: str) -> bool: ...
+
+    def under(self, folder: str) -> list[str]:
+        """Files in a folder and in the folders below it, in natural order."""
+
+    def read(self, name: str) -> bytes: ...
+
+
+def open_files(path: str | Path) -> Files:
+    """Raises: InputError if the path is neither a folder nor a whole .zip."""
+    path = Path(path)
+    if path.is_dir():
+        return FolderFiles(path)
+    if not path.exists():
+        raise InputError(f"{path} does not exist; give a folder or a .zip of a data set")
+    try:
+        return ZipFiles(path)
+    except (zipfile.BadZipFile, OSError) as fault:
+        raise InputError(f"{path} is neither a folder nor a whole .zip ({fault}); fetch or pack it again") from fault
+
+
+class FolderFiles:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.faults: list[Fault] = []
+
+    def folders(self) -> list[str]:
+        return natural_order(entry.name for entry in os.scandir(self.path) if entry.is_dir() and not hidden(entry.name))
+
+    def is_folder(self, name: str) -> bool:
+        return (self.path / name).is_dir()
+
+    def is_file(self, name: str) -> bool:
+        return (self.path / name).is_file()
+
+    def under(self, folder: str) -> list[str]:
+        names = []
+        for top, _, files in os.walk(self.path / folder):
+            inside = Path(top).relative_to(self.path).as_posix()
+            names += [f"{inside}/{name}" for name in files]
+        return natural_order(name for name in names if not hidden(name))
+
+    def read(self, name: str) -> bytes:
+        return (self.path / name).read_bytes()
+
+
+class ZipFiles:
+    """Reads entries where they lie, never unpacks to disk. Entries that lead outside are faults and are not read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.faults: list[Fault] = []
+        self._zip = zipfile.ZipFile(path)
+        self._lock = threading.Lock()  # ZipFile.open counts its readers without one
+        self._entries: dict[str, zipfile.ZipInfo] = {}
+        self._folders: set[str] = set()
+        for entry in self._zip.infolist():
+            self._add(entry)
+
+    def _add(self, entry: zipfile.ZipInfo) -> None:
+        name = entry.filename.replace("\\", "/")
+        if leads_outside(name):
+            self.faults.append(Fault(f"{self.path}/{entry.filename}", "leads outside of the archive"))
+            return
+        self._folders.update(str(parent) for parent in PurePosixPath(name).parents)
+        if name.endswith("/"):
+            self._folders.add(name.rstrip("/"))
+        elif name in self._entries:
+            self.faults.append(Fault(f"{self.path}/{name}", "is in the archive more than once"))
+        elif not hidden(name):
+            self._entries[name] = entry
+
+    def folders(self) -> list[str]:
+        return natural_order(name for name in self._folders if "/" not in name and not hidden(name))
+
+    def is_folder(self, name: str) -> bool:
+        return name in self._folders
+
+    def is_file(self, name: str) -> bool:
+        return name in self._entries
+
+    def under(self, folder: str) -> list[str]:
+        return natural_order(name for name in self._entries if name.startswith(folder + "/"))
+
+    def read(self, name: str) -> bytes:
+        entry = self._entries[name]
+        if entry.file_size > LARGEST_FILE:
+            raise OSError(f"unpacks to {entry.file_size:,} bytes, more than any image needs")
+        with self._lock:
+            return self._zip.read(entry)
+
+
+def natural_order(names: Iterable[str]) -> list[str]:
+    """c2 before c10."""
+    return sorted(names, key=lambda name: [int(p) if p.isdecimal() else p for p in re.split(r"([0-9]+)", name)])
+
+
+def is_image(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def hidden(name: str) -> bool:
+    """What file managers leave behind: .DS_Store, ._x.jpg, __MACOSX/..."""
+    return any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
+
+
+def leads_outside(name: str) -> bool:
+    return name.startswith("/") or ".." in name.split("/") or re.match(r"[A-Za-z]:", name) is not None

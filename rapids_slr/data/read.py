@@ -1,0 +1,156 @@
+"""From the spec of a domain to the domain: a folder, a .zip, Omniglot, or a drawn one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from rapids_slr.data.domain import Domain, Split, answerable, make_split, open_image
+from rapids_slr.data.faults import Fault, faults_error
+from rapids_slr.data.files import Files, is_image, leads_outside, natural_order, open_files
+from rapids_slr.data.layouts import DISTRACTOR, JUNK, LARGEST_NUMBER, SPLITS, Layout, Place, find_layout
+from rapids_slr.data.omniglot import scan_omniglot
+from rapids_slr.data.synth import synth_domain
+from rapids_slr.spec import DomainSpec
+
+log = logging.getLogger(__name__)
+
+
+def read_domain(spec: DomainSpec, on_error: str = "stop") -> Domain:
+    """The domain that a spec describes; no pixel is decoded yet.
+
+    Args:
+        on_error: "stop" raises on any fault, "skip" leaves the faulty images out and logs how many.
+    Raises: InputError that names every fault; with "skip" only if the training split is left empty.
+    """
+    domain = scan_domain(spec)
+    if domain.faults and (on_error == "stop" or not len(domain.train)):
+        raise faults_error(
+            domain.name,
+            domain.faults,
+            "mend these, or set data.on_error: skip to leave such images out"
+            if len(domain.train)
+            else "give the path of a data set with training images, or name its layout",
+        )
+    if domain.faults:
+        log.warning("%s: %d faults, left out; the first: %s", domain.name, len(domain.faults), domain.faults[0])
+    return domain
+
+
+def scan_domain(spec: DomainSpec) -> Domain:
+    """As read_domain, but every fault of the data ends in `.faults` and none is raised; splits may be empty.
+
+    Raises: InputError if the path does not exist or is no archive.
+    """
+    if spec.synth is not None:
+        return synth_domain(spec.synth)
+    assert spec.path is not None  # the spec has checked it
+    if spec.layout in ("omniglot-background", "omniglot-evaluation"):
+        domain = scan_omniglot(Path(spec.path), spec.layout)
+    else:
+        domain = _scan_files(open_files(spec.path), spec.layout)
+    return _without_hopeless_queries(domain)
+
+
+def _scan_files(files: Files, wanted: str) -> Domain:
+    faults = list(files.faults)
+    found = find_layout(files, wanted)
+    if isinstance(found, str):
+        faults.append(Fault(str(files.path), found))
+        splits, layout = {split: make_split([]) for split in SPLITS}, None
+    else:
+        layout, top = found
+        splits = {split: _read_place(files, layout, top, layout.place(split), faults) for split in SPLITS}
+        splits["train"] = splits["train"].take(splits["train"].identities != JUNK)
+    return Domain(
+        files.path.stem,
+        layout.name if layout else wanted,
+        **splits,
+        faults=faults,
+        opener=lambda name: open_image(files, name),
+        numbered_together=layout is None or layout.numbered_together,
+    )
+
+
+def _read_place(files: Files, layout: Layout, top: str, place: Place, faults: list[Fault]) -> Split:
+    """The images of a split; what cannot be used goes to faults."""
+    before = len(faults)
+    if not files.is_folder(top + place.folder):
+        faults.append(Fault(f"{files.path}/{top}{place.folder}", "folder is missing"))
+        return make_split([])
+    if place.lists:
+        images = list(_listed(files, layout, top, place, faults))
+    else:
+        images = list(_in_folder(files, layout, top + place.folder, faults))
+    if not images and len(faults) == before:
+        faults.append(Fault(f"{files.path}/{top}{place.folder}", "holds no image of this split"))
+    return make_split(images)
+
+
+def _in_folder(files: Files, layout: Layout, folder: str, faults: list[Fault]) -> Iterable[tuple[str, int, int]]:
+    for name in files.under(folder):
+        if not is_image(name):
+            continue
+        told = layout.read_name(name)
+        if told is None:
+            faults.append(_misnamed(files, name, layout))
+        else:
+            yield name, *told
+
+
+def _listed(
+    files: Files, layout: Layout, top: str, place: Place, faults: list[Fault]
+) -> Iterable[tuple[str, int, int]]:
+    images: dict[str, tuple[int, int]] = {}
+    for list_name in place.lists:
+        if not files.is_file(top + list_name):
+            faults.append(Fault(f"{files.path}/{top}{list_name}", "list is missing"))
+            continue
+        lines = files.read(top + list_name).decode("utf-8", errors="replace").splitlines()
+        for number, line in enumerate(lines, 1):
+            where = f"{files.path}/{top}{list_name}:{number}"
+            path, _, identity = line.strip().rpartition(" ")
+            if not line.strip():
+                continue
+            if not path or not identity.isdecimal() or int(identity) >= LARGEST_NUMBER:
+                faults.append(Fault(where, f"expected `path identity`, found `{line.strip()[:80]}`"))
+            elif leads_outside(path):
+                faults.append(Fault(where, f"{path} leads outside of {place.folder}"))
+            elif (name := str(PurePosixPath(top + place.folder, path))) in images:
+                faults.append(Fault(where, f"{path} is listed a second time"))
+            elif (told := layout.read_name(name)) is None:
+                faults.append(_misnamed(files, name, layout))
+            elif not files.is_file(name):
+                faults.append(Fault(where, f"{path} is listed but not in {place.folder}"))
+            else:
+                images[name] = (int(identity) - layout.first_identity + 1, told[1])
+    return [(name, *images[name]) for name in natural_order(images)]
+
+
+def _misnamed(files: Files, name: str, layout: Layout) -> Fault:
+    return Fault(
+        f"{files.path}/{name}",
+        f"the name tells no identity and camera; {layout.name} names look like {layout.example}",
+    )
+
+
+def _without_hopeless_queries(domain: Domain) -> Domain:
+    """Leave out, as faults, queries that no gallery image of another camera can answer."""
+    answered = answerable(domain.query, domain.gallery)
+    if answered.all():
+        return domain
+    faults = [
+        Fault(domain.query.names[row], _why_hopeless(int(domain.query.identities[row])))
+        for row in np.flatnonzero(~answered)
+    ]
+    return replace(domain, query=domain.query.take(answered), faults=[*domain.faults, *faults])
+
+
+def _why_hopeless(identity: int) -> str:
+    if identity <= DISTRACTOR:
+        return f"a query needs an identity, this is {'junk (-1)' if identity == JUNK else 'a distractor (0)'}"
+    return f"query without a match: the gallery has no image of identity {identity} from another camera"

@@ -1,0 +1,87 @@
+"""Which images a training step sees: P identities, K images of each."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rapids_slr.errors import InputError
+
+
+def identity_batches(
+    labels_N: Tensor, identities: int, images: int, iterations: int, generator: torch.Generator
+) -> Tensor:
+    """Batches of P identities times K images, for a whole epoch at once.
+
+    Identities come in rounds: each of them once, in random order, before any comes a second time. A batch holds P
+    different ones; with fewer than P, each of them once, then the rest of the batch from such rounds. The K images
+    of an identity are different ones; with fewer than K images, all of them and then repeats. An identity that comes
+    again takes images it has not shown yet, until fewer than K of those are left.
+
+    Args:
+        labels_N: (N,) integers on any device; below 0 is left out. Gaps in the numbering are allowed.
+        identities: P.
+        images: K.
+        iterations: batches T.
+        generator: source of all that is random; it may live on another device than the labels.
+    Returns: (T, P * K) int64 on the labels' device: rows of labels_N, the K of an identity side by side.
+    Raises: InputError if no label is 0 or more.
+    """
+    device, K = labels_N.device, images
+    labelled = (labels_N >= 0).nonzero()[:, 0]
+    if not len(labelled):
+        raise InputError(f"labels: none of {len(labels_N)} images has an identity (all are below 0); nothing to sample")
+    _, member, size_M = torch.unique(labels_N[labelled], return_inverse=True, return_counts=True)
+    image_of = labelled[member.argsort(stable=True)]  # images, identity by identity
+    first_M = size_M.cumsum(0) - size_M
+    shown_S = torch.from_numpy(_identity_order(len(size_M), identities, iterations, generator)).to(device).flatten()
+
+    # A cycle of an identity is a random order of its images, cut into groups of K; a visit shows the next group.
+    groups_M = (size_M // K).clamp(min=1)
+    visits_M = torch.bincount(shown_S, minlength=len(size_M))
+    cycles_M = (visits_M + groups_M - 1) // groups_M
+    length_M = cycles_M * size_M
+    start_M = length_M.cumsum(0) - length_M
+    owner = torch.repeat_interleave(length_M)  # identity of every place in the cycles
+    place = torch.arange(len(owner), device=device) - start_M[owner]
+    cycle = place // size_M[owner]
+    cycle_number = (cycles_M.cumsum(0) - cycles_M)[owner] + cycle
+    draws = torch.rand(len(owner), generator=generator, device=generator.device, dtype=torch.float64)
+    order = (cycle_number + draws.to(device)).argsort()  # shuffles within each cycle
+    drawn = image_of[(first_M[owner] + place % size_M[owner])[order]]
+
+    visit_S = _occurrence(shown_S, visits_M)
+    group_S = visit_S % groups_M[shown_S]
+    begin_S = start_M[shown_S] + visit_S // groups_M[shown_S] * size_M[shown_S]
+    step_SK = (group_S[:, None] * K + torch.arange(K, device=device)) % size_M[shown_S][:, None]
+    return drawn[begin_S[:, None] + step_SK].view(iterations, identities * K)
+
+
+def _identity_order(M: int, P: int, T: int, generator: torch.Generator) -> np.ndarray:
+    """Identities (T, P) int64 of T batches, drawn in rounds of all M."""
+    whole, rest = divmod(P, M)
+    every_batch = np.tile(np.arange(M), (T, whole))
+    if rest == 0:
+        return every_batch
+    rounds = -(-T * rest // M)
+    keys = torch.rand(rounds, M, generator=generator, device=generator.device, dtype=torch.float64)
+    order = keys.argsort(dim=1).cpu().numpy()
+    for number in range(1, rounds):
+        begun = number * M % rest  # places of the open batch that the last round has filled
+        if begun:  # its next places go to the first of this round who are not in it yet
+            taken = np.zeros(M, bool)
+            taken[order[number - 1, M - begun :]] = True
+            free = ~taken[order[number]]
+            chosen = free & (free.cumsum() <= rest - begun)
+            order[number] = np.concatenate([order[number][chosen], order[number][~chosen]])
+    return np.concatenate([every_batch, order.ravel()[: T * rest].reshape(T, rest)], axis=1)
+
+
+def _occurrence(values_S: Tensor, counts_M: Tensor) -> Tensor:
+    """How often each value has come before, (S,) int64."""
+    order = values_S.argsort(stable=True)
+    begins_M = counts_M.cumsum(0) - counts_M
+    occurrence_S = torch.empty_like(values_S)
+    occurrence_S[order] = torch.arange(len(values_S), device=values_S.device) - begins_M[values_S[order]]
+    return occurrence_S

@@ -1,0 +1,138 @@
+"""The decoded images of a split, held as bytes where training reads them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+
+from rapids_slr.data.decode import decode_or_fault
+from rapids_slr.data.domain import Domain, Split
+from rapids_slr.data.faults import Fault, faults_error
+from rapids_slr.errors import InputError
+from rapids_slr.spec import DataSpec
+
+log = logging.getLogger(__name__)
+
+BLOCK = 512
+"""Images decoded before they move to the store; bounds the memory beyond the store."""
+
+
+class ImageStore:
+    """Pixels (N, C, H, W) uint8, on the training device or in host memory.
+
+    Args:
+        device: the training device, where `batch` puts its images.
+    """
+
+    def __init__(self, pixels: Tensor, device: torch.device) -> None:
+        self.pixels = pixels
+        self.device = device
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.pixels.shape
+
+    def batch(self, indices_B: Tensor) -> Tensor:
+        """Images (B, C, H, W) uint8 on the training device; indices (B,) int64 from any device."""
+        if self.pixels.device == self.device:
+            return self.pixels.index_select(0, indices_B.to(self.device, non_blocking=True))
+        gathered = torch.empty((len(indices_B), *self.shape[1:]), dtype=torch.uint8, pin_memory=True)
+        torch.index_select(self.pixels, 0, indices_B.cpu(), out=gathered)
+        return gathered.to(self.device, non_blocking=True)
+
+
+def load_images(
+    domain: Domain,
+    split: Split,
+    data: DataSpec,
+    device: torch.device,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[ImageStore, Split]:
+    """Decode and resize a split once, on all cores.
+
+    Args:
+        progress: called with the number of images done since its last call.
+    Returns: the store, and the split of the images in it (row i of one is row i of the other).
+    Raises: InputError that names every unreadable image, unless data.on_error is "skip", which leaves them out; if no
+        image is left; or if the images do not fit.
+    """
+    if not len(split):
+        raise InputError(f"{domain.name}: a split without images cannot be loaded; see `rapids-slr data check`")
+    device = _with_index(torch.device(device))
+    pixels = _allocate((len(split), data.channels, data.height, data.width), data, device)
+    block = torch.empty((min(BLOCK, len(split)), *pixels.shape[1:]), dtype=torch.uint8, pin_memory=pixels.is_cuda)
+    rows, faults, filled = block.numpy(), [], 0
+    kept = np.zeros(len(split), bool)
+
+    def decode_into(row: int, name: str) -> Fault | None:
+        found = decode_or_fault(domain, name, data)
+        if isinstance(found, Fault):
+            return found
+        rows[row] = found
+        return None
+
+    with ThreadPoolExecutor(cores()) as pool:
+        for start in range(0, len(split), BLOCK):
+            names = split.names[start : start + BLOCK]
+            outcomes = list(pool.map(decode_into, range(len(names)), names))
+            good = [row for row, fault in enumerate(outcomes) if fault is None]
+            faults += [fault for fault in outcomes if fault is not None]
+            pixels[filled : filled + len(good)].copy_(block[good] if len(good) < len(block) else block)
+            filled += len(good)
+            kept[[start + row for row in good]] = True
+            if progress is not None:
+                progress(len(names))
+    if faults and (data.on_error == "stop" or not filled):
+        raise faults_error(
+            f"{domain.name}: unreadable images", faults, "mend or remove these, or set data.on_error: skip"
+        )
+    if faults:
+        log.warning("%s: %d of %d images left out; the first: %s", domain.name, len(faults), len(split), faults[0])
+    return ImageStore(pixels[:filled], device), split.take(kept)
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _with_index(device: torch.device) -> torch.device:
+    """cuda -> cuda:0, so that it compares equal to where tensors say they are."""
+    return torch.device("cuda", torch.cuda.current_device()) if device == torch.device("cuda") else device
+
+
+def _allocate(shape: tuple[int, ...], data: DataSpec, device: torch.device) -> Tensor:
+    """Room for the pixels where data.store wants them."""
+    size, advice = int(np.prod(shape, dtype=np.int64)), "lower data.height and data.width"
+    if device.type == "cuda" and data.store != "host":
+        free, _ = torch.cuda.mem_get_info(device)
+        if data.store == "device" or size <= free / 2:
+            try:
+                return torch.empty(shape, dtype=torch.uint8, device=device)
+            except torch.OutOfMemoryError as fault:
+                raise InputError(
+                    f"data.store: {shape[0]} images take {size / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free on "
+                    f"{device}; set data.store: auto, or {advice}"
+                ) from fault
+        log.warning(
+            "%d images take %.1f GiB, more than half of the %.1f GiB free on %s: they stay in host memory",
+            shape[0],
+            size / 2**30,
+            free / 2**30,
+            device,
+        )
+    if size > (free := psutil.virtual_memory().available):
+        raise InputError(
+            f"{shape[0]} images take {size / 2**30:.1f} GiB and {free / 2**30:.1f} GiB of memory are free; {advice}"
+        )
+    return torch.empty(shape, dtype=torch.uint8)
