@@ -1,0 +1,8 @@
+"""Networks: pixels to features, the teacher, and BatchNorm on new images."""
+
+from rapids_slr.models.batchnorm import recalibrate_batchnorm
+from rapids_slr.models.embedding import embed
+from rapids_slr.models.teacher import make_teacher, update_teacher
+from rapids_slr.models.two_branch import Outputs, TwoBranch
+
+__all__ = ["Outputs", "TwoBranch", "embed", "make_teacher", "recalibrate_batchnorm", "update_teacher"]
