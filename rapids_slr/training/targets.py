@@ -1,0 +1,75 @@
+"""What an epoch trains on: an identity for every image, and class weights where labels are soft."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rapids_slr.refinement import SoftRows
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Labels of one epoch on the training device.
+
+    Attributes:
+        identities_N: (N,) int64, identity of an image for the sampler and the triplet loss; -1 is left out.
+        classes: number of classes (K), the width of the classifiers.
+        rows_RK: (R, K) float32 distinct soft labels, None where labels are hard.
+        row_of_image_N: (N,) int64 row of an image, -1 is left out; None where labels are hard.
+    """
+
+    identities_N: Tensor
+    classes: int
+    rows_RK: Tensor | None = None
+    row_of_image_N: Tensor | None = None
+
+    def of(self, images_B: Tensor) -> Tensor:
+        """Cross-entropy targets of a batch: (B,) int64 labels, or (B, K) float32 soft rows."""
+        if self.rows_RK is None or self.row_of_image_N is None:
+            return self.identities_N[images_B]
+        return self.rows_RK[self.row_of_image_N[images_B]]
+
+
+def hard_targets(labels_N: Tensor) -> Targets:
+    """Targets from labels (N,) of any integer type, -1 left out and no gaps in the numbering."""
+    identities_N = labels_N.long()
+    return Targets(identities_N, int(identities_N.max()) + 1)
+
+
+def soft_targets(hard_N: Tensor, rows: SoftRows) -> Targets:
+    """Targets from soft labels; `hard_N` (their argmax) serves the sampler and the triplet loss."""
+    device = hard_N.device
+    rows_RK = torch.as_tensor(rows.to_dense(), dtype=torch.float32, device=device)
+    row_of_image_N = torch.as_tensor(rows.row_of_image, dtype=torch.int64, device=device)
+    return Targets(hard_N.long(), rows_RK.shape[1], rows_RK, row_of_image_N)
+
+
+def class_centroids(features_ND: Tensor, targets: Targets) -> Tensor:
+    """Mean feature of every class (K, D) float32; a soft label gives its image to several classes by weight."""
+    groups_N = targets.identities_N if targets.row_of_image_N is None else targets.row_of_image_N
+    kept_N = groups_N >= 0
+    groups = targets.classes if targets.rows_RK is None else len(targets.rows_RK)
+    sums = features_ND.new_zeros(groups, features_ND.shape[1]).index_add_(0, groups_N[kept_N], features_ND[kept_N])
+    counts = features_ND.new_zeros(groups).index_add_(0, groups_N[kept_N], features_ND.new_ones(int(kept_N.sum())))
+    if targets.rows_RK is not None:
+        sums, counts = targets.rows_RK.T @ sums, targets.rows_RK.T @ counts
+    return sums / counts.clamp_min(torch.finfo(sums.dtype).tiny)[:, None]
+
+
+def shuffled(targets: Targets, generator: torch.Generator) -> Targets:
+    """A control: the same labels, dealt out at random among the images that have one."""
+    kept = torch.nonzero(targets.identities_N >= 0).squeeze(1)
+    order = torch.randperm(len(kept), generator=generator).to(kept.device)
+    identities_N = targets.identities_N.clone()
+    identities_N[kept] = identities_N[kept[order]]
+    return Targets(identities_N, targets.classes)
+
+
+def true_identities(identities_N: Tensor) -> Targets:
+    """A control: the true identities, numbered without gaps; unknown ones (below 1) are left out."""
+    known_N = identities_N > 0
+    _, numbers = torch.unique(identities_N[known_N], return_inverse=True)
+    return hard_targets(torch.full_like(identities_N, -1, dtype=torch.int64).masked_scatter_(known_N, numbers))

@@ -1,0 +1,293 @@
+"""The whole run: what it leaves, how it repeats, and how it goes on after being stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from rapids_slr import run
+from rapids_slr.errors import InputError, RunError
+from rapids_slr.runfolder import RunFolder
+from rapids_slr.spec import RunSpec
+from rapids_slr.specfile import dump_spec
+
+SCORES = {"mAP", "rank1", "rank5", "rank10"}
+
+
+def changed(spec: RunSpec, **sections) -> RunSpec:
+    """The spec with some keys of its sections changed, checked again."""
+    values = spec.model_dump()
+    for name, keys in sections.items():
+        values[name] = {**values[name], **keys} if isinstance(keys, dict) else keys
+    return RunSpec.model_validate(values)
+
+
+def metrics_without_times(folder: Path, name: str = "metrics.jsonl") -> list[dict]:
+    rows = [json.loads(line) for line in (folder / name).read_text().splitlines()]
+    return [{key: value for key, value in row.items() if not key.startswith("seconds/")} for row in rows]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert metrics_without_times(one) == metrics_without_times(other)
+    assert metrics_without_times(one, "pretrain.jsonl") == metrics_without_times(other, "pretrain.jsonl")
+    first, second = (torch.load(folder / "checkpoints/last.pt", weights_only=True) for folder in (one, other))
+    for network in ("student", "teacher"):
+        assert first[network].keys() == second[network].keys()
+        for name, weights in first[network].items():
+            assert torch.equal(weights, second[network][name]), f"{network} {name}"
+    for table in sorted((one / "labels").iterdir()):
+        pd.testing.assert_frame_equal(pd.read_parquet(table), pd.read_parquet(other / "labels" / table.name))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """One uninterrupted run of the tiny spec, shared by the tests that only look at it."""
+    from tests.conftest import TINY
+
+    return run.train(RunSpec.model_validate(TINY), tmp_path_factory.mktemp("runs") / "finished")
+
+
+def test_a_run_leaves_what_the_readme_promises(finished, tiny):
+    summary = json.loads((finished / "summary.json").read_text())
+    for name in ("direct", "direct_bn", "last", "best"):
+        assert summary[name].keys() >= SCORES
+        assert all(0 <= summary[name][score] <= 1 for score in SCORES)
+    assert summary.keys() >= {"seconds", "device", "refine", "seed", "versions"}
+    rows = metrics_without_times(finished)
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert rows[-1].keys() >= SCORES | {"clusters", "refined_clusters", "outliers", "rescued", "ari", "raw_ari"}
+    assert rows[-1].keys() >= {"nmi", "raw_nmi", "ari_labelled", "raw_nmi_labelled", "ari_prev", "loss/ce"}
+    assert summary["last"]["mAP"] == rows[-1]["mAP"]
+    assert summary["best"]["mAP"] == max(row["mAP"] for row in rows)
+    table = pd.read_parquet(finished / "labels" / "epoch-002.parquet")
+    assert list(table) == ["sample", "path", "camera", "previous", "cluster", "refined", "confidence"]
+    assert len(table) == 6 * 8
+    assert list((finished / "tensorboard").glob("events*"))
+
+
+def test_the_label_table_carries_last_epochs_clusters(finished):
+    first, second = (pd.read_parquet(finished / "labels" / f"epoch-00{epoch}.parquet") for epoch in (1, 2))
+    assert (first["previous"] == -1).all()
+    assert (second["previous"] == first["cluster"]).all()
+
+
+def test_the_resolved_spec_repeats_the_run(finished, tmp_path):
+    again = run.train(run.spec_of(finished), tmp_path / "again")
+    assert_same_run(finished, again)
+
+
+@pytest.mark.parametrize(
+    ("refine", "training"),
+    [
+        ("none", {}),
+        ({"hard": "argmax"}, {}),
+        ({"hard": "dbscan"}, {}),
+        ({"hard": "none"}, {}),
+        ({"memory": "refined", "outliers": "drop", "noise": "argmax"}, {}),
+        ({}, {"labels": "shuffled"}),
+        ({}, {"labels": "identities"}),
+        ({}, {"teacher_ce": True}),
+    ],
+    ids=str,
+)
+def test_every_way_to_refine_and_train_runs(tiny, tmp_path, refine, training, finished):
+    spec = changed(
+        tiny,
+        refine=refine if refine == "none" else {**refine, "min_cluster_size": 3},
+        training={**training, "epochs": 2, "iterations": 2},
+        pretrain={"checkpoint": str(finished / "checkpoints/pretrained.pt")},
+    )
+    rows = metrics_without_times(run.train(spec, tmp_path / "run"))
+    assert len(rows) == 2
+    assert rows[-1].keys() >= SCORES
+
+
+def test_options_around_the_loop_run(tiny, tmp_path, finished):
+    spec = changed(
+        tiny,
+        features={"views": 2, "bn_recalibrate": True, "batch": 7},
+        clusters={"source_weight": 0.1, "min_size": 2},
+        training={"epochs": 2, "iterations": 2},
+        evaluation={"every": 2},
+        pretrain={"checkpoint": str(finished / "checkpoints/pretrained.pt")},
+    )
+    rows = metrics_without_times(run.train(spec, tmp_path / "run"))
+    assert "mAP" not in rows[0]
+    assert "mAP" in rows[1]
+
+
+def test_hdbscan_on_features_runs(tiny, tmp_path, finished):
+    spec = changed(
+        tiny,
+        clusters={"method": "hdbscan", "min_cluster_size": 3},
+        training={"epochs": 1, "iterations": 2},
+        pretrain={"checkpoint": str(finished / "checkpoints/pretrained.pt")},
+    )
+    assert len(metrics_without_times(run.train(spec, tmp_path / "run"))) == 1
+
+
+# Being stopped --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("killed_in", ["pretrain.jsonl", "metrics.jsonl"])
+def test_a_killed_run_resumes_bit_for_bit(finished, tiny, tmp_path, killed_in):
+    spec_file, out = tmp_path / "tiny.yaml", tmp_path / "run"
+    spec_file.write_text(dump_spec(tiny))
+    command = [sys.executable, "-m", "rapids_slr", "train", str(spec_file), "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not (out / killed_in).exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.wait()
+    assert process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
+    assert not (out / "summary.json").exists()
+    run.train(tiny, out, resume=True)
+    assert_same_run(finished, out)
+
+
+@pytest.mark.parametrize("written", [0, 1, 2, 3])
+def test_a_stop_between_metrics_and_checkpoint_repeats_the_epoch(finished, tiny, tmp_path, monkeypatch, written):
+    save, calls = RunFolder.save_checkpoint, []
+
+    def stop_after(folder, state):
+        if len(calls) == written:
+            raise KeyboardInterrupt
+        calls.append(1)
+        save(folder, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "save_checkpoint", stop_after)
+        with pytest.raises(KeyboardInterrupt):
+            run.train(tiny, tmp_path / "run")
+    run.train(tiny, tmp_path / "run", resume=True)
+    assert_same_run(finished, tmp_path / "run")
+
+
+def test_a_truncated_checkpoint_falls_back_to_the_one_before(finished, tiny, tmp_path, monkeypatch, caplog):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "summarise", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run.train(tiny, out)
+    last = out / "checkpoints/last.pt"
+    os.truncate(last, last.stat().st_size // 2)
+    run.train(tiny, out, resume=True)
+    assert "last.pt is damaged" in caplog.text
+    assert_same_run(finished, out)
+
+
+def test_resuming_a_finished_run_changes_nothing(finished):
+    before = {path: path.read_bytes() for path in finished.rglob("*.pt")}
+    run.train(run.spec_of(finished), finished, resume=True)
+    assert before == {path: path.read_bytes() for path in finished.rglob("*.pt")}
+
+
+def test_a_run_is_never_overwritten(finished, tiny):
+    with pytest.raises(InputError, match="already holds a run; go on with --resume"):
+        run.train(tiny, finished)
+
+
+def test_resuming_with_another_spec_names_the_keys(finished, tiny):
+    with pytest.raises(InputError, match=r"clusters\.k1.*differ"):
+        run.train(changed(tiny, clusters={"k1": 5}), finished, resume=True)
+
+
+def test_resuming_nothing_says_so(tiny, tmp_path):
+    with pytest.raises(InputError, match="holds no run to go on with"):
+        run.train(tiny, tmp_path / "nothing", resume=True)
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tiny, tmp_path, monkeypatch):
+    real, calls = torch.save, []
+
+    def full_after(state, path):
+        calls.append(path)
+        if len(calls) > 4:
+            raise OSError(28, "No space left on device")
+        real(state, path)
+
+    monkeypatch.setattr(torch, "save", full_after)
+    with pytest.raises(RunError, match="No space left on device"):
+        run.train(tiny, tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    assert folder.load_checkpoint()["epoch"] == 1
+    assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights(tiny, tmp_path, monkeypatch, finished):
+    from rapids_slr.training import steps
+
+    real = steps.adaptation_loss
+
+    def poisoned(*arguments):
+        total, terms = real(*arguments)
+        return total * float("nan"), terms
+
+    monkeypatch.setattr(steps, "adaptation_loss", poisoned)
+    spec = changed(tiny, pretrain={"checkpoint": str(finished / "checkpoints/pretrained.pt")})
+    with pytest.raises(RunError, match=r"epoch 1: the loss is not finite \(.*ce .*\) on images \["):
+        run.train(spec, tmp_path / "run")
+    assert (tmp_path / "run/checkpoints/pretrained.pt").exists()
+
+
+# Networks and stages --------------------------------------------------------------------------------------------------
+
+
+def test_the_stages_alone_give_the_same_run(finished, tiny, tmp_path):
+    out = tmp_path / "stages"
+    run.pretrain(tiny, out)
+    assert not (out / "metrics.jsonl").exists()
+    run.adapt(tiny, out)
+    assert_same_run(finished, out)
+    assert run.evaluate(tiny, out)["mAP"] == json.loads((finished / "summary.json").read_text())["last"]["mAP"]
+
+
+def test_adapting_without_a_network_says_what_to_do(tiny, tmp_path):
+    with pytest.raises(InputError, match="run `rapids-slr pretrain` into it first"):
+        run.adapt(tiny, tmp_path / "run")
+
+
+def test_a_network_of_another_architecture_is_refused(tiny, tmp_path, finished):
+    spec = changed(
+        tiny,
+        model={"widths": [4, 4, 4]},
+        pretrain={"checkpoint": str(finished / "checkpoints/pretrained.pt")},
+    )
+    with pytest.raises(InputError, match=r"was trained with widths \[4, 8, 8\] \(the spec says \[4, 4, 4\]\)"):
+        run.train(spec, tmp_path / "run")
+
+
+def test_a_hostile_checkpoint_runs_nothing(tiny, tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (os.system, (f"touch {tmp_path / 'exploded'}",))
+
+    torch.save({"network": Bomb()}, tmp_path / "bomb.pt")
+    with pytest.raises(InputError, match="damaged or not a checkpoint"):
+        run.train(changed(tiny, pretrain={"checkpoint": str(tmp_path / "bomb.pt")}), tmp_path / "run")
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_only_outliers_stop_the_run_with_the_epoch(tiny, tmp_path, finished):
+    spec = changed(
+        tiny,
+        clusters={"eps": 1e-9, "pairs_per_image": None},
+        pretrain={"checkpoint": str(finished / "checkpoints/pretrained.pt")},
+    )
+    with pytest.raises(RunError, match="epoch 1: every one of the 48 images is an outlier"):
+        run.train(spec, tmp_path / "run")
