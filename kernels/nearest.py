@@ -1,0 +1,226 @@
+"""The nearest rows by inner product, gathered from float32 blocks of the product and settled in float64.
+
+A block of the product serves the images of its rows and those of its columns. For every image a short list keeps what
+may still be among its k best: all that lies within the rounding of float32 of the k-th. In the end the few candidates
+are measured again in float64, so that ranks do not depend on how the product was blocked, threaded or rounded.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+
+from rapids_slr.kernels import cpu, in_parallel
+
+CHUNK = 32  # similarities looked at together; one branch decides that none is a candidate
+ZERO = 1e-6  # squared distances below are 0: equal images whose inner product was rounded
+
+
+class Candidates(NamedTuple):
+    """Lists of candidates of N images, C places each; `filled_N` places are taken."""
+
+    similarity_NC: np.ndarray  # float32
+    index_NC: np.ndarray  # int32
+    filled_N: np.ndarray  # int32
+    threshold_N: np.ndarray  # float32: what lies below cannot be among the k nearest
+    least_N: np.ndarray  # float32: smallest similarity seen
+
+
+def no_candidates(N: int, k: int) -> Candidates:
+    """Empty lists for the k nearest others of N images."""
+    C = 2 * k + 16
+    return Candidates(
+        np.empty((N, C), np.float32),
+        np.empty((N, C), np.int32),
+        np.zeros(N, np.int32),
+        np.full(N, -np.inf, np.float32),
+        np.full(N, np.inf, np.float32),
+    )
+
+
+def rounding(D: int) -> float:
+    """Bound on |float32 inner product - exact inner product| of unit rows, whatever the order of summation."""
+    return (D + 2) * 2.0**-24
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def squared_distance(x_D, y_D):
+    """max(0, 2 - 2 x.y) in float64; below ZERO it is 0."""
+    dot = 0.0
+    for d in range(x_D.size):
+        dot += np.float64(x_D[d]) * np.float64(y_D[d])
+    distance = 2.0 - 2.0 * dot
+    return distance if distance >= ZERO else 0.0
+
+
+@numba.njit(cache=True, nogil=True)
+def _kth_largest(values, count, k, scratch):
+    """The k-th largest of values[:count] (Hoare's selection)."""
+    for c in range(count):
+        scratch[c] = values[c]
+    low, high = 0, count - 1
+    while low < high:
+        pivot = scratch[(low + high) // 2]
+        left, right = low, high
+        while left <= right:
+            while scratch[left] > pivot:
+                left += 1
+            while scratch[right] < pivot:
+                right -= 1
+            if left <= right:
+                scratch[left], scratch[right] = scratch[right], scratch[left]
+                left += 1
+                right -= 1
+        if k - 1 <= right:
+            high = right
+        elif k - 1 >= left:
+            low = left
+        else:
+            break
+    return scratch[k - 1]
+
+
+@numba.njit(cache=True, nogil=True)
+def _settle(i, features_ND, index_C, count, k, distances):
+    """Sort index_C[:count] by exact distance to i, then by index; distances[:min(count, k)] go with the k first."""
+    kept = 0
+    for c in range(count):
+        j = index_C[c]
+        d = squared_distance(features_ND[i], features_ND[j])
+        if kept == k:
+            if d > distances[k - 1] or (d == distances[k - 1] and j > index_C[k - 1]):
+                continue
+            kept -= 1
+        place = kept
+        while place > 0 and (distances[place - 1] > d or (distances[place - 1] == d and index_C[place - 1] > j)):
+            distances[place] = distances[place - 1]
+            index_C[place] = index_C[place - 1]
+            place -= 1
+        distances[place] = d
+        index_C[place] = j
+        kept += 1
+    return kept
+
+
+@numba.njit(cache=True, nogil=True)
+def _tighten(i, features_ND, k, rounding, similarity_NC, index_NC, filled_N, threshold_N, scratch, distances):
+    """Drop the candidates of i that cannot be among its k nearest, and raise its threshold."""
+    count = filled_N[i]
+    kth = min(_kth_largest(similarity_NC[i], count, k, scratch), np.float32(1.0 - ZERO / 2))
+    threshold = np.float32(kth - 2.0 * rounding)
+    kept = 0
+    for c in range(count):
+        if similarity_NC[i, c] >= threshold:
+            similarity_NC[i, kept] = similarity_NC[i, c]
+            index_NC[i, kept] = index_NC[i, c]
+            kept += 1
+    if kept > count - count // 8:  # many equal images: only exact distances tell them apart
+        kept = _settle(i, features_ND, index_NC[i], kept, k, distances)
+        for c in range(kept):
+            similarity_NC[i, c] = np.float32(1.0 - distances[c] / 2)
+    filled_N[i] = kept
+    threshold_N[i] = threshold
+
+
+@numba.njit(cache=True, nogil=True)
+def _offer(i, j, value, features_ND, k, rounding, similarity_NC, index_NC, filled_N, threshold_N, scratch, distances):
+    place = filled_N[i]
+    similarity_NC[i, place] = value
+    index_NC[i, place] = j
+    filled_N[i] = place + 1
+    if place + 1 == similarity_NC.shape[1]:
+        _tighten(i, features_ND, k, rounding, similarity_NC, index_NC, filled_N, threshold_N, scratch, distances)
+
+
+_STATE = "float32[:, ::1], int32[:, ::1], int32[::1], float32[::1], float32[::1]"
+_FEATURES = "Array(float32, 2, 'C', readonly=True)"
+
+
+@cpu(f"void(int64, int64, float32[:, ::1], int64, int64, {_FEATURES}, int64, float64, {_STATE})",
+     fastmath={"nnan", "nsz"})  # fmt: skip
+def _offer_to_rows(start, stop, block_IJ, row, column, features_ND, k, rounding,
+                   similarity_NC, index_NC, filled_N, threshold_N, least_N):  # fmt: skip
+    """Offer every column of the block to the images row + start .. row + stop."""
+    J, C = block_IJ.shape[1], similarity_NC.shape[1]
+    scratch, distances = np.empty(C, np.float32), np.empty(k + 1)
+    for r in range(start, stop):
+        i = row + r
+        similarity_J = block_IJ[r]
+        least = least_N[i]
+        for first in range(0, J, CHUNK):
+            last = min(first + CHUNK, J)
+            threshold = threshold_N[i]
+            hits = 0
+            for c in range(first, last):
+                value = similarity_J[c]
+                least = min(least, value)
+                hits += value >= threshold
+            if hits:
+                for c in range(first, last):
+                    if similarity_J[c] >= threshold_N[i] and column + c != i:
+                        _offer(i, column + c, similarity_J[c], features_ND, k, rounding,
+                               similarity_NC, index_NC, filled_N, threshold_N, scratch, distances)  # fmt: skip
+        least_N[i] = least
+
+
+@cpu(f"void(int64, int64, float32[:, ::1], int64, int64, {_FEATURES}, int64, float64, {_STATE})",
+     fastmath={"nnan", "nsz"})  # fmt: skip
+def _offer_to_columns(start, stop, block_IJ, row, column, features_ND, k, rounding,
+                      similarity_NC, index_NC, filled_N, threshold_N, least_N):  # fmt: skip
+    """Offer every row of the block to the images column + start .. column + stop."""
+    I, C = block_IJ.shape[0], similarity_NC.shape[1]  # noqa: E741
+    scratch, distances = np.empty(C, np.float32), np.empty(k + 1)
+    threshold_J, least_J = threshold_N[column:], least_N[column:]
+    for r in range(I):
+        similarity_J = block_IJ[r]
+        for first in range(start, stop, CHUNK):
+            last = min(first + CHUNK, stop)
+            hits = 0
+            for c in range(first, last):
+                value = similarity_J[c]
+                least_J[c] = min(least_J[c], value)
+                hits += value >= threshold_J[c]
+            if hits:
+                for c in range(first, last):
+                    if similarity_J[c] >= threshold_J[c]:
+                        _offer(column + c, row + r, similarity_J[c], features_ND, k, rounding,
+                               similarity_NC, index_NC, filled_N, threshold_N, scratch, distances)  # fmt: skip
+
+
+@cpu(f"void(int64, int64, {_FEATURES}, int32[:, ::1], float32[:, ::1], float64, {_STATE})")
+def _rank(start, stop, features_ND, index_NK, distance_NK, rounding,
+          similarity_NC, index_NC, filled_N, threshold_N, least_N):  # fmt: skip
+    """Write the lists of the images start .. stop: the image itself first, then the others by (distance, index)."""
+    k, C = index_NK.shape[1] - 1, similarity_NC.shape[1]
+    scratch, distances = np.empty(C, np.float32), np.empty(k + 1)
+    for i in range(start, stop):
+        index_NK[i, 0] = i
+        distance_NK[i, 0] = squared_distance(features_ND[i], features_ND[i])
+        if k:
+            _tighten(i, features_ND, k, rounding, similarity_NC, index_NC, filled_N, threshold_N, scratch, distances)
+            _settle(i, features_ND, index_NC[i], filled_N[i], k, distances)
+            for p in range(k):
+                index_NK[i, p + 1] = index_NC[i, p]
+                distance_NK[i, p + 1] = distances[p]
+
+
+def offer(candidates: Candidates, block_IJ: np.ndarray, row: int, column: int, features_ND: np.ndarray, k: int) -> None:
+    """Offer a block of the product, rows from `row` and columns from `column`, to the lists of its images.
+
+    A block off the diagonal stands for its mirror image too, which must not be offered again.
+    """
+    I, J = block_IJ.shape  # noqa: E741
+    args = (block_IJ, row, column, features_ND, k, rounding(features_ND.shape[1]), *candidates)
+    in_parallel(_offer_to_rows, I, *args, smallest=64)
+    if row != column:
+        in_parallel(_offer_to_columns, J, *args, smallest=64)
+
+
+def rank(candidates: Candidates, features_ND: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices (N, k + 1) int32 and squared distances float32 of the images by ascending distance, themselves first."""
+    N, D = features_ND.shape
+    index_NK, distance_NK = np.empty((N, k + 1), np.int32), np.empty((N, k + 1), np.float32)
+    in_parallel(_rank, N, features_ND, index_NK, distance_NK, rounding(D), *candidates, smallest=64)
+    return index_NK, distance_NK

@@ -1,0 +1,72 @@
+"""Arrays of any library in, the same library out: NumPy, CuPy and torch, bridged without a copy.
+
+The engine follows the array. Public functions turn what they are given into NumPy (CPU) or CuPy (CUDA) with `as_array`
+and hand results back with `like`. Host memory stays in host memory and device memory on its device.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from rapids_slr.errors import InputError
+
+Array = Any
+"""numpy.ndarray or cupy.ndarray."""
+
+
+def array_module(x: Array) -> ModuleType:
+    """numpy or cupy, whichever `x` belongs to."""
+    cupy = sys.modules.get("cupy")  # a CuPy array exists only where CuPy has been imported
+    return cupy if cupy is not None and isinstance(x, cupy.ndarray) else np
+
+
+def as_array(x: Any) -> Array:
+    """`x` as a NumPy or CuPy array on its own device; the memory is shared where the type exists in both libraries.
+
+    bfloat16, unknown to NumPy and CuPy, becomes float32.
+    """
+    if isinstance(x, torch.Tensor):
+        x = x.detach()
+        if x.dtype == torch.bfloat16:
+            x = x.float()
+        if x.device.type == "cpu":
+            return x.numpy()
+        import cupy
+
+        return cupy.from_dlpack(x)
+    return x if array_module(x) is not np else np.asarray(x)
+
+
+def like(result: Array, original: Any) -> Any:
+    """`result` in the library of `original`: a torch tensor where that is one, sharing the memory."""
+    if not isinstance(original, torch.Tensor):
+        return result
+    return torch.from_dlpack(result) if array_module(result) is not np else torch.from_numpy(result)
+
+
+def csr_like(indptr: Array, indices: Array, data: Array, shape: tuple[int, int], original: Any) -> Any:
+    """A CSR matrix of the library of `original`: scipy, cupyx.scipy or a torch sparse_csr tensor, sharing the memory."""
+    if isinstance(original, torch.Tensor):
+        if indptr.dtype != indices.dtype:  # torch wants one type for both
+            indptr, indices = indptr.astype(np.int64), indices.astype(np.int64)
+        parts = (like(part, original) for part in (indptr, indices, data))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+            return torch.sparse_csr_tensor(*parts, size=shape, check_invariants=False)
+    if array_module(data) is not np:
+        from cupyx.scipy.sparse import csr_matrix
+    else:
+        from scipy.sparse import csr_matrix
+    return csr_matrix((data, indices, indptr), shape=shape)
+
+
+def require_host(x: Array, name: str) -> None:
+    """Raise InputError where the kernels of a step have no CUDA twin and `x` lies on a GPU."""
+    if array_module(x) is not np:
+        raise InputError(f"{name}: this step runs on the CPU, got an array on {x.device}; pass it through .cpu()")

@@ -1,0 +1,196 @@
+"""DBSCAN on the sparse graph: the radius, the clusters, and the estimator around them."""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClusterMixin
+
+from rapids_slr.arrays import Array, csr_like, like
+from rapids_slr.clustering.jaccard import Graph, add_source_term, jaccard_graph, source_reach
+from rapids_slr.clustering.neighbours import check_features, nearest_neighbours
+from rapids_slr.errors import InputError
+from rapids_slr.kernels import dbscan as kernel
+
+
+def radius(graph: Graph, *, pairs_per_image: float | None = None, rho: float | None = None) -> float:
+    """eps of DBSCAN: the mean of the smallest nonzero distances of pairs of images.
+
+    Args:
+        pairs_per_image: average round(pairs_per_image * N) pairs, which means the same at every N.
+        rho: takes its place: average round(rho * M) of the M pairs at a nonzero distance (ABMT: 2e-3).
+    Returns: a float that float32 holds exactly; 0 if every distance is 0.
+
+    Pairs that are not stored take part with their distance once the stored ones are used up.
+    """
+    N = graph.N
+    nonzero = graph.distances[graph.distances > 0]  # every pair twice
+    zeros = (graph.distances.size - nonzero.size) // 2
+    M = N * (N - 1) // 2 - zeros
+    if rho is None and pairs_per_image is None:
+        raise InputError("radius: give pairs_per_image or rho")
+    count = round(rho * M) if rho is not None else round(pairs_per_image * N)  # type: ignore[operator]
+    count = min(max(count, 1), M)
+    if count == 0:
+        return 0.0
+    if graph.reach_N is not None:
+        return float(np.float32(_mean_with_source(graph, nonzero, count)))
+    stored = min(count, nonzero.size // 2)
+    total = nonzero.sum(dtype=np.float64) / 2
+    if 2 * stored < nonzero.size:
+        total = np.partition(nonzero, 2 * stored - 1)[: 2 * stored].sum(dtype=np.float64) / 2
+    return float(np.float32((total + (count - stored) * graph.far) / count))
+
+
+def _mean_with_source(graph: Graph, nonzero: np.ndarray, count: int) -> float:
+    """Mean of the `count` smallest nonzero distances where pairs that are not stored differ among themselves.
+
+    Those are all pairs of a sorted list of u less the stored ones: counted and summed below any bound without listing
+    them, so the bound is found by halving an interval.
+    """
+    reach_N = np.sort(graph.reach_N.astype(np.float64))
+    before_N = np.concatenate([[0], np.cumsum(reach_N)])
+    rows = np.repeat(graph.reach_N, np.diff(graph.indptr)).astype(np.float64)
+    as_if_far = graph.far + rows + graph.reach_N[graph.indices]
+    nonzero = nonzero.astype(np.float64)
+
+    def below(bound: float) -> tuple[float, float]:
+        """How many nonzero pairs are at most `bound` apart, and the sum of their distances."""
+        partners_N = np.searchsorted(reach_N, bound - graph.far - reach_N, side="right")
+        with_itself = partners_N > np.arange(graph.N)
+        pairs = partners_N.sum() - with_itself.sum()
+        total = (partners_N * (graph.far + reach_N) + before_N[partners_N]).sum()
+        total -= (graph.far + 2 * reach_N)[with_itself].sum()
+        near, counted = nonzero[nonzero <= bound], as_if_far[as_if_far <= bound]
+        return (near.size + pairs - counted.size) / 2, (near.sum() + total - counted.sum()) / 2
+
+    low, high = 0.0, float(graph.far + 2 * reach_N[-1] + 1)
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if below(middle)[0] >= count else (middle, high)
+    pairs, total = below(low)
+    return (total + (count - pairs) * high) / count
+
+
+def dbscan(graph: Graph, eps: float, min_samples: int) -> Array:
+    """DBSCAN on the distances of the graph.
+
+    Args:
+        eps: largest distance of neighbours, in the distance's own units (0..1); compared as float32.
+        min_samples: points within eps, the point itself included, that make a core point.
+    Returns: int32 (N,), -1 = outlier; clusters are numbered by their first core point, and a border point joins the
+        lowest of the clusters it touches, as in scikit-learn and cuML.
+    Raises: InputError if eps reaches pairs whose distance the graph does not hold.
+    """
+    if graph.reach_N is None:
+        if eps >= graph.far:  # no pair is further apart
+            return np.full(graph.N, 0 if graph.N >= min_samples else -1, np.int32)
+    else:
+        nearest = graph.far + float(np.partition(graph.reach_N, 1)[:2].sum()) if graph.N > 1 else np.inf
+        if eps >= nearest:
+            raise InputError(
+                f"clusters: eps={eps:.4g} reaches pairs without a common neighbour, which are {nearest:.4g} or more "
+                "apart; lower eps, pairs_per_image or rho, or raise k1"
+            )
+    return kernel.dbscan(graph.indptr, graph.indices, graph.distances, eps, min_samples)
+
+
+def drop_small(labels_N: Array, min_size: int) -> Array:
+    """Labels (N,) int32 in which clusters of fewer than min_size images are outliers; the rest keep their order."""
+    if min_size <= 1 or not (labels_N >= 0).any():
+        return labels_N
+    kept = np.bincount(labels_N[labels_N >= 0]) >= min_size
+    renumbered = np.where(kept, np.cumsum(kept) - 1, -1).astype(np.int32)
+    return np.where(labels_N >= 0, renumbered[labels_N], -1).astype(np.int32)
+
+
+class JaccardDBSCAN(ClusterMixin, BaseEstimator):
+    """DBSCAN on the k-reciprocal Jaccard distance, without an N x N matrix.
+
+    Args:
+        k1: neighbours that must be reciprocal.
+        k2: images averaged by query expansion, the image itself included; 1 leaves it out.
+        pairs_per_image: eps is the mean of the round(pairs_per_image * N) smallest nonzero distances. Stay below
+            (images an identity - 1) / 2.
+        rho: takes its place: the same mean over this fraction of all pairs at a nonzero distance (ABMT: 2e-3).
+        eps: takes the place of both: a fixed radius, in the distance's own units (0..1).
+        min_samples: points within eps, the point itself included, that make a core point.
+        min_size: clusters with fewer images become outliers.
+        source_weight: lambda of the source term, in [0, 1); above 0, `fit` needs source features.
+
+    After `fit`: `labels_` (N,) int32 with -1 = outlier, `eps_`, `graph_` (CSR of the distances of all pairs with J < 1,
+    both triangles without the diagonal, zeros stored), `n_features_in_`. Arrays are of the library of the features.
+    """
+
+    def __init__(
+        self,
+        k1: int = 20,
+        k2: int = 6,
+        pairs_per_image: float | None = 13,
+        rho: float | None = None,
+        eps: float | None = None,
+        min_samples: int = 4,
+        min_size: int = 1,
+        source_weight: float = 0.0,
+    ) -> None:
+        self.k1 = k1
+        self.k2 = k2
+        self.pairs_per_image = pairs_per_image
+        self.rho = rho
+        self.eps = eps
+        self.min_samples = min_samples
+        self.min_size = min_size
+        self.source_weight = source_weight
+
+    def fit(self, features, y=None, *, source=None) -> JaccardDBSCAN:
+        """Cluster unit rows.
+
+        Args:
+            features: (N, D) array or tensor, NumPy or torch, finite unit rows.
+            y: ignored, for scikit-learn.
+            source: (M, D) features of the source domain; used where source_weight > 0.
+        Raises: InputError for features or settings that cannot be used; rows are named.
+        """
+        self._check_settings()
+        x_ND = check_features(features)
+        needed = max(self.k1 + 1, self.k2)
+        if len(x_ND) < needed:
+            raise InputError(
+                f"features: {len(x_ND)} rows, but k1={self.k1} and k2={self.k2} need at least {needed}; "
+                "lower k1 and k2 or give more images"
+            )
+        if self.source_weight > 0 and source is None:
+            raise InputError(f"source: source_weight={self.source_weight} needs the features of the source domain")
+
+        neighbours = nearest_neighbours(x_ND, needed)
+        graph = jaccard_graph(x_ND, neighbours, self.k1, self.k2)
+        if self.source_weight > 0:
+            reach_N = source_reach(x_ND, check_features(source, "source"))
+            graph = add_source_term(graph, reach_N, self.source_weight)
+        eps = self.eps
+        if eps is None:
+            eps = radius(graph, pairs_per_image=self.pairs_per_image, rho=self.rho)
+        labels_N = drop_small(dbscan(graph, eps, self.min_samples), self.min_size)
+
+        self.labels_ = like(labels_N, features)
+        self.eps_ = float(eps)
+        self.graph_ = csr_like(graph.indptr, graph.indices, graph.distances, (graph.N, graph.N), features)
+        self.n_features_in_ = x_ND.shape[1]
+        return self
+
+    def fit_predict(self, features, y=None, *, source=None):
+        """fit, then `labels_`: (N,) int32 of the library of the features, -1 = outlier."""
+        return self.fit(features, source=source).labels_
+
+    def _check_settings(self) -> None:
+        for name in ("k1", "k2", "min_samples", "min_size"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, np.integer)) or value < 1:
+                raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
+        for name, high in (("pairs_per_image", np.inf), ("rho", 1), ("eps", np.inf)):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= high:
+                raise InputError(f"{name} must lie in (0, {high}], got {value!r}")
+        if self.eps is None and self.rho is None and self.pairs_per_image is None:
+            raise InputError("give one of pairs_per_image, rho and eps; all three are None")
+        if not 0 <= self.source_weight < 1:
+            raise InputError(f"source_weight must lie in [0, 1), got {self.source_weight!r}")

@@ -1,0 +1,87 @@
+"""k-reciprocal Jaccard distances of all pairs of images that share a neighbour, as a sparse graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rapids_slr.arrays import Array
+from rapids_slr.clustering.neighbours import Neighbours, similarity_blocks
+from rapids_slr.errors import InputError
+from rapids_slr.kernels.jaccard import jaccard_distances
+from rapids_slr.kernels.kreciprocal import kreciprocal_weights
+from rapids_slr.kernels.query_expansion import expand_queries
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Distances of the pairs with J < 1, both triangles without the diagonal; a stored 0 is a distance, not a gap.
+
+    A pair (i, j) that is not stored is at distance `far + reach_N[i] + reach_N[j]`: 1, unless a source term moved it.
+    """
+
+    indptr: Array
+    """int64 (N + 1,)."""
+    indices: Array
+    """int32, ascending within a row."""
+    distances: Array
+    """float32."""
+    far: float = 1.0
+    """Distance of a pair that is not stored, without the source term."""
+    reach_N: Array | None = None
+    """float32, an image's share of the source term, lambda u_i; None without one."""
+
+    @property
+    def N(self) -> int:  # noqa: N802
+        return self.indptr.size - 1
+
+
+def jaccard_graph(features_ND: Array, neighbours: Neighbours, k1: int, k2: int) -> Graph:
+    """Jaccard distances of k-reciprocal neighbourhoods, exactly, wherever they are below 1.
+
+    Args:
+        features_ND: (N, D) float32 unit rows, for distances that the neighbour lists do not hold.
+        neighbours: lists of at least max(k1 + 1, k2) images.
+        k1: neighbours that must be reciprocal.
+        k2: images, the image itself included, averaged by query expansion; 1 leaves it out.
+    Source: Zhong et al., Re-ranking Person Re-identification with k-reciprocal Encoding, CVPR 2017.
+    """
+    columns = neighbours.indices_Nk.shape[1]
+    if columns < max(k1 + 1, k2):
+        raise InputError(f"neighbours: lists of {columns} images, but k1={k1} and k2={k2} need {max(k1 + 1, k2)}")
+    weights = kreciprocal_weights(features_ND, neighbours.furthest_N, neighbours.indices_Nk, k1)
+    return Graph(*jaccard_distances(*expand_queries(*weights, neighbours.indices_Nk, k2)))
+
+
+def source_reach(features_ND: Array, source_MD: Array) -> np.ndarray:
+    """How far each image is from the source domain: u_i = min_j (1 - exp(-d(f_i, source_j))), scaled to 1 at most.
+
+    Returns: float32 (N,), in [0, 1]; all 0 where every image has an equal in the source.
+    """
+    if features_ND.shape[1] != source_MD.shape[1]:
+        raise InputError(
+            f"source: expected features of {features_ND.shape[1]} dimensions like the target's, "
+            f"got {source_MD.shape[1]}"
+        )
+    nearest_N = np.full(len(features_ND), -np.inf, np.float32)
+    for row, _, block_IJ in similarity_blocks(features_ND, source_MD):
+        part = nearest_N[row : row + len(block_IJ)]
+        np.maximum(part, block_IJ.max(axis=1), out=part)
+    distance_N = np.maximum(0, 2 - 2 * nearest_N.astype(np.float64))
+    distance_N[distance_N < 1e-6] = 0
+    reach_N = -np.expm1(-distance_N)
+    return (reach_N / (reach_N.max() or 1)).astype(np.float32)
+
+
+def add_source_term(graph: Graph, reach_N: np.ndarray, weight: float) -> Graph:
+    """distance = (1 - weight) J + weight (u_i + u_j), for stored pairs; `far` and `reach_N` say the rest.
+
+    Args:
+        reach_N: u, from source_reach.
+        weight: lambda, in [0, 1).
+    """
+    reach_N = (weight * reach_N).astype(np.float32)
+    rows = np.repeat(reach_N, np.diff(graph.indptr))
+    distances = np.float32(1 - weight) * graph.distances + rows + reach_N[graph.indices]
+    return Graph(graph.indptr, graph.indices, distances, 1 - weight, reach_N)
