@@ -41,7 +41,7 @@ def embed(
         with torch.inference_mode():
             for start in range(0, len(store), features.batch):
                 stop = min(start + features.batch, len(store))
-                pixels = store.batch(torch.arange(start, stop, device=store.device))
+                pixels = store.batch(torch.arange(start, stop, device=store.pixels.device))
                 batch = model.embed(normalise(pixels, data))
                 if augment is not None and generator is not None and features.views > 1:
                     for _ in range(features.views - 1):
