@@ -1,0 +1,79 @@
+"""Refined labels from soft labels: HDBSCAN, argmax or DBSCAN (the rows of the paper's Table 3).
+
+All of them work on pairs of labels, of which there are few, and depend neither on the order of the images nor on the
+numbering of the clusters.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rapids_slr.arrays import Array
+from rapids_slr.kernels.argmax import argmax
+from rapids_slr.kernels.core_distances import rows_by_column
+from rapids_slr.kernels.row_dbscan import row_dbscan
+from rapids_slr.refinement.hdbscan import weighted_hdbscan
+from rapids_slr.refinement.overlap import Overlap
+from rapids_slr.refinement.soft_labels import Soft
+
+DBSCAN_RADIUS = 0.5
+"""eps of `dbscan`. A soft label split evenly between two clusters is 0.71 from the pure label of either and must not tie
+them together; at 0.5, labels join a pure one while at least 65 % of their weight is on its cluster."""
+
+
+def by_argmax(overlap: Overlap, soft: Soft) -> Array:
+    """The cluster with most weight, int32 (Q,). Ties: this epoch's cluster, then the largest overlap, else -1."""
+    return argmax(
+        overlap.before_Q, overlap.now_Q, soft.row_Q, soft.indptr, soft.indices, soft.values, *overlap.shared
+    )
+
+
+def by_hdbscan(
+    overlap: Overlap, soft: Soft, min_cluster_size: int, min_samples: int, merge_distance: float = 0.0
+) -> Array:
+    """HDBSCAN on the soft labels, int32 (Q,), -1 = noise."""
+    label_R = weighted_hdbscan(
+        soft.indptr, soft.indices, soft.values, soft.count_R, overlap.size_K.size,
+        min_cluster_size, min_samples, merge_distance,
+    )  # fmt: skip
+    return _of_pairs(label_R, soft)
+
+
+def by_dbscan(overlap: Overlap, soft: Soft, min_samples: int) -> Array:
+    """DBSCAN on the soft labels with eps = DBSCAN_RADIUS, int32 (Q,), -1 = noise."""
+    rows = rows_by_column(soft.indptr, soft.indices, soft.values, overlap.size_K.size)
+    return _of_pairs(row_dbscan(rows, soft.count_R, DBSCAN_RADIUS, min_samples), soft)
+
+
+def _of_pairs(label_R: Array, soft: Soft) -> Array:
+    """Labels of the rows, given to the pairs that have them."""
+    return np.append(label_R, np.int32(-1))[soft.row_Q]
+
+
+def place_noise(label_Q: Array, overlap: Overlap, soft: Soft) -> Array:
+    """Give noise to the refined cluster that holds most images of its raw cluster, else to a new one, int32 (Q,).
+
+    The raw cluster of an image is its own, or for an outlier the argmax of its soft label. Among refined clusters that
+    hold equally many of its images the largest wins; if these are equal as well, the noise gets a cluster of its own.
+    """
+    raw_Q = np.where(overlap.now_Q >= 0, overlap.now_Q, by_argmax(overlap, soft))
+    noise_Q = (label_Q < 0) & (soft.row_Q >= 0) & (raw_Q >= 0)
+    if not noise_Q.any():
+        return label_Q
+    held_Q = (label_Q >= 0) & (overlap.now_Q >= 0)
+    labels = int(label_Q.max()) + 1
+    size_L = np.bincount(label_Q[label_Q >= 0], weights=overlap.count_Q[label_Q >= 0], minlength=labels)
+    key, place = np.unique(overlap.now_Q[held_Q] * np.int64(max(labels, 1)) + label_Q[held_Q], return_inverse=True)
+    held = np.bincount(place, weights=overlap.count_Q[held_Q], minlength=key.size)
+    raw, label = key // max(labels, 1), key % max(labels, 1)
+    order = np.lexsort((-size_L[label], -held, raw))  # best first within a raw cluster
+    raw, label, held = raw[order], label[order], held[order]
+    first = np.flatnonzero(np.diff(raw, prepend=-1))
+    second = first + 1
+    tied = np.zeros(first.size, bool)
+    inner = (second < raw.size) & (np.append(raw, -1)[np.minimum(second, raw.size)] == raw[first])
+    a, b = first[inner], second[inner]
+    tied[inner] = (held[a] == held[b]) & (size_L[label[a]] == size_L[label[b]])
+    target_K = labels + np.arange(overlap.size_K.size)  # a new cluster for every raw one; only those in use get a number
+    target_K[raw[first[~tied]]] = label[first[~tied]]
+    return np.where(noise_Q, target_K[raw_Q], label_Q).astype(np.int32)

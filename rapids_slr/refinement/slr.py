@@ -1,0 +1,219 @@
+"""SLR: pseudo-labels refined with those of the epoch before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+
+from rapids_slr.arrays import Array, csr_like, like, require_host
+from rapids_slr.errors import InputError
+from rapids_slr.kernels.renumber import renumber
+from rapids_slr.refinement.hard_labels import by_argmax, by_dbscan, by_hdbscan, place_noise
+from rapids_slr.refinement.labels import check_labels
+from rapids_slr.refinement.overlap import Overlap, overlap
+from rapids_slr.refinement.projection import project
+from rapids_slr.refinement.soft_labels import Soft, SoftRows, soft_labels
+
+DENSE = 2**20  # entries up to which a projection is given as a dense array
+
+
+@dataclass(frozen=True)
+class Refined:
+    """Labels of one epoch after refinement. Arrays are of the library of the labels given; large ones are built when
+    they are first asked for.
+    """
+
+    hard: Any
+    """(N,) int32 refined labels, -1 = left out. Numbered by first image, except for the first epoch and `argmax` of
+    soft labels (`hard="none"`), which keep the numbers of the clusters."""
+    rescued: int
+    """Images that are outliers in the labels given and have a refined label."""
+    _labels: Any
+    _overlap: Overlap
+    _projection: tuple[Array, Array, Array]
+    _soft: Soft
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        return self._overlap.size_P.size, self._overlap.size_K.size
+
+    @cached_property
+    def _row_N(self) -> Array:
+        return self._soft.row_Q[self._overlap.pair_N]
+
+    @cached_property
+    def rows(self) -> SoftRows:
+        """The distinct soft labels and the images that have them."""
+        soft = self._soft
+        shape = (soft.count_R.size, self._shape[1])
+        matrix = csr_like(soft.indptr, soft.indices, soft.values.astype(np.float32), shape, self._labels)
+        return SoftRows(matrix, like(soft.count_R, self._labels), like(self._row_N, self._labels))
+
+    @cached_property
+    def soft(self) -> Any:
+        """(N, K) float32 CSR of soft labels: rows sum to 1, or are empty for images that are left out."""
+        soft, row_N = self._soft, self._row_N
+        length_N = np.where(row_N >= 0, np.append(np.diff(soft.indptr), 0)[row_N], 0)
+        indptr = np.zeros(row_N.size + 1, np.int64)
+        np.cumsum(length_N, out=indptr[1:])
+        start_N = np.append(soft.indptr[:-1], 0)[row_N]
+        entry = np.arange(indptr[-1]) + np.repeat(start_N - indptr[:-1], length_N)
+        data = soft.values[entry].astype(np.float32)
+        return csr_like(indptr, soft.indices[entry], data, (row_N.size, self._shape[1]), self._labels)
+
+    @cached_property
+    def projection(self) -> Any:
+        """(P, K) float64: IoU of last epoch's and this epoch's clusters, rows sum to 1, or to 0 without a common image.
+
+        Dense up to a million entries, CSR beyond. (0, K) in the first epoch.
+        """
+        return self._matrix(*self._projection)
+
+    @cached_property
+    def overlap(self) -> Any:
+        """(P, K) int64: images in both clusters; dense or CSR as `projection` is."""
+        return self._matrix(*self._overlap.shared)
+
+    @cached_property
+    def confidence(self) -> Any:
+        """(N,) float32: the largest entry of an image's soft label, 0 for images that are left out."""
+        soft = self._soft
+        largest_R = np.maximum.reduceat(soft.values, soft.indptr[:-1]) if soft.count_R.size else np.empty(0)
+        return like(np.append(largest_R, 0).astype(np.float32)[self._row_N], self._labels)
+
+    def _matrix(self, indptr: Array, indices: Array, values: Array) -> Any:
+        P, K = self._shape
+        if P * K > DENSE:
+            return csr_like(indptr, indices, values, (P, K), self._labels)
+        dense_PK = np.zeros((P, K), values.dtype)
+        dense_PK[np.repeat(np.arange(P), np.diff(indptr)), indices] = values
+        return like(dense_PK, self._labels)
+
+
+class SLR(BaseEstimator):
+    """Pseudo-label refinement: labels of this epoch, blended with last epoch's and clustered anew.
+
+    Args:
+        alpha: weight of this epoch's clusters against last epoch's, in [0, 1].
+        min_cluster_size: smallest refined cluster of HDBSCAN, images, at least 2.
+        min_samples: neighbours, without the point itself, of a core distance; None takes min_cluster_size. For
+            `dbscan`, images within its radius, the point itself included.
+        hard: how soft labels become hard ones, `hdbscan`, `argmax` or `dbscan`; `none` is for training on the soft
+            labels (`Refined.rows`), with their argmax as hard labels.
+        outliers: `project`: an outlier that was clustered last epoch takes its projected label; `drop`: it is left out.
+        noise: `drop`: noise of the hard step is left out; `argmax`: it joins the refined cluster that holds most of its
+            raw cluster.
+        memory: labels remembered for the next epoch: `clusters`, as given, or `refined`.
+        merge_distance: clusters of HDBSCAN that part below this distance stay together.
+
+    Example:
+        slr = SLR()
+        for epoch in range(epochs):
+            refined = slr.update(JaccardDBSCAN().fit_predict(features))
+            train(refined.hard)
+    """
+
+    def __init__(
+        self,
+        alpha: float = 0.5,
+        min_cluster_size: int = 7,
+        min_samples: int | None = None,
+        hard: str = "hdbscan",
+        outliers: str = "project",
+        noise: str = "drop",
+        memory: str = "clusters",
+        merge_distance: float = 0.0,
+    ) -> None:
+        self.alpha = alpha
+        self.min_cluster_size = min_cluster_size
+        self.min_samples = min_samples
+        self.hard = hard
+        self.outliers = outliers
+        self.noise = noise
+        self.memory = memory
+        self.merge_distance = merge_distance
+        self._before_N: Array | None = None
+
+    def update(self, labels) -> Refined:
+        """Refine the labels of an epoch, and remember them for the next.
+
+        Args:
+            labels: (N,) whole numbers, -1 = outlier, clusters from 0; NumPy or torch. The same images in the same
+                order every epoch. In the first epoch the refined labels are these.
+        Raises: InputError for labels or settings that cannot be used; the memory is then as before.
+        Source: Zia-ur-Rehman et al., arXiv:2410.14242.
+        """
+        self._check_settings()
+        now_N = check_labels(labels)
+        require_host(now_N, "labels")
+        first = self._before_N is None
+        before_N = np.full_like(now_N, -1) if self._before_N is None else self._before_N
+        if now_N.size != before_N.size:
+            raise InputError(
+                f"labels: {now_N.size} images, but the last epoch had {before_N.size}; give the same images in the same "
+                "order every epoch, or start with a new SLR"
+            )
+
+        shared = overlap(before_N, now_N)
+        projection = project(shared)
+        soft = soft_labels(shared, projection, self.alpha, self.outliers)
+        hard_N = now_N.copy() if first else self._hard_labels(shared, soft)
+
+        self._before_N = hard_N.copy() if self.memory == "refined" else now_N
+        rescued = int(((now_N < 0) & (hard_N >= 0)).sum())
+        return Refined(like(hard_N, labels), rescued, labels, shared, projection, soft)
+
+    def _hard_labels(self, shared: Overlap, soft: Soft) -> Array:
+        if self.hard == "none":
+            return by_argmax(shared, soft)[shared.pair_N]
+        min_samples = self.min_cluster_size if self.min_samples is None else self.min_samples
+        if self.hard == "argmax":
+            label_Q = by_argmax(shared, soft)
+        elif self.hard == "dbscan":
+            label_Q = by_dbscan(shared, soft, min_samples)
+        else:
+            label_Q = by_hdbscan(shared, soft, self.min_cluster_size, min_samples, self.merge_distance)
+        if self.noise == "argmax":
+            label_Q = place_noise(label_Q, shared, soft)
+        return renumber(shared.pair_N, label_Q)
+
+    def state_dict(self) -> dict[str, torch.Tensor | None]:
+        """The memory, for a checkpoint: `previous`, the labels of the last epoch (N,) int32, or None before the first.
+
+        Settings are not part of it.
+        """
+        before_N = self._before_N
+        return {"previous": None if before_N is None else like(before_N.copy(), torch.empty(0))}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up the memory of `state_dict`; refinement goes on as if it had not been interrupted."""
+        if set(state) != {"previous"}:
+            raise InputError(f"state: expected the key 'previous', got {sorted(state)}")
+        previous = state["previous"]
+        self._before_N = None if previous is None else check_labels(previous, "state['previous']")
+
+    def _check_settings(self) -> None:
+        choices = {
+            "hard": ("hdbscan", "argmax", "dbscan", "none"),
+            "outliers": ("project", "drop"),
+            "noise": ("drop", "argmax"),
+            "memory": ("clusters", "refined"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise InputError(f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
+        whole: Callable[[object], bool] = lambda value: isinstance(value, (int, np.integer))  # noqa: E731
+        if not 0 <= self.alpha <= 1:
+            raise InputError(f"alpha must lie in [0, 1], got {self.alpha!r}")
+        if not whole(self.min_cluster_size) or self.min_cluster_size < 2:
+            raise InputError(f"min_cluster_size must be a whole number of at least 2, got {self.min_cluster_size!r}")
+        if self.min_samples is not None and (not whole(self.min_samples) or self.min_samples < 1):
+            raise InputError(f"min_samples must be None or a whole number of at least 1, got {self.min_samples!r}")
+        if not self.merge_distance >= 0:
+            raise InputError(f"merge_distance must not be negative, got {self.merge_distance!r}")
