@@ -80,6 +80,13 @@ def test_triplet_losses_break_ties_by_the_first_index(seed, labels):
     assert softened_triplet(grid, teacher, labels).item() == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
+def test_equal_images_tie_exactly_far_from_the_origin():
+    features = (1000 + normal(0, 4, D)).repeat(3, 1)  # a matrix product would lose their distances in its rounding
+    labels, teacher = torch.arange(12) % 2, normal(1, 12, D)
+    expected = plain.softened_triplet(*lists(features, teacher, labels))
+    assert softened_triplet(features, teacher, labels).item() == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.mark.parametrize("labels", [LABELS, torch.zeros(B, dtype=torch.int64), torch.arange(B)])
 @pytest.mark.parametrize("features", [torch.ones(B, D), normal(0, 1, D).repeat(B, 1), normal(0, 3, D).repeat(4, 1)])
 def test_triplet_gradients_are_finite_where_features_coincide(features, labels):
