@@ -81,7 +81,7 @@ def test_triplet_losses_break_ties_by_the_first_index(seed, labels):
 
 
 def test_equal_images_tie_exactly_far_from_the_origin():
-    features = (1000 + normal(0, 4, D)).repeat(3, 1)  # a matrix product would lose their distances in its rounding
+    features = (10_000 + normal(0, 4, D)).repeat(3, 1)  # a matrix product would lose their distances in its rounding
     labels, teacher = torch.arange(12) % 2, normal(1, 12, D)
     expected = plain.softened_triplet(*lists(features, teacher, labels))
     assert softened_triplet(features, teacher, labels).item() == pytest.approx(expected, rel=1e-4)
