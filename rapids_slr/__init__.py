@@ -1,3 +1,23 @@
 """Pseudo-label refinement (SLR) for unsupervised domain adaptation."""
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rapids_slr.clustering import JaccardDBSCAN
+    from rapids_slr.refinement import SLR
+
 __version__ = "0.1.0"
+__all__ = ["SLR", "JaccardDBSCAN", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the estimators when they are first asked for, so that the command line need not wait for torch."""
+    if name == "JaccardDBSCAN":
+        from rapids_slr.clustering import JaccardDBSCAN
+
+        return JaccardDBSCAN
+    if name == "SLR":
+        from rapids_slr.refinement import SLR
+
+        return SLR
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

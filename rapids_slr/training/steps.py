@@ -52,7 +52,7 @@ class LossMeter:
 def stop_unless_finite(total: Tensor, terms: dict[str, Tensor], batch_B: Tensor, where: str) -> None:
     """Refuse a step whose loss is not finite, before it reaches the weights."""
     if not torch.isfinite(total):
-        values = ", ".join(f"{name} {float(value):.4g}" for name, value in terms.items())
+        values = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in terms.items())
         raise RunError(
             f"{where}: the loss is not finite ({values}) on images {batch_B.tolist()}; the last checkpoint is intact. "
             "Lower the learning rate, or look at these images with `rapids-slr data check`"
