@@ -423,4 +423,4 @@ def print_table(title: str, rows: Iterable[Mapping[str, object]]) -> None:
         table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right")
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
-    Console().print(table)
+    Console(markup=False, highlight=False).print(table)

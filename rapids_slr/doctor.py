@@ -103,7 +103,7 @@ def usable_cores() -> int:
 
 def show(findings: Mapping[str, Any], console: Console | None = None) -> None:
     """The findings as tables."""
-    console = console or Console()
+    console = console or Console(markup=False, highlight=False)
     cpu, memory, disk = findings["cpu"], findings["memory"], findings["disk"]
     machine = Table(title="This machine", title_justify="left", show_header=False)
     for gpu in findings["gpus"] or [None]:
@@ -125,9 +125,9 @@ def show(findings: Mapping[str, Any], console: Console | None = None) -> None:
 
     engine = findings["engine"]
     if engine["fault"]:
-        console.print(engine["fault"], markup=False)
+        console.print(engine["fault"])
         return
-    console.print(f"A run with device {engine['asked']} takes {engine['takes']}: {engine['why']}", markup=False)
+    console.print(f"A run with device {engine['asked']} takes {engine['takes']}: {engine['why']}")
     table = Table("step", "engine", "library", "why")
     for step in engine["steps"]:
         why = "as the run" if step["why"] == engine["why"] else step["why"]

@@ -32,6 +32,7 @@ LIKENESS = 0.65
 """Similarity (difflib, 0..1) from which a valid key is offered for an unknown one."""
 OVERRIDE = 1000
 """Rank of `--set` among the places of faults."""
+MISSING = "is missing"
 SHOWN = 60
 """Characters of a wrong value that a message repeats."""
 
@@ -133,6 +134,8 @@ class Fault:
     """No value could be read, so that what is found missing or wrong at the key or below it is nothing new."""
 
     def hides(self, other: Fault) -> bool:
+        if self.key == "extends":
+            return other.what == MISSING
         return self.unread and (not self.key or f"{other.key}.".startswith(f"{self.key}."))
 
     def __str__(self) -> str:
@@ -247,7 +250,7 @@ def read_file(file: Path | Traversable, faults: list[Fault], above: Sequence[str
     if extends is None:
         return tree
     try:
-        base = _find_base(extends.value, file)
+        base = _find_base(extends.plain(), file)
     except InputError as error:
         faults.append(Fault(extends.where, "extends", str(error)))
         return tree
@@ -315,9 +318,10 @@ def _tree(node: yaml.Node, start: Place, keys: tuple[str, ...], faults: list[Fau
     if isinstance(node, yaml.SequenceNode):
         return Tree([_tree(item, start, keys, faults) for item in node.value], where)
     if isinstance(node, yaml.ScalarNode):
-        if not node.value and not node.style:
+        empty = not node.value and not node.style
+        if empty and keys:
             faults.append(Fault(where, ".".join(keys), "has no value; give one, or leave the key out", unread=True))
-        return Tree(_scalar(node), where)
+        return Tree(None if empty else _scalar(node), where)
     section: dict[str, Tree] = {}
     for key_node, value_node in node.value:
         key_place = _at(start, key_node.start_mark.line + 1, key_node.start_mark.column + 1)
@@ -429,7 +433,7 @@ def _what(detail: Mapping[str, Any]) -> str:
     if kind == "extra_forbidden":
         return "unknown key"
     if kind == "missing":
-        return "is missing"
+        return MISSING
     if kind == "value_error":
         return str(detail["ctx"]["error"])
     if kind == "model_type":
