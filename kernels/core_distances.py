@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-
 from rapids_slr.kernels import cpu, in_parallel
 
 

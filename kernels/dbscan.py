@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-
 from rapids_slr.kernels import cpu, in_parallel
 
 
@@ -39,9 +38,7 @@ def _grow(indptr, indices, distances, eps, core_N, label_N):
     return clusters
 
 
-def dbscan(
-    indptr: np.ndarray, indices: np.ndarray, distances: np.ndarray, eps: float, min_samples: int
-) -> np.ndarray:
+def dbscan(indptr: np.ndarray, indices: np.ndarray, distances: np.ndarray, eps: float, min_samples: int) -> np.ndarray:
     """Labels int32 (N,), -1 = outlier, of a symmetric CSR graph without its diagonal; pairs not stored are far.
 
     Clusters are numbered by their first core point; a border point joins the lowest of the clusters it touches.

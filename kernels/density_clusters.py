@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import numba
 import numpy as np
-
 from rapids_slr.kernels import cpu
 
 TIE = 2.0**-22  # squared distances that differ by less, relatively, are equal: soft labels hold no finer difference
@@ -194,9 +193,7 @@ def density_clusters(
     R = count_R.size
     home_R, level_R, label_R = np.empty(R, np.int32), np.empty(R), np.full(R, -1, np.int32)
     parent_C, birth_C, stability_C = np.empty(2 * R, np.int32), np.empty(2 * R), np.empty(2 * R)
-    clusters = _condense(
-        count_R, core_R, *tree, min_cluster_size, home_R, level_R, parent_C, birth_C, stability_C
-    )
+    clusters = _condense(count_R, core_R, *tree, min_cluster_size, home_R, level_R, parent_C, birth_C, stability_C)
     if clusters:
         _select(parent_C, birth_C, stability_C, clusters, merge_distance, home_R, level_R, label_R)
     return label_R

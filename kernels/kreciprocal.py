@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numba
 import numpy as np
-
 from rapids_slr.kernels import cpu, in_parallel
 from rapids_slr.kernels.nearest import squared_distance
 
@@ -93,7 +92,5 @@ def kreciprocal_weights(
     in_parallel(_count, N, index_NK, back_NK, k1, half, indptr[1:], smallest=256)
     np.cumsum(indptr, out=indptr)
     indices, weights = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.float32)
-    in_parallel(
-        _fill, N, features_ND, furthest_N, index_NK, back_NK, k1, half, indptr, indices, weights, smallest=256
-    )
+    in_parallel(_fill, N, features_ND, furthest_N, index_NK, back_NK, k1, half, indptr, indices, weights, smallest=256)
     return indptr, indices, weights

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
-
 from rapids_slr.kernels import cpu, in_parallel
 
 CHUNK = 32  # similarities looked at together; one branch decides that none is a candidate

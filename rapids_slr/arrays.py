@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -51,19 +52,16 @@ def like(result: Array, original: Any) -> Any:
 
 
 def csr_like(indptr: Array, indices: Array, data: Array, shape: tuple[int, int], original: Any) -> Any:
-    """A CSR matrix of the library of `original`: scipy, cupyx.scipy or a torch sparse_csr tensor, sharing the memory."""
+    """A CSR matrix of the library of `original`, scipy, cupyx.scipy or torch (sparse_csr), sharing the memory."""
     if isinstance(original, torch.Tensor):
         if indptr.dtype != indices.dtype:  # torch wants one type for both
             indptr, indices = indptr.astype(np.int64), indices.astype(np.int64)
-        parts = (like(part, original) for part in (indptr, indices, data))
+        rows, columns, values = (like(part, original) for part in (indptr, indices, data))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-            return torch.sparse_csr_tensor(*parts, size=shape, check_invariants=False)
-    if array_module(data) is not np:
-        from cupyx.scipy.sparse import csr_matrix
-    else:
-        from scipy.sparse import csr_matrix
-    return csr_matrix((data, indices, indptr), shape=shape)
+            return torch.sparse_csr_tensor(rows, columns, values, size=shape, check_invariants=False)
+    library = "scipy.sparse" if array_module(data) is np else "cupyx.scipy.sparse"
+    return import_module(library).csr_matrix((data, indices, indptr), shape=shape)
 
 
 def require_host(x: Array, name: str) -> None:

@@ -33,7 +33,7 @@ def radius(graph: Graph, *, pairs_per_image: float | None = None, rho: float | N
     if count == 0:
         return 0.0
     if graph.reach_N is not None:
-        return float(np.float32(_mean_with_source(graph, nonzero, count)))
+        return float(np.float32(_mean_with_source(graph, graph.reach_N, nonzero, count)))
     stored = min(count, nonzero.size // 2)
     total = nonzero.sum(dtype=np.float64) / 2
     if 2 * stored < nonzero.size:
@@ -41,17 +41,17 @@ def radius(graph: Graph, *, pairs_per_image: float | None = None, rho: float | N
     return float(np.float32((total + (count - stored) * graph.far) / count))
 
 
-def _mean_with_source(graph: Graph, nonzero: np.ndarray, count: int) -> float:
+def _mean_with_source(graph: Graph, reach_N: Array, nonzero: Array, count: int) -> float:
     """Mean of the `count` smallest nonzero distances where pairs that are not stored differ among themselves.
 
     Those are all pairs of a sorted list of u less the stored ones: counted and summed below any bound without listing
     them, so the bound is found by halving an interval.
     """
-    reach_N = np.sort(graph.reach_N.astype(np.float64))
-    before_N = np.concatenate([[0], np.cumsum(reach_N)])
-    rows = np.repeat(graph.reach_N, np.diff(graph.indptr)).astype(np.float64)
-    as_if_far = graph.far + rows + graph.reach_N[graph.indices]
+    reach_N = reach_N.astype(np.float64)
+    as_if_far = graph.far + np.repeat(reach_N, np.diff(graph.indptr)) + reach_N[graph.indices]
     nonzero = nonzero.astype(np.float64)
+    reach_N = np.sort(reach_N)
+    before_N = np.concatenate([[0], np.cumsum(reach_N)])
 
     def below(bound: float) -> tuple[float, float]:
         """How many nonzero pairs are at most `bound` apart, and the sum of their distances."""
@@ -83,7 +83,7 @@ def dbscan(graph: Graph, eps: float, min_samples: int) -> Array:
     """
     if graph.reach_N is None:
         if eps >= graph.far:  # no pair is further apart
-            return np.full(graph.N, 0 if graph.N >= min_samples else -1, np.int32)
+            return np.full(graph.N, 0 if min_samples <= graph.N else -1, np.int32)
     else:
         nearest = graph.far + float(np.partition(graph.reach_N, 1)[:2].sum()) if graph.N > 1 else np.inf
         if eps >= nearest:

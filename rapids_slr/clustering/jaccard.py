@@ -33,7 +33,7 @@ class Graph:
     """float32, an image's share of the source term, lambda u_i; None without one."""
 
     @property
-    def N(self) -> int:  # noqa: N802
+    def N(self) -> int:
         return self.indptr.size - 1
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,9 +41,7 @@ def check_features(features: object, name: str = "features") -> Array:
     x_ND = as_array(features)
     xp = array_module(x_ND)
     if x_ND.ndim != 2 or x_ND.dtype.kind not in "fiu" or 0 in x_ND.shape:
-        raise InputError(
-            f"{name}: expected (N, D) real numbers, a row an image, got {tuple(x_ND.shape)} {x_ND.dtype}"
-        )
+        raise InputError(f"{name}: expected (N, D) real numbers, a row an image, got {tuple(x_ND.shape)} {x_ND.dtype}")
     x_ND = xp.ascontiguousarray(x_ND, dtype=xp.float32)
     if coarse:
         x_ND = x_ND / xp.maximum(xp.linalg.norm(x_ND, axis=1, keepdims=True), np.float32(1e-12))
@@ -92,7 +92,7 @@ def nearest_neighbours(features_ND: Array, k: int) -> Neighbours:
     return Neighbours(index_Nk, distance_Nk, furthest_N)
 
 
-def similarity_blocks(x_ND: np.ndarray, y_MD: np.ndarray, upper: bool = False):
+def similarity_blocks(x_ND: np.ndarray, y_MD: np.ndarray, upper: bool = False) -> Iterator[tuple[int, int, np.ndarray]]:
     """Yield (row, column, block) over the product x y^T; a block is overwritten by the next one.
 
     Args:
@@ -109,7 +109,7 @@ def similarity_blocks(x_ND: np.ndarray, y_MD: np.ndarray, upper: bool = False):
 
 
 def _tensor(x_ND: np.ndarray) -> torch.Tensor:
-    """A tensor that shares memory; torch cannot say that it is read-only, and nothing here writes to it."""
-    if x_ND.flags.writeable:
+    """A tensor that shares memory; torch cannot mark it as read-only, but nothing here writes to it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.from_numpy(x_ND)
-    return torch.frombuffer(memoryview(x_ND), dtype=torch.float32).view(x_ND.shape)

@@ -17,15 +17,13 @@ from rapids_slr.refinement.overlap import Overlap
 from rapids_slr.refinement.soft_labels import Soft
 
 DBSCAN_RADIUS = 0.5
-"""eps of `dbscan`. A soft label split evenly between two clusters is 0.71 from the pure label of either and must not tie
-them together; at 0.5, labels join a pure one while at least 65 % of their weight is on its cluster."""
+"""eps of `dbscan`. A soft label split evenly between two clusters is 0.71 from the pure label of either and must not
+tie them together; at 0.5, labels join a pure one while at least 65 % of their weight is on its cluster."""
 
 
 def by_argmax(overlap: Overlap, soft: Soft) -> Array:
     """The cluster with most weight, int32 (Q,). Ties: this epoch's cluster, then the largest overlap, else -1."""
-    return argmax(
-        overlap.before_Q, overlap.now_Q, soft.row_Q, soft.indptr, soft.indices, soft.values, *overlap.shared
-    )
+    return argmax(overlap.before_Q, overlap.now_Q, soft.row_Q, soft.indptr, soft.indices, soft.values, *overlap.shared)
 
 
 def by_hdbscan(
@@ -56,24 +54,21 @@ def place_noise(label_Q: Array, overlap: Overlap, soft: Soft) -> Array:
     The raw cluster of an image is its own, or for an outlier the argmax of its soft label. Among refined clusters that
     hold equally many of its images the largest wins; if these are equal as well, the noise gets a cluster of its own.
     """
-    raw_Q = np.where(overlap.now_Q >= 0, overlap.now_Q, by_argmax(overlap, soft))
+    raw_Q: Array = np.where(overlap.now_Q >= 0, overlap.now_Q, by_argmax(overlap, soft))
     noise_Q = (label_Q < 0) & (soft.row_Q >= 0) & (raw_Q >= 0)
     if not noise_Q.any():
         return label_Q
+    labels = int(label_Q.max(initial=-1)) + 1
+    target_K = labels + np.arange(overlap.size_K.size)  # a new cluster for every raw one, numbered only if in use
     held_Q = (label_Q >= 0) & (overlap.now_Q >= 0)
-    labels = int(label_Q.max()) + 1
-    size_L = np.bincount(label_Q[label_Q >= 0], weights=overlap.count_Q[label_Q >= 0], minlength=labels)
-    key, place = np.unique(overlap.now_Q[held_Q] * np.int64(max(labels, 1)) + label_Q[held_Q], return_inverse=True)
-    held = np.bincount(place, weights=overlap.count_Q[held_Q], minlength=key.size)
-    raw, label = key // max(labels, 1), key % max(labels, 1)
-    order = np.lexsort((-size_L[label], -held, raw))  # best first within a raw cluster
-    raw, label, held = raw[order], label[order], held[order]
-    first = np.flatnonzero(np.diff(raw, prepend=-1))
-    second = first + 1
-    tied = np.zeros(first.size, bool)
-    inner = (second < raw.size) & (np.append(raw, -1)[np.minimum(second, raw.size)] == raw[first])
-    a, b = first[inner], second[inner]
-    tied[inner] = (held[a] == held[b]) & (size_L[label[a]] == size_L[label[b]])
-    target_K = labels + np.arange(overlap.size_K.size)  # a new cluster for every raw one; only those in use get a number
-    target_K[raw[first[~tied]]] = label[first[~tied]]
+    if held_Q.any():
+        size_L = np.bincount(label_Q[label_Q >= 0], weights=overlap.count_Q[label_Q >= 0])
+        keys, key_Q = np.unique(overlap.now_Q[held_Q].astype(np.int64) * labels + label_Q[held_Q], return_inverse=True)
+        raw, label, held = keys // labels, keys % labels, np.bincount(key_Q, weights=overlap.count_Q[held_Q])
+        order = np.lexsort((size_L[label], held, raw))  # within a raw cluster the best comes last
+        raw, label, held = raw[order], label[order], held[order]
+        best = np.flatnonzero(np.diff(raw, append=-1))
+        tied = (raw[best - 1] == raw[best]) & (held[best - 1] == held[best]) & (best > 0)
+        tied &= size_L[label[best - 1]] == size_L[label[best]]
+        target_K[raw[best[~tied]]] = label[best[~tied]]
     return np.where(noise_Q, target_K[raw_Q], label_Q).astype(np.int32)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from rapids_slr.arrays import Array, array_module, as_array
 from rapids_slr.errors import InputError
 

@@ -156,8 +156,8 @@ class SLR(BaseEstimator):
         before_N = np.full_like(now_N, -1) if self._before_N is None else self._before_N
         if now_N.size != before_N.size:
             raise InputError(
-                f"labels: {now_N.size} images, but the last epoch had {before_N.size}; give the same images in the same "
-                "order every epoch, or start with a new SLR"
+                f"labels: {now_N.size} images, but the last epoch had {before_N.size}; give the same images in the "
+                "same order every epoch, or start with a new SLR"
             )
 
         shared = overlap(before_N, now_N)

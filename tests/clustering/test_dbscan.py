@@ -1,0 +1,199 @@
+"""Radius, DBSCAN and the estimator, against the dense formulas and scikit-learn."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_array_equal
+from scipy.sparse import issparse
+from sklearn.base import clone
+from sklearn.cluster import DBSCAN
+
+from rapids_slr.clustering import JaccardDBSCAN, cluster_hdbscan
+from rapids_slr.clustering.dbscan import dbscan, drop_small, radius
+from rapids_slr.clustering.jaccard import Graph
+from rapids_slr.errors import InputError
+from tests.clustering.cases import canonical, families, groups
+from tests.clustering.test_jaccard import dense, graph_of
+from tests.reference import jaccard as reference
+
+FAMILIES = families(np.random.default_rng(3))
+
+
+@pytest.mark.parametrize("rule", [{"pairs_per_image": 3}, {"pairs_per_image": 13}, {"rho": 2e-3}, {"rho": 0.5}])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_labels_equal_the_dense_way(family, rule):
+    """eps from the dense rule, then scikit-learn's DBSCAN on the dense matrix: the same labels, number by number."""
+    features = FAMILIES[family]
+    model = JaccardDBSCAN(k1=12, k2=4, **rule).fit(features)
+    distance = reference.jaccard_distances(features, 12, 4)
+    eps = reference.radius(distance, **rule)
+    assert model.eps_ == pytest.approx(eps, abs=1e-5)
+    stored, _ = dense(graph_of(features, 12, 4))  # distances next to eps may round either way; decide on ours
+    expected = DBSCAN(eps=max(model.eps_, 1e-9), min_samples=4, metric="precomputed").fit(stored).labels_
+    assert_array_equal(model.labels_, expected)
+    if not (np.abs(distance - eps) < 1e-5).any():
+        assert_array_equal(model.labels_, DBSCAN(eps=max(eps, 1e-9), min_samples=4, metric="precomputed")
+                           .fit(distance).labels_)  # fmt: skip
+
+
+@pytest.mark.parametrize("min_samples", [1, 2, 4, 9])
+@pytest.mark.parametrize("seed", range(8))
+def test_dbscan_equals_scikit_learn(seed, min_samples):
+    """Random graphs with many border points between clusters; border points go to the lowest cluster."""
+    rng = np.random.default_rng(seed)
+    N = 150
+    distance = np.triu(rng.random((N, N)) ** 0.25, 1)
+    distance[rng.random((N, N)) < 0.05] = 0  # stored zeros
+    distance = (distance + distance.T).astype(np.float32)
+    near = distance < 0.6
+    np.fill_diagonal(near, False)
+    graph = Graph(
+        np.concatenate([[0], np.cumsum(near.sum(axis=1))]), np.nonzero(near)[1].astype(np.int32), distance[near]
+    )
+    full = np.where(near, distance, 1)
+    np.fill_diagonal(full, 0)
+    for eps in (0.3, 0.45, 0.59):
+        expected = DBSCAN(eps=eps, min_samples=min_samples, metric="precomputed").fit(full).labels_
+        assert_array_equal(dbscan(graph, eps, min_samples), expected)
+
+
+def test_a_distance_equal_to_eps_is_near():
+    pair = Graph(np.array([0, 1, 2]), np.array([1, 0], np.int32), np.full(2, 0.1, np.float32))
+    assert dbscan(pair, 0.1, 2).tolist() == [0, 0]
+    assert dbscan(pair, 0.0999, 2).tolist() == [-1, -1]
+
+
+def test_a_radius_of_one_reaches_every_pair():
+    features = FAMILIES["clustered"]
+    assert set(JaccardDBSCAN(k1=5, k2=1, eps=1.0).fit_predict(features)) == {0}
+
+
+def test_radius_averages_ones_where_too_few_pairs_are_stored():
+    graph = graph_of(FAMILIES["random"], 2, 1)
+    stored = graph.distances.size // 2
+    assert stored < 1300
+    expected = (graph.distances.sum(dtype=float) / 2 + (1300 - stored)) / 1300
+    assert radius(graph, pairs_per_image=13) == pytest.approx(expected, abs=1e-6)
+
+
+def test_radius_of_equal_images_is_zero_and_one_cluster_is_found():
+    model = JaccardDBSCAN(k1=5).fit(FAMILIES["constant"][:6])
+    assert model.eps_ == 0
+    assert set(model.labels_) == {0}
+
+
+@pytest.mark.parametrize("rule", [{"pairs_per_image": 3}, {"rho": 0.01}, {"rho": 0.3}, {"rho": 1.0}])
+@pytest.mark.parametrize("weight", [0.1, 0.6])
+def test_radius_with_a_source_term_counts_pairs_that_are_not_stored(rule, weight):
+    rng = np.random.default_rng(4)
+    features, source = groups(rng, 80, 9), groups(rng, 40, 9)
+    J = reference.jaccard_distances(features, 6, 3)
+    distance = reference.with_source(J, features, source, weight)
+    model = JaccardDBSCAN(k1=6, k2=3, source_weight=weight, **rule)
+    eps = reference.radius(distance, **rule)
+    if eps >= distance[J == 1].min():
+        with pytest.raises(InputError, match=rf"eps={eps:.3f}\d* reaches pairs without a common neighbour"):
+            model.fit(features, source=source)
+        return
+    assert model.fit(features, source=source).eps_ == pytest.approx(eps, abs=1e-5)
+    near = DBSCAN(eps=eps, min_samples=4, metric="precomputed").fit(distance).labels_
+    assert_array_equal(model.labels_, near)
+
+
+def core_points(model):
+    graph = model.graph_.copy()
+    near = np.add.reduceat(np.append(graph.data <= np.float32(model.eps_), False), graph.indptr[:-1])
+    return np.where(np.diff(graph.indptr) > 0, near, 0) + 1 >= model.min_samples
+
+
+def test_the_order_of_images_does_not_matter():
+    """The same clusters of core points and the same outliers; a border point between two may choose the other one."""
+    rng = np.random.default_rng(5)
+    for _ in range(30):
+        features = groups(rng, 150, 12)
+        order = rng.permutation(150)
+        model, shuffled = (JaccardDBSCAN(k1=12, pairs_per_image=4).fit(x) for x in (features, features[order]))
+        assert model.eps_ == pytest.approx(shuffled.eps_, abs=1e-6)
+        core = core_points(model)
+        assert_array_equal(core[order], core_points(shuffled))
+        assert canonical(model.labels_[order][core[order]]) == canonical(shuffled.labels_[core[order]])
+        assert_array_equal(model.labels_[order] < 0, shuffled.labels_ < 0)
+
+
+def test_fixed_radius_before_rho_before_pairs():
+    features = FAMILIES["clustered"]
+    assert JaccardDBSCAN(k1=8, eps=0.4, rho=0.1).fit(features).eps_ == 0.4
+    by_rho = JaccardDBSCAN(k1=8, rho=0.1, pairs_per_image=None).fit(features).eps_
+    assert JaccardDBSCAN(k1=8, rho=0.1, pairs_per_image=2).fit(features).eps_ == by_rho
+
+
+def test_small_clusters_become_outliers():
+    labels = np.array([0, 1, 1, -1, 2, 2, 2, 3, 3, 3], np.int32)
+    assert drop_small(labels, 3).tolist() == [-1, -1, -1, -1, 0, 0, 0, 1, 1, 1]
+    assert drop_small(labels, 1).tolist() == labels.tolist()
+    assert drop_small(labels, 99).tolist() == [-1] * 10
+    assert drop_small(np.full(3, -1, np.int32), 5).tolist() == [-1] * 3
+    model = JaccardDBSCAN(k1=8, pairs_per_image=4, min_size=11).fit(FAMILIES["clustered"])
+    assert np.bincount(model.labels_[model.labels_ >= 0]).min() >= 11
+
+
+def test_estimator_holds_what_it_promises():
+    features = groups(np.random.default_rng(6), 200, 10, noise=0.5)
+    model = JaccardDBSCAN(k1=15)
+    assert_array_equal(model.fit_predict(features), model.labels_)
+    assert model.labels_.dtype == np.int32
+    assert model.labels_.max() + 1 == 10
+    assert isinstance(model.eps_, float)
+    assert issparse(model.graph_)
+    assert model.graph_.shape == (200, 200)
+    assert model.graph_.data.max() < 1
+    assert model.n_features_in_ == 24
+    assert clone(model).get_params() == model.get_params()
+
+
+def test_torch_in_torch_out():
+    features = groups(np.random.default_rng(7), 100, 6)
+    ours, theirs = JaccardDBSCAN(k1=10).fit(features), JaccardDBSCAN(k1=10).fit(torch.from_numpy(features))
+    assert theirs.labels_.dtype == torch.int32
+    assert_array_equal(theirs.labels_.numpy(), ours.labels_)
+    assert theirs.graph_.layout == torch.sparse_csr
+    assert_array_equal(theirs.graph_.values().numpy(), ours.graph_.data)
+
+
+def test_read_only_features():
+    features = groups(np.random.default_rng(8), 100, 6)
+    expected = JaccardDBSCAN(k1=10).fit_predict(features)
+    features.flags.writeable = False
+    assert_array_equal(JaccardDBSCAN(k1=10).fit_predict(features), expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"k1": 60}, "features: 60 rows, but k1=60 and k2=6 need at least 61; lower k1 and k2 or give more images"),
+        ({"k1": 0}, "k1 must be a whole number of at least 1, got 0"),
+        ({"k2": 2.5}, "k2 must be a whole number of at least 1, got 2.5"),
+        ({"min_samples": 0}, "min_samples must be a whole number of at least 1"),
+        ({"pairs_per_image": -1}, r"pairs_per_image must lie in \(0, inf\], got -1"),
+        ({"rho": 1.5}, r"rho must lie in \(0, 1\], got 1.5"),
+        ({"eps": 0}, r"eps must lie in \(0, inf\], got 0"),
+        ({"pairs_per_image": None}, "give one of pairs_per_image, rho and eps"),
+        ({"source_weight": 1}, r"source_weight must lie in \[0, 1\), got 1"),
+        ({"source_weight": 0.1}, "source_weight=0.1 needs the features of the source domain"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_named(settings, message):
+    with pytest.raises(InputError, match=message):
+        JaccardDBSCAN(**settings).fit(FAMILIES["constant"])
+
+
+@pytest.mark.parametrize("convert", [np.asarray, torch.from_numpy])
+def test_hdbscan_on_features(convert):
+    features = groups(np.random.default_rng(9), 200, 8, noise=0.1)
+    labels = cluster_hdbscan(convert(features), 5)
+    assert type(labels) is type(convert(features))
+    assert np.asarray(labels).dtype == np.int32
+    assert labels.max() + 1 == 8
+    assert set(np.asarray(cluster_hdbscan(convert(features[:3]), 5))) == {-1}
+    with pytest.raises(InputError, match="min_cluster_size must be at least 2, got 1"):
+        cluster_hdbscan(features, 1)

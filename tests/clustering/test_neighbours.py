@@ -1,0 +1,116 @@
+"""Nearest neighbours against full sorting, at every blocking, and what features must be like."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+
+from rapids_slr.clustering import neighbours
+from rapids_slr.clustering.neighbours import check_features, nearest_neighbours
+from rapids_slr.errors import InputError
+from tests.clustering.cases import families, unit
+from tests.reference import jaccard as reference
+
+FAMILIES = families(np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("k", [1, 2, 7, 31])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_lists_equal_a_full_sort(family, k):
+    features = FAMILIES[family]
+    found = nearest_neighbours(features, k)
+    d = reference.squared_distances(features)
+    assert_array_equal(found.indices_Nk, reference.ranks(d)[:, :k])
+    assert_allclose(found.distances_Nk, np.take_along_axis(d, found.indices_Nk.astype(int), axis=1), atol=1e-6)
+    assert_allclose(found.furthest_N, d.max(axis=1), atol=1e-6)
+    assert (found.indices_Nk.dtype, found.distances_Nk.dtype, found.furthest_N.dtype) == ("i4", "f4", "f4")
+
+
+@pytest.mark.parametrize("family", ["clustered", "duplicated", "constant"])
+def test_blocks_and_threads_change_nothing(family, monkeypatch):
+    features = FAMILIES[family]
+    whole = nearest_neighbours(features, 9)
+    for block in (1, 7, 64):
+        monkeypatch.setattr(neighbours, "BLOCK", block)
+        parts = nearest_neighbours(features, 9)
+        assert_array_equal(parts.indices_Nk, whole.indices_Nk)
+        assert_array_equal(parts.distances_Nk, whole.distances_Nk)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3 - min(threads, 2))
+        assert_array_equal(nearest_neighbours(features, 9).indices_Nk, whole.indices_Nk)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_lists_longer_than_a_block_and_full_many_times_over():
+    """Similarities that rise along the columns: every image is a candidate when it is met."""
+    angle = np.linspace(0, 1.5, 3000)
+    features = unit(np.stack([np.cos(angle), np.sin(angle)], axis=1))
+    found = nearest_neighbours(features, 40)
+    d = reference.squared_distances(features[:5], features)
+    for i in range(5):
+        order = [i, *(j for j in np.lexsort((np.arange(3000), d[i])) if j != i)]
+        assert found.indices_Nk[i].tolist() == order[:40]
+
+
+def test_all_neighbours():
+    features = FAMILIES["random"]
+    assert_array_equal(
+        nearest_neighbours(features, 100).indices_Nk, reference.ranks(reference.squared_distances(features))
+    )
+
+
+def test_more_neighbours_than_images():
+    with pytest.raises(InputError, match="features: 100 rows, but k=101 neighbours were asked for"):
+        nearest_neighbours(FAMILIES["random"], 101)
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float16, "fortran", "strided", "read-only", "torch", "bfloat16"])
+def test_features_are_converted(kind):
+    x = FAMILIES["random"]
+    given = {
+        "fortran": np.asfortranarray(x),
+        "strided": np.repeat(x, 2, axis=0)[::2],
+        "torch": torch.from_numpy(x),
+        "bfloat16": torch.from_numpy(x).bfloat16(),
+        "read-only": x,
+    }.get(kind, x.astype(kind) if not isinstance(kind, str) else None)
+    if kind == "read-only":
+        given = x.copy()
+        given.flags.writeable = False
+    checked = check_features(given)
+    assert checked.dtype == np.float32
+    assert checked.flags.c_contiguous
+    assert_allclose(checked, x, atol=2e-2 if kind in ("bfloat16", np.float16) else 1e-7)
+    assert nearest_neighbours(checked, 3).indices_Nk.shape == (100, 3)
+
+
+def test_usable_features_are_not_copied():
+    x = FAMILIES["random"]
+    assert np.shares_memory(check_features(x), x)
+    assert np.shares_memory(check_features(torch.from_numpy(x)), x)
+
+
+def spoilt(rows, value):
+    x = FAMILIES["random"].copy()
+    x[rows, 3] = value
+    return x
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (np.ones(5), r"features: expected \(N, D\) real numbers, a row an image, got \(5,\) float64"),
+        (np.ones((0, 4)), r"features: expected \(N, D\) real numbers, a row an image, got \(0, 4\)"),
+        (np.array([["a"]]), r"features: expected \(N, D\) real numbers"),
+        (np.ones((3, 2), complex), r"features: expected \(N, D\) real numbers"),
+        (spoilt([4, 17], np.nan), "features: NaN or infinite values in 2 of 100 rows: 4, 17; look at the images"),
+        (spoilt([99], -np.inf), "features: NaN or infinite values in 1 of 100 rows: 99"),
+        (spoilt(range(30), 5.0), r"lengths 1..5\.\d+ in 30 of 100 rows: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, \.\.\.; divide"),
+        (np.zeros((2, 2)), r"expected rows of unit length, got lengths 0..0 in 2 of 2 rows: 0, 1"),
+    ],
+)
+def test_features_that_cannot_be_used_are_named(features, message):
+    with pytest.raises(InputError, match=message):
+        check_features(features)
