@@ -24,6 +24,7 @@ from rapids_slr import __version__
 from rapids_slr.errors import InputError
 
 if TYPE_CHECKING:
+    from rapids_slr.data import Domain
     from rapids_slr.spec import DomainSpec, RunSpec
 
 DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
@@ -183,10 +184,12 @@ def data_synth(
             raise InputError(f"{folder} is not empty; name a new folder")
 
     from rapids_slr.data import summarise, synth_domain, write_domain
+    from rapids_slr.progress import Progress
 
     for name, folder in folders.items():
         domain = synth_domain(specs[name])
-        write_domain(domain, folder)
+        with Progress() as progress, progress.task(f"drawing {folder}", count_images(domain), "images") as task:
+            write_domain(domain, folder, progress=task.advance)
         print_table(str(folder), summarise(domain))
     paths = [f"data.{name}.path={folder}" for name, folder in folders.items()]
     print(shlex.join(["rapids-slr", "train", *(word for path in paths for word in ("--set", path))]))
@@ -201,13 +204,20 @@ def data_check(
     """Count the images of a data set, or of a spec's data sets, and list all that is wrong with them."""
     domains = domains_to_check(what, layout, changes)
     from rapids_slr.data import check_domain, scan_domain, summarise
+    from rapids_slr.progress import Progress
 
-    faults = []
-    for name, domain in domains.items():
-        print_table(name, summarise(scan_domain(domain)))
-        faults += check_domain(domain, decode=decode)
+    faults: list[str] = []
+    for name, spec in domains.items():
+        try:
+            domain = scan_domain(spec)
+        except InputError as fault:
+            faults.append(f"{name}: {fault}")
+            continue
+        print_table(name, summarise(domain))
+        with Progress() as progress, progress.task(f"checking {name}", count_images(domain), "images") as task:
+            faults += map(str, check_domain(domain, decode, progress=task.advance))
     if faults:
-        raise InputError("\n".join([*map(str, faults), f"{len(faults)} fault{'s' * (len(faults) > 1)}"]))
+        raise InputError("\n".join([*faults, f"{len(faults)} {'fault' if len(faults) == 1 else 'faults'}"]))
     print("ok")
 
 
@@ -216,9 +226,12 @@ def domains_to_check(what: str, layout: str, changes: Sequence[str] | None) -> d
     from pydantic import ValidationError
 
     from rapids_slr.spec import DomainSpec
-    from rapids_slr.specfile import explain_values, load_spec
+    from rapids_slr.specfile import embedded_specs, explain_values, load_spec
 
-    if Path(what).suffix in (".yaml", ".yml") or not Path(what).exists():
+    exists, is_yaml = Path(what).exists(), Path(what).suffix in (".yaml", ".yml")
+    if not exists and not is_yaml and what not in embedded_specs():
+        raise InputError(f"{what}: no such folder, .zip or spec")
+    if is_yaml or not exists:
         data = load_spec(what, changes or ()).data
         return {"source": data.source, "target": data.target} if data.source else {"target": data.target}
     if changes:
@@ -235,9 +248,15 @@ def data_pack(
 ) -> None:
     """Pack a data folder into one .zip, which every command reads as it is."""
     from rapids_slr.data import pack
+    from rapids_slr.progress import Progress
 
-    pack(folder, archive)
+    with Progress() as progress, progress.task(f"packing {folder}", total=None, unit="files") as task:
+        pack(folder, archive, progress=task.advance)
     print(archive)
+
+
+def count_images(domain: Domain) -> int:
+    return len(domain.train) + len(domain.query) + len(domain.gallery)
 
 
 # Specs ---------------------------------------------------------------------------------------------------------------
@@ -378,8 +397,7 @@ def reported(command: Callable[..., None], debug: bool) -> Callable[..., None]:
             sys.stdout.flush()
         except (typer.Exit, BrokenPipeError):  # `rapids-slr spec show | head` is no fault
             raise
-        except KeyboardInterrupt:
-            print("stopped", file=sys.stderr)
+        except KeyboardInterrupt:  # the run itself says how to go on
             raise typer.Exit(STOPPED) from None
         except Exception as fault:
             if debug:

@@ -8,6 +8,7 @@ with Progress() as progress:
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -42,6 +43,7 @@ class Progress(AbstractContextManager["Progress"]):
                 console=self._console,
                 refresh_per_second=1 / LIVE_SECONDS,
                 transient=True,
+                redirect_stdout=sys.stdout.isatty(),  # results that go to a file stay out of it
             )
 
     def __enter__(self) -> Progress:
@@ -53,8 +55,8 @@ class Progress(AbstractContextManager["Progress"]):
         if self._live is not None:
             self._live.stop()
 
-    def task(self, description: str, total: int, unit: str = "it") -> Task:
-        """A new task of `total` steps; its bar stays until it is closed."""
+    def task(self, description: str, total: int | None, unit: str = "it") -> Task:
+        """A new task of `total` steps, None where nobody knows; its bar stays until it is closed."""
         return Task(self, description, total, unit)
 
     def say(self, message: str) -> None:
@@ -68,7 +70,7 @@ class Progress(AbstractContextManager["Progress"]):
 class Task(AbstractContextManager["Task"]):
     """One stretch of work; made by Progress.task. Advancing costs about a microsecond but when it is shown."""
 
-    def __init__(self, progress: Progress, description: str, total: int, unit: str) -> None:
+    def __init__(self, progress: Progress, description: str, total: int | None, unit: str) -> None:
         self.description, self.total, self.unit = description, total, unit
         self.done = self.images = 0
         self.values: dict[str, float] = {}
@@ -106,14 +108,14 @@ class Task(AbstractContextManager["Task"]):
     def state(self, now: float) -> str:
         """Steps, speed, values, and the time left or, of a finished or closed task, taken."""
         seconds = max(now - self._started, 1e-9)
-        parts = [f"{self.done}/{self.total}"]
+        parts = [f"{self.done}" if self.total is None else f"{self.done}/{self.total}"]
         if self.done:
             amount, unit = (self.images, "images") if self.images else (self.done, self.unit)
             parts.append(f"{_short(amount / seconds)} {unit}/s")
         parts += [f"{name} {_short(value)}" for name, value in self.values.items()]
-        if self.closed or self.done >= self.total:
+        if self.closed or (self.total is not None and self.done >= self.total):
             parts.append(f"in {_duration(seconds)}")
-        elif self.done:
+        elif self.done and self.total is not None:
             parts.append(f"{_duration(seconds / self.done * (self.total - self.done))} left")
         return "  ".join(parts)
 

@@ -55,6 +55,14 @@ def test_a_task_without_images_counts_its_unit():
     assert stream.getvalue() == "reading  500/1000  250 files/s  in 2.0 s\n"
 
 
+def test_a_task_of_unknown_length_counts_up():
+    stream, watch = io.StringIO(), Watch()
+    with Progress(stream, watch).task("packing", None, unit="files") as task:
+        watch.seconds = LINE_SECONDS
+        task.advance(50)
+    assert stream.getvalue() == "packing  50  5 files/s\npacking  50  5 files/s  in 10 s\n"
+
+
 def test_a_task_is_closed_once_and_with_no_step_done():
     stream, watch = io.StringIO(), Watch()
     task = Progress(stream, watch).task("reading", 0)
@@ -99,6 +107,13 @@ def test_a_terminal_gets_a_bar_that_goes_when_it_is_done(terminal):
     assert "ce 0.5" in text
     assert "epoch 1: [mAP] 70.1" in text
     assert text.count("\n") < 20
+
+
+def test_results_go_to_stdout_while_bars_are_live(terminal, capsys):
+    with Progress(terminal) as progress, progress.task("epoch 1/2", 4):
+        print("a result")
+    assert capsys.readouterr().out == "a result\n"
+    assert "a result" not in terminal.getvalue()
 
 
 def test_advancing_is_cheap(terminal):

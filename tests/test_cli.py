@@ -1,0 +1,308 @@
+"""The command line: what it prints, where, and the code it ends with."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rapids_slr
+from rapids_slr import run
+from rapids_slr.cli import COMMANDS, main
+from rapids_slr.errors import InputError, RunError
+from rapids_slr.specfile import load_spec
+
+SPEC = "data: {source: {synth: {style: source}}, target: {synth: {style: target}}}\n"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.delenv("RAPIDS_SLR_DEBUG", raising=False)
+    (tmp_path / "good.yaml").write_text(SPEC)
+    return tmp_path
+
+
+@pytest.fixture
+def calls(monkeypatch) -> list[tuple]:
+    """What the commands ask of run.py, which does nothing here."""
+    asked: list[tuple] = []
+    for name in ("train", "pretrain", "adapt", "evaluate"):
+
+        def record(spec, out=None, resume=None, name=name):
+            asked.append((name, spec, out, resume))
+            return {"mAP": 0.5} if name == "evaluate" else Path("runs/here")
+
+        monkeypatch.setattr(run, name, record)
+    return asked
+
+
+# Help ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_an_example(capsys, name):
+    assert main([*name.split(), "--help"]) == 0
+    text = capsys.readouterr().out
+    assert f"Example: rapids-slr {name}" in text
+    assert COMMANDS[name].example in text
+
+
+def test_examples_are_commands_that_parse(calls, capsys, here, monkeypatch):
+    """Every example is taken; what it asks for need not be there."""
+    monkeypatch.setattr("rapids_slr.data.write_domain", lambda *_, **__: None)
+    (here / "runs/a").mkdir(parents=True)
+    (here / "runs/a/spec.yaml").write_text(SPEC)
+    for command in COMMANDS.values():
+        words = command.example.partition(">")[0].split()
+        main(words[1:])
+        assert "Usage:" not in capsys.readouterr().err, command.example
+
+
+def test_help_is_there_without_a_command(capsys):
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert {name.split()[0] for name in COMMANDS} <= set(text.split())
+    assert main([]) == 2
+
+
+def test_the_version_is_printed(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"rapids-slr {rapids_slr.__version__}\n"
+
+
+def test_help_does_not_wait_for_torch():
+    script = "import sys; from rapids_slr.cli import main; main(['train', '--help']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True).returncode == 0
+
+
+def test_the_module_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "rapids_slr", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"rapids-slr {rapids_slr.__version__}\n")
+
+
+# What the commands ask of the run ------------------------------------------------------------------------------------
+
+
+def test_train_passes_spec_changes_device_and_folder(calls, capsys):
+    words = ["train", "good.yaml", "--set", "clusters.k1=7", "--set", "refine=none", "--device", "cpu", "--out", "x"]
+    assert main(words) == 0
+    ((name, spec, out, resume),) = calls
+    assert (name, out, resume) == ("train", Path("x"), False)
+    assert (spec.clusters.k1, spec.refine, spec.device) == (7, None, "cpu")
+    assert capsys.readouterr().out == "runs/here\n"
+
+
+@pytest.mark.parametrize("command", ["train", "pretrain", "adapt"])
+def test_resume_without_a_spec_takes_that_of_the_folder(calls, here, command):
+    (here / "x").mkdir()
+    (here / "x/spec.yaml").write_text(SPEC + "seed: 11\n")
+    assert main([command, "--resume", "--out", "x", "--device", "cpu"]) == 0
+    ((name, spec, out, resume),) = calls
+    assert (name, spec.seed, spec.device, out, resume) == (command, 11, "cpu", Path("x"), True)
+
+
+def test_adapt_and_evaluate_take_the_spec_of_the_folder(calls, here, capsys):
+    (here / "x").mkdir()
+    (here / "x/spec.yaml").write_text(SPEC + "seed: 11\n")
+    assert main(["adapt", "--out", "x"]) == 0
+    assert main(["evaluate", "--out", "x"]) == 0
+    assert main(["evaluate", "good.yaml", "--out", "x"]) == 0
+    assert [(name, spec.seed) for name, spec, *_ in calls] == [("adapt", 11), ("evaluate", 11), ("evaluate", 0)]
+    assert capsys.readouterr().out.startswith("runs/here\n" + json.dumps({"mAP": 0.5}, indent=2))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "--resume"], "error: --resume needs the run folder to go on with: --out DIR\n"),
+        (["train", "--resume", "--out", "gone"], "error: gone holds no run (no spec.yaml); name the folder"),
+        (["evaluate"], "error: evaluate needs the run folder whose network it takes: --out DIR\n"),
+        (["evaluate", "--out", "gone"], "error: gone holds no run (no spec.yaml)"),
+        (["train", "gone.yaml"], "error: gone.yaml: no such spec file; embedded specs are "),
+        (["train", "good.yaml", "--set", "seed"], "error: --set seed: expected key=value, such as clusters.k1=20\n"),
+    ],
+)
+def test_bad_arguments_end_with_2_and_one_message(calls, capsys, words, message):
+    assert main(words) == 2
+    written = capsys.readouterr()
+    assert written.out == ""
+    assert written.err.startswith(message)
+    assert not calls
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["trian"], ["train", "--devce", "cpu"], ["train", "--device", "gpu"], ["train", "a", "b"], ["data", "pack"]],
+)
+def test_usage_errors_end_with_2(calls, capsys, words):
+    assert main(words) == 2
+    assert "Usage:" in capsys.readouterr().err
+    assert not calls
+
+
+# Failures ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "message"),
+    [
+        (InputError("images: 3 are unreadable"), 2, "error: images: 3 are unreadable\n"),
+        (RunError("epoch 3: the loss is not finite"), 1, "error: epoch 3: the loss is not finite\n"),
+        (OSError(28, "No space left on device", "runs/a"), 1, "error: [Errno 28] No space left on device: 'runs/a'\n"),
+        (KeyError("k"), 1, "error:\nKeyError: 'k'\nThis was not foreseen; run again with --debug for the traceback\n"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_failures_end_with_their_code_and_one_message(calls, monkeypatch, capsys, fault, code, message):
+    def fail(*_):
+        raise fault
+
+    monkeypatch.setattr(run, "train", fail)
+    assert main(["train", "good.yaml"]) == code
+    written = capsys.readouterr()
+    assert (written.out, written.err) == ("", message)
+
+    monkeypatch.setenv("RAPIDS_SLR_DEBUG", "1")
+    assert main(["train", "good.yaml"]) == code
+    if code != 130:
+        assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--debug", "train", "good.yaml"], ["train", "good.yaml", "--debug"]])
+def test_debug_shows_the_traceback_wherever_it_stands(calls, monkeypatch, capsys, words):
+    def fail(*_):
+        raise RunError("full")
+
+    monkeypatch.setattr(run, "train", fail)
+    assert main(words) == 1
+    text = capsys.readouterr().err
+    assert "in fail" in text
+    assert text.endswith("error: full\n")
+
+
+def test_a_warning_of_the_library_goes_to_stderr_once(calls, monkeypatch, capsys):
+    import logging
+
+    def warn(*_):
+        logging.getLogger("rapids_slr.data.read").warning("%d faults", 3)
+        return Path("x")
+
+    monkeypatch.setattr(run, "train", warn)
+    main(["train", "good.yaml"])
+    capsys.readouterr()
+    main(["train", "good.yaml"])
+    assert capsys.readouterr().err == "warning: 3 faults\n"
+
+
+# spec ----------------------------------------------------------------------------------------------------------------
+
+
+def test_spec_check_names_all_faults_of_all_specs(capsys, here):
+    (here / "bad.yaml").write_text(SPEC + "refine:\n  alhpa: 0.7\ntraining: {epochs: 0}\nk1: 20\n")
+    assert main(["spec", "check", "good.yaml", "bad.yaml", "gone.yaml"]) == 2
+    written = capsys.readouterr()
+    assert written.out == "good.yaml: ok\n"
+    lines = written.err.splitlines()
+    assert lines[:4] == [
+        "error:",
+        "bad.yaml:3: refine.alhpa: unknown key; did you mean refine.alpha?",
+        "bad.yaml:4: training.epochs: should be greater than or equal to 1, got 0",
+        "bad.yaml:5: k1: unknown key; did you mean clusters.k1?",
+    ]
+    assert lines[4].startswith("gone.yaml: no such spec file")
+    assert main(["spec", "check", "good.yaml"]) == 0
+
+
+def test_spec_show_prints_a_spec_that_loads_to_the_same(capsys, here):
+    assert main(["spec", "show", "good.yaml", "--set", "refine=none"]) == 0
+    (here / "shown.yaml").write_text(capsys.readouterr().out)
+    assert load_spec("shown.yaml") == load_spec("good.yaml", ["refine=none"])
+
+
+def test_spec_schema_prints_json(capsys):
+    assert main(["spec", "schema"]) == 0
+    assert "alpha" in json.loads(capsys.readouterr().out)["$defs"]["RefineSpec"]["properties"]
+
+
+def test_a_closed_pipe_is_no_fault():
+    command = f"{sys.executable} -m rapids_slr spec schema | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stdout == "{\n"
+    assert done.stderr == ""
+
+
+# data ----------------------------------------------------------------------------------------------------------------
+
+SMALL = ["--identities", "3", "--images", "4", "--height", "32", "--width", "16"]
+
+
+def test_drawn_data_can_be_checked_packed_and_trained_on(capsys, calls):
+    assert main(["data", "synth", "drawn", *SMALL]) == 0
+    written = capsys.readouterr()
+    command = written.out.splitlines()[-1]
+    assert command == "rapids-slr train --set data.source.path=drawn/source --set data.target.path=drawn/target"
+    assert "drawn/source" in written.err  # progress
+    assert main(["data", "check", "drawn/target"]) == 0
+    assert "12" in capsys.readouterr().out.split()  # 3 identities of 4 images
+    assert main(["data", "pack", "drawn/target", "target.zip"]) == 0
+    assert capsys.readouterr().out == "target.zip\n"
+    assert main(["data", "check", "target.zip", "--no-decode"]) == 0
+    assert main(["train", "good.yaml", *command.split()[2:]]) == 0
+    assert calls[0][1].data.target.path == "drawn/target"
+
+
+def test_data_check_lists_all_faults_and_ends_with_2(capsys, here):
+    main(["data", "synth", "drawn", "--style", "target", *SMALL])
+    first, second, *_ = sorted((here / "drawn/bounding_box_train").iterdir())
+    first.write_bytes(first.read_bytes()[:40])
+    second.rename(second.with_name("nobody.png"))
+    capsys.readouterr()
+    assert main(["data", "check", "drawn"]) == 2
+    text = capsys.readouterr().err
+    assert first.name in text
+    assert "nobody.png" in text
+    assert text.endswith("2 faults\n")
+
+
+def test_data_check_of_a_spec_looks_at_both_domains(capsys):
+    changes = ["--set", "data.source.synth={identities: 2, images: 4}", "--set", "data.target.path=gone"]
+    assert main(["data", "check", "good.yaml", *changes]) == 2
+    written = capsys.readouterr()
+    assert "source" in written.out
+    assert "target: " in written.err
+    assert "gone" in written.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["synth", "x", "--images", "1", "--gap", "-1"], "--images: should be greater than or equal to 2, got 1"),
+        (["synth", "."], "is not empty; name a new folder"),
+        (["check", ".", "--layout", "mars"], "--layout: should be 'auto', 'market1501'"),
+        (["check", ".", "--set", "seed=1"], "--set changes a spec, and none was given"),
+        (["check", "gone"], "gone: no such folder, .zip or spec"),
+        (["pack", "gone", "gone.zip"], "gone is not a folder"),
+    ],
+)
+def test_data_commands_refuse_what_they_cannot_use(capsys, here, words, message):
+    (here / "source").mkdir()
+    (here / "source/a.txt").touch()
+    assert main(["data", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+# doctor --------------------------------------------------------------------------------------------------------------
+
+
+def test_doctor_prints_a_table_or_json(capsys):
+    assert main(["doctor"]) == 0
+    assert "nearest neighbours" in capsys.readouterr().out
+    assert main(["doctor", "--json", "--device", "cpu"]) == 0
+    findings = json.loads(capsys.readouterr().out)
+    assert findings["engine"]["takes"] == "cpu"
