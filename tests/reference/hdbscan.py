@@ -83,7 +83,7 @@ def select(cluster):
 
 
 def merge_near(root, chosen, merge_distance):
-    """cluster_selection_epsilon: a cluster born below it gives way to its first ancestor born above it, but the root."""
+    """cluster_selection_epsilon: a cluster born below it gives way to its first ancestor born above it."""
     above = {}
 
     def visit(cluster):
