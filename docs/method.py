@@ -21,16 +21,18 @@ COLOURS = plt.get_cmap("Set2")(np.arange(8))
 
 
 def example(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Points (N, 2), and two clusterings that err differently: one merges and loses images, the other splits."""
+    """Points (N, 2), and two clusterings that err differently, in splits, strays and lost images."""
     angles = np.arange(IDENTITIES) / IDENTITIES * 2 * np.pi
     centres = np.stack([np.cos(angles), np.sin(angles)], axis=1) * 2.2
     truth = np.repeat(np.arange(IDENTITIES), IMAGES)
     points = centres[truth] + rng.normal(0, 0.42, (len(truth), 2))
     before, now = truth.copy(), truth.copy()
-    before[truth == 1] = np.where(points[truth == 1, 0] > np.median(points[truth == 1, 0]), 1, IDENTITIES)
-    now[truth == 4] = 3  # two identities in one cluster
-    now[truth == 5] = 4
-    for labels, share in ((before, 0.08), (now, 0.25)):
+    right_half = points[:, 0] > np.median(points[truth == 1, 0])
+    before[(truth == 1) & ~right_half] = IDENTITIES  # one identity in two clusters
+    wandering = rng.random(len(truth)) < 0.12
+    before[wandering] = (truth[wandering] + 1) % IDENTITIES
+    now[(truth == 4) & (points[:, 1] > np.median(points[truth == 4, 1]))] = 3  # half of one identity with its neighbour
+    for labels, share in ((before, 0.06), (now, 0.25)):
         labels[rng.random(len(truth)) < share] = -1
     return points, before, now
 
@@ -44,7 +46,7 @@ def scatter(axes, points, labels, title) -> None:
 
 
 def heat(axes, matrix, title, rows, columns) -> None:
-    axes.imshow(matrix, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    axes.imshow(matrix, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
     axes.set(title=title, xlabel=columns, ylabel=rows, xticks=range(matrix.shape[1]))
     axes.set_yticks(range(matrix.shape[0]) if matrix.shape[0] < 10 else [])
 

@@ -17,11 +17,10 @@ from rapids_slr.errors import InputError, RunError
 from rapids_slr.evaluation import agreement, label_quality, retrieval_scores
 from rapids_slr.models import TwoBranch, embed, make_teacher, recalibrate_batchnorm
 from rapids_slr.refinement import SLR, Refined
-from rapids_slr.runfolder import RunFolder, best_row, load_tensors, save_tensors
+from rapids_slr.runfolder import best_row, load_tensors, save_tensors
 from rapids_slr.seeds import generator
 from rapids_slr.session import SCORES, Images, Session, Test
 from rapids_slr.spec import ClusterSpec, RefineSpec, RunSpec
-from rapids_slr.specfile import load_spec
 from rapids_slr.training.steps import adapt_epoch, pretrain_epoch, pretrain_optimizer, pretrain_rate
 from rapids_slr.training.targets import (
     Targets,
@@ -62,14 +61,6 @@ def adapt(spec: RunSpec, out: Path | None = None, resume: bool = False) -> Path:
         pretrain_network(session)
         adapt_network(session)
     return session.folder.path
-
-
-def spec_of(out: Path) -> RunSpec:
-    """The spec that a run folder was started with."""
-    file = RunFolder(out).spec_file
-    if not file.exists():
-        raise InputError(f"{out} is not a run folder: it has no spec.yaml")
-    return load_spec(file)
 
 
 def pretrain_network(session: Session) -> None:
@@ -263,7 +254,7 @@ def warn_of_collapse(session: Session, epoch: int, clusters_N: Tensor, refined_N
     refined_clusters, wanted = int(refined_N.max()) + 1, session.spec.training.identities
     if len(sizes) and int(sizes.max()) > len(clusters_N) / 10:
         session.warn(
-            f"epoch {epoch}: the largest of {len(sizes)} clusters holds {int(sizes.max())} of {len(clusters_N)} images; "
+            f"epoch {epoch}: one of {len(sizes)} clusters holds {int(sizes.max())} of {len(clusters_N)} images; "
             "if there are more identities than that, lower clusters.pairs_per_image"
         )
     if refined_clusters < wanted:

@@ -61,6 +61,7 @@ class Session(AbstractContextManager["Session"]):
         self.spec = spec
         self.folder = RunFolder(out or Path("runs") / f"{spec.name}-{time.strftime('%Y%m%d-%H%M%S')}")
         self._may_use(resume, builds_on_pretraining)
+        self._resumed = resume
         self.backend = choose_backend(spec.device)
         self.device = self.backend.device
         self.progress = Progress()
@@ -88,7 +89,8 @@ class Session(AbstractContextManager["Session"]):
 
     def __enter__(self) -> Session:
         self.folder.path.mkdir(parents=True, exist_ok=True)
-        self.folder.write_text(self.folder.spec_file, dump_spec(self.spec))
+        if not self._resumed:
+            self.folder.write_text(self.folder.spec_file, dump_spec(self.spec))
         self._state = self.folder.load_checkpoint()
         self.progress.__enter__()
         self.progress.say(f"{self.folder.path} on {self.device_name} ({self.backend.why})")

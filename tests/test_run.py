@@ -18,7 +18,7 @@ from rapids_slr import run
 from rapids_slr.errors import InputError, RunError
 from rapids_slr.runfolder import RunFolder
 from rapids_slr.spec import RunSpec
-from rapids_slr.specfile import dump_spec
+from rapids_slr.specfile import dump_spec, load_spec
 
 SCORES = {"mAP", "rank1", "rank5", "rank10"}
 
@@ -81,7 +81,7 @@ def test_the_label_table_carries_last_epochs_clusters(finished):
 
 
 def test_the_resolved_spec_repeats_the_run(finished, tmp_path):
-    again = run.train(run.spec_of(finished), tmp_path / "again")
+    again = run.train(load_spec(finished / "spec.yaml"), tmp_path / "again")
     assert_same_run(finished, again)
 
 
@@ -193,7 +193,7 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before(finished, tiny, tmp
 
 def test_resuming_a_finished_run_changes_nothing(finished):
     before = {path: path.read_bytes() for path in finished.rglob("*.pt")}
-    run.train(run.spec_of(finished), finished, resume=True)
+    run.train(load_spec(finished / "spec.yaml"), finished, resume=True)
     assert before == {path: path.read_bytes() for path in finished.rglob("*.pt")}
 
 
