@@ -21,6 +21,8 @@ LIVE_SECONDS = 0.2
 """Least time between two changes of a bar."""
 LINE_SECONDS = 10.0
 """Least time between two lines about the same task."""
+BRIEF_SECONDS = 1.0
+"""A task that ends sooner gets no line."""
 
 
 class Progress(AbstractContextManager["Progress"]):
@@ -96,14 +98,14 @@ class Task(AbstractContextManager["Task"]):
             self._show(now)
 
     def close(self) -> None:
-        """Take the bar away, or write the last line about the task."""
+        """Take the bar away, or write the last line about a task that took a while."""
         if self.closed:
             return
         self.closed = True
         if self._live is not None and self._bar is not None:
             self._live.remove_task(self._bar)
-        else:
-            self._show(self._progress.now())
+        elif (now := self._progress.now()) - self._started >= BRIEF_SECONDS:
+            self._show(now)
 
     def state(self, now: float) -> str:
         """Steps, speed, values, and the time left or, of a finished or closed task, taken."""

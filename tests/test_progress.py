@@ -66,16 +66,26 @@ def test_a_task_of_unknown_length_counts_up():
 def test_a_task_is_closed_once_and_with_no_step_done():
     stream, watch = io.StringIO(), Watch()
     task = Progress(stream, watch).task("reading", 0)
+    watch.seconds = 1.0
     task.close()
     task.close()
-    assert stream.getvalue() == "reading  0/0  in 0.0 s\n"
+    assert stream.getvalue() == "reading  0/0  in 1.0 s\n"
+
+
+def test_a_brief_task_gets_no_line():
+    stream, watch = io.StringIO(), Watch()
+    with Progress(stream, watch).task("reading", 5) as task:
+        watch.seconds = 0.9
+        task.advance(5)
+    assert stream.getvalue() == ""
 
 
 def test_an_error_passes_through_and_leaves_the_state():
-    stream = io.StringIO()
+    stream, watch = io.StringIO(), Watch()
 
     def work() -> None:
-        with Progress(stream, Watch()) as progress, progress.task("epoch 1/2", 9) as task:
+        with Progress(stream, watch) as progress, progress.task("epoch 1/2", 9) as task:
+            watch.seconds = 2.0
             task.advance(3)
             raise KeyboardInterrupt
 
