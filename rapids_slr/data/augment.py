@@ -85,7 +85,7 @@ def flip_and_shift(images_BCHW: Tensor, flip_B: Tensor, shift_B2: Tensor, pad: i
 
 
 def warp(images_BCHW: Tensor, flip_B: Tensor, shift_B2: Tensor, angle_B: Tensor, scale_B: Tensor) -> Tensor:
-    """Mirror, rotate (radians) and scale about the centre, then shift as above; bilinear, 0 beyond the image.
+    """Mirror, rotate (clockwise, radians) and scale about the centre, shift as above; bilinear, 0 beyond the image.
 
     Returns: float32, in the range of the pixels.
     """

@@ -90,7 +90,7 @@ class ZipFiles:
             self._add(entry)
 
     def _add(self, entry: zipfile.ZipInfo) -> None:
-        name = entry.filename.replace("\\", "/")
+        name = entry.filename.replace("\\", "/").removeprefix("./")
         if leads_outside(name):
             self.faults.append(Fault(f"{self.path}/{entry.filename}", "leads outside of the archive"))
             return

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from rapids_slr.spec import DomainSpec
 log = logging.getLogger(__name__)
 
 
-def read_domain(spec: DomainSpec, on_error: str = "stop") -> Domain:
+def read_domain(spec: DomainSpec, on_error: Literal["stop", "skip"] = "stop") -> Domain:
     """The domain that a spec describes; no pixel is decoded yet.
 
     Args:
@@ -67,7 +68,7 @@ def _scan_files(files: Files, wanted: str) -> Domain:
         splits = {split: _read_place(files, layout, top, layout.place(split), faults) for split in SPLITS}
         splits["train"] = splits["train"].take(splits["train"].identities != JUNK)
     return Domain(
-        files.path.stem,
+        files.path.name if files.path.is_dir() else files.path.stem,
         layout.name if layout else wanted,
         **splits,
         faults=faults,

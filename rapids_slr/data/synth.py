@@ -54,7 +54,7 @@ class Studio:
         """(H, W, 3) uint8."""
         rng = self.rng("picture", identity, camera, index)
         person = self.person(identity, index if identity == DISTRACTOR else 0)
-        passer_by = self.person(DISTRACTOR, int(rng.random() * 2**31) + 2**31)
+        passer_by = self._person(DISTRACTOR, int(rng.random() * 2**31) + 2**31)
         return picture(person, self.camera(camera), self.style, rng, passer_by, self.spec.height, self.spec.width)
 
     def open(self, name: str) -> Image.Image:
@@ -111,9 +111,11 @@ def write_domain(
         folder: new or empty.
         suffix: ".png", or ".jpg" (quality 95).
         progress: called with 1 for every image written.
-    Raises: InputError if the folder holds something, or the suffix is another one.
+    Raises: InputError if the domain is not a drawn one, the folder holds something, or the suffix is another one.
     """
     folder = Path(folder)
+    if domain.layout != "synth":
+        raise InputError(f"{domain.name} is not a drawn domain but {domain.layout}; copy or pack its files instead")
     if suffix not in (".png", ".jpg"):
         raise InputError(f"suffix: expected .png or .jpg, got {suffix!r}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
