@@ -72,7 +72,10 @@ def train(
     out: OutOption = None,
     resume: ResumeOption = False,
 ) -> None:
-    """Run the whole job: pre-train on the source, adapt to the target, evaluate. Prints the run folder."""
+    """Run the whole job: pre-train on the source, adapt to the target, evaluate. Prints the run folder.
+
+    Relative paths in a spec count from the current directory. `--set refine=none` is the baseline without refinement.
+    """
     settings = run_spec(spec, changes, device, out, of_folder=resume)
     from rapids_slr import run
 

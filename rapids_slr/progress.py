@@ -81,7 +81,9 @@ class Task(AbstractContextManager["Task"]):
         self._started = progress.now()
         self._every = LINE_SECONDS if self._live is None else LIVE_SECONDS
         self._next = self._started + self._every
-        self._bar = self._live.add_task(description, total=total, state="") if self._live is not None else None
+        self._bar: rich.progress.TaskID | None = None
+        if self._live is not None:
+            self._bar = self._live.add_task(description, total=total, state=self.state(self._started))
 
     def __exit__(self, *_: object) -> None:
         self.close()

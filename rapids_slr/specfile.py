@@ -307,6 +307,8 @@ def read_yaml(text: str, start: Place, faults: list[Fault], keys: tuple[str, ...
         line = text.count("\n", 0, error.position) + 1
         what = f"broken YAML: {error.reason} (#x{error.character:04x})"
         faults.append(Fault(_at(start, line, 1), "", what, unread=bool(start.line)))
+    except RecursionError:
+        faults.append(Fault(start, "", "broken YAML: nested too deeply", unread=bool(start.line)))
     finally:
         if loader is not None:
             loader.dispose()

@@ -93,6 +93,7 @@ def test_faults_of_files_and_overrides_come_together(write):
         ("a: [1\nb: 2", "3: column 2: broken YAML: while parsing a flow sequence, expected ',' or ']'"),
         ("a: \x07", "2: broken YAML: special characters are not allowed (#x0007)"),
         ("zzz: 1", "2: zzz: unknown key"),
+        ("seed: " + "[" * 5000, "1: broken YAML: nested too deeply"),
     ],
 )
 def test_a_fault_is_named_in_words(write, text, fault):
