@@ -60,31 +60,32 @@ def _fill(start, stop, indptr, indices, values, place, column_indptr, rows, colu
             distances[e] = distance if distance >= ZERO else 0
 
 
-@cpu("void(int64[::1], int32[::1], float32[::1], int64[::1], int32[::1], float32[::1])")
-def _mirror(indptr, indices, values, out_indptr, out_indices, out_values):
-    """Both triangles, columns ascending, of a symmetric matrix given by the pairs i < j of its rows.
-
-    Walking the rows in order fills the lower triangle in order; walking that one in order, the upper.
-    """
-    N = indptr.size - 1
-    below = np.zeros(N, np.int64)
-    for e in range(indices.size):
-        below[indices[e]] += 1
-    for i in range(N):
-        out_indptr[i + 1] = out_indptr[i] + below[i] + indptr[i + 1] - indptr[i]
-    following = out_indptr[:-1].copy()
-    for i in range(N):
+@cpu("void(int64, int64, int64[::1], int32[::1], float32[::1], int64[::1], int32[::1], float32[::1])")
+def _lower(start, stop, indptr, indices, values, out_indptr, out_indices, out_values):
+    """The pairs i < j of rows i, as the lower triangle of rows start .. stop; in order, as i only grows."""
+    following = out_indptr[start:stop].copy()
+    for i in range(stop):
         for e in range(indptr[i], indptr[i + 1]):
-            place = following[indices[e]]
-            out_indices[place] = i
-            out_values[place] = values[e]
-            following[indices[e]] += 1
-    for i in range(N):
-        for e in range(out_indptr[i], out_indptr[i] + below[i]):
-            place = following[out_indices[e]]
-            out_indices[place] = i
-            out_values[place] = out_values[e]
-            following[out_indices[e]] += 1
+            j = indices[e]
+            if start <= j < stop:
+                place = following[j - start]
+                out_indices[place], out_values[place] = i, values[e]
+                following[j - start] += 1
+
+
+@cpu("void(int64, int64, int64[::1], int64[::1], int32[::1], float32[::1])")
+def _upper(start, stop, below_N, indptr, indices, values):
+    """The upper triangle of rows start .. stop from the lower triangle of all rows, below_N entries each, in order."""
+    following = indptr[start:stop] + below_N[start:stop]
+    for j in range(start + 1, indptr.size - 1):
+        end = indptr[j] + below_N[j]
+        for e in range(indptr[j] + np.searchsorted(indices[indptr[j] : end], start), end):
+            i = indices[e]
+            if i >= stop:
+                break
+            place = following[i - start]
+            indices[place], values[place] = j, values[e]
+            following[i - start] += 1
 
 
 def jaccard_distances(
@@ -105,7 +106,9 @@ def jaccard_distances(
     upper_indices, upper_distances = np.empty(upper[-1], np.int32), np.empty(upper[-1], np.float32)
     in_parallel(_fill, N, indptr, indices, weights, place, column_indptr, rows, column_weights,
                 upper, upper_indices, upper_distances, smallest=256)  # fmt: skip
-    out_indptr, out_indices = np.zeros(N + 1, np.int64), np.empty(2 * upper[-1], np.int32)
-    distances = np.empty(2 * upper[-1], np.float32)
-    _mirror(upper, upper_indices, upper_distances, out_indptr, out_indices, distances)
+    below_N, out_indptr = np.bincount(upper_indices, minlength=N), np.zeros(N + 1, np.int64)
+    np.cumsum(np.diff(upper) + below_N, out=out_indptr[1:])
+    out_indices, distances = np.empty(2 * upper[-1], np.int32), np.empty(2 * upper[-1], np.float32)
+    in_parallel(_lower, N, upper, upper_indices, upper_distances, out_indptr, out_indices, distances, smallest=256)
+    in_parallel(_upper, N, below_N, out_indptr, out_indices, distances, smallest=256)
     return out_indptr, out_indices, distances

@@ -59,16 +59,24 @@ def _count(start, stop, index_NK, back_NK, k1, half, size_N):
 
 
 @cpu("void(int64, int64, Array(float32, 2, 'C', readonly=True), float32[::1], int32[:, ::1], int16[:, ::1], int64,"
-     " int64, int64[::1], int32[::1], float32[::1])")  # fmt: skip
-def _fill(start, stop, features_ND, furthest_N, index_NK, back_NK, k1, half, indptr, indices, weights):
+     " int64, float32[:, ::1], int64[::1], int32[::1], float32[::1])")  # fmt: skip
+def _fill(start, stop, features_ND, furthest_N, index_NK, back_NK, k1, half, distance_NK, indptr, indices, weights):
+    listed_N, place_N = np.full(index_NK.shape[0], -1, np.int32), np.empty(index_NK.shape[0], np.int16)
     stamp_N, members = np.full(index_NK.shape[0], -1, np.int64), np.empty((k1 + 1) * (half + 2), np.int32)
     weight = np.empty(members.size)
     for i in range(start, stop):
         size = _expanded_set(i, index_NK, back_NK, k1, half, stamp_N, members)
         scale = 1.0 / furthest_N[i] if furthest_N[i] > 0 else 0.0
+        for p in range(index_NK.shape[1]):
+            listed_N[index_NK[i, p]], place_N[index_NK[i, p]] = i, p
         total = 0.0
         for m in range(size):
-            weight[m] = np.exp(-scale * squared_distance(features_ND[i], features_ND[members[m]]))
+            j = members[m]
+            if listed_N[j] == i:
+                distance = np.float64(distance_NK[i, place_N[j]])
+            else:
+                distance = squared_distance(features_ND[i], features_ND[j])
+            weight[m] = np.exp(-scale * distance)
             total += weight[m]
         for m in range(size):
             indices[indptr[i] + m] = members[m]
@@ -76,14 +84,15 @@ def _fill(start, stop, features_ND, furthest_N, index_NK, back_NK, k1, half, ind
 
 
 def kreciprocal_weights(
-    features_ND: np.ndarray, furthest_N: np.ndarray, index_NK: np.ndarray, k1: int
+    features_ND: np.ndarray, furthest_N: np.ndarray, index_NK: np.ndarray, distance_NK: np.ndarray, k1: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows of V as CSR (indptr int64, indices int32, weights float32); every row holds its own image and sums to 1.
 
     Args:
         features_ND: (N, D) float32, unit rows.
         furthest_N: (N,) float32, the largest squared distance of a row; 0 where all images are equal.
-        index_NK: (N, >= k1 + 1) int32, images by ascending distance, the image itself first.
+        index_NK: (N, K >= k1 + 1) int32, images by ascending distance, the image itself first.
+        distance_NK: float32, their squared distances.
     """
     N, K = index_NK.shape
     half = round(k1 / 2)  # half to even
@@ -92,5 +101,6 @@ def kreciprocal_weights(
     in_parallel(_count, N, index_NK, back_NK, k1, half, indptr[1:], smallest=256)
     np.cumsum(indptr, out=indptr)
     indices, weights = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.float32)
-    in_parallel(_fill, N, features_ND, furthest_N, index_NK, back_NK, k1, half, indptr, indices, weights, smallest=256)
+    in_parallel(_fill, N, features_ND, furthest_N, index_NK, back_NK, k1, half, distance_NK, indptr, indices, weights,
+                smallest=256)  # fmt: skip
     return indptr, indices, weights

@@ -148,20 +148,20 @@ def _offer_to_rows(start, stop, block_IJ, row, column, features_ND, k, rounding,
         i = row + r
         similarity_J = block_IJ[r]
         least = least_N[i]
+        for c in range(J):
+            least = min(least, similarity_J[c])
+        least_N[i] = least
         for first in range(0, J, CHUNK):
             last = min(first + CHUNK, J)
             threshold = threshold_N[i]
             hits = 0
             for c in range(first, last):
-                value = similarity_J[c]
-                least = min(least, value)
-                hits += value >= threshold
+                hits += similarity_J[c] >= threshold
             if hits:
                 for c in range(first, last):
                     if similarity_J[c] >= threshold_N[i] and column + c != i:
                         _offer(i, column + c, similarity_J[c], features_ND, k, rounding,
                                similarity_NC, index_NC, filled_N, threshold_N, scratch, distances)  # fmt: skip
-        least_N[i] = least
 
 
 @cpu(f"void(int64, int64, float32[:, ::1], int64, int64, {_FEATURES}, int64, float64, {_STATE})",
@@ -174,13 +174,13 @@ def _offer_to_columns(start, stop, block_IJ, row, column, features_ND, k, roundi
     threshold_J, least_J = threshold_N[column:], least_N[column:]
     for r in range(I):
         similarity_J = block_IJ[r]
+        for c in range(start, stop):
+            least_J[c] = min(least_J[c], similarity_J[c])
         for first in range(start, stop, CHUNK):
             last = min(first + CHUNK, stop)
             hits = 0
             for c in range(first, last):
-                value = similarity_J[c]
-                least_J[c] = min(least_J[c], value)
-                hits += value >= threshold_J[c]
+                hits += similarity_J[c] >= threshold_J[c]
             if hits:
                 for c in range(first, last):
                     if similarity_J[c] >= threshold_J[c]:

@@ -23,6 +23,11 @@ class Backend:
     why: str
     """What decided, in a few words for the report."""
 
+    @property
+    def label_device(self) -> torch.device:
+        """Where features are clustered and labels refined: so far on the CPU, whatever the engine."""
+        return torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Step:

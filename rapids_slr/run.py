@@ -126,7 +126,7 @@ def adapt_network(session: Session) -> None:
             features_ND = features(teacher, target, session, epoch)
             source_SD = features(teacher, session.source, session) if spec.clusters.source_weight > 0 else None
         with clock.stage("clusters"):
-            clusters_N = cluster(features_ND, source_SD, spec.clusters)
+            clusters_N = cluster(features_ND, source_SD, spec.clusters, session.backend.label_device)
         with clock.stage("refinement"):
             refined = slr.update(clusters_N) if slr is not None else None
             refined_N = clusters_N if refined is None else refined.hard
@@ -175,8 +175,9 @@ def evaluate(spec: RunSpec, out: Path | None = None) -> dict[str, float]:
 # The steps of an epoch ------------------------------------------------------------------------------------------------
 
 
-def cluster(features_ND: Tensor, source_SD: Tensor | None, spec: ClusterSpec) -> Tensor:
-    """Cluster labels (N,) int32 of one epoch, -1 for outliers."""
+def cluster(features_ND: Tensor, source_SD: Tensor | None, spec: ClusterSpec, device: torch.device) -> Tensor:
+    """Cluster labels (N,) int32 of one epoch on `device`, -1 for outliers."""
+    features_ND, source_SD = features_ND.to(device), None if source_SD is None else source_SD.to(device)
     if spec.method == "hdbscan":
         return cluster_hdbscan(features_ND, spec.min_cluster_size)
     settings = spec.model_dump(exclude={"method", "min_cluster_size"})
@@ -198,9 +199,9 @@ def training_targets(refined_N: Tensor, refined: Refined | None, session: Sessio
             "raise clusters.pairs_per_image (or eps), or start from a better pre-trained network"
         )
     if refined is not None and spec.refine is not None and spec.refine.hard == "none":
-        targets = soft_targets(refined_N, refined.rows)
+        targets = soft_targets(session.on_device(refined_N), refined.rows)
     else:
-        targets = hard_targets(refined_N)
+        targets = hard_targets(session.on_device(refined_N))
     if spec.training.labels == "shuffled":
         return shuffled(targets, generator(spec.seed, "shuffled labels", epoch))
     return targets

@@ -193,7 +193,7 @@ class Session(AbstractContextManager["Session"]):
         self.progress.say(line_of(stage, row))
 
     def say_scores(self, name: str, scores: Mapping[str, float]) -> None:
-        self.progress.say(f"{name:<10}" + "  ".join(f"{key} {100 * scores[key]:5.1f}" for key in SCORES))
+        self.progress.say(f"{name:<12}" + "  ".join(f"{key} {100 * scores[key]:5.1f}" for key in SCORES))
 
     @cached_property
     def _writer(self) -> SummaryWriter:

@@ -50,8 +50,9 @@ def jaccard_graph(features_ND: Array, neighbours: Neighbours, k1: int, k2: int) 
     columns = neighbours.indices_Nk.shape[1]
     if columns < max(k1 + 1, k2):
         raise InputError(f"neighbours: lists of {columns} images, but k1={k1} and k2={k2} need {max(k1 + 1, k2)}")
-    weights = kreciprocal_weights(features_ND, neighbours.furthest_N, neighbours.indices_Nk, k1)
-    return Graph(*jaccard_distances(*expand_queries(*weights, neighbours.indices_Nk, k2)))
+    index_Nk, distance_Nk = neighbours.indices_Nk, neighbours.distances_Nk
+    weights = kreciprocal_weights(features_ND, neighbours.furthest_N, index_Nk, distance_Nk, k1)
+    return Graph(*jaccard_distances(*expand_queries(*weights, index_Nk, k2)))
 
 
 def source_reach(features_ND: Array, source_MD: Array) -> np.ndarray:

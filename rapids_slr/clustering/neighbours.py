@@ -13,7 +13,8 @@ from rapids_slr.arrays import Array, array_module, as_array, require_host
 from rapids_slr.errors import InputError
 from rapids_slr.kernels import nearest
 
-BLOCK = 1024  # images on a side of a block of the product: 4 MB of similarities, which stay in the cache
+BLOCK = 1024  # rows of a block of the product
+STRIP = 4096  # columns: 16 MB of similarities, which stay in the cache
 UNIT = 1e-4  # largest deviation of a squared row norm from 1
 
 
@@ -96,13 +97,15 @@ def similarity_blocks(x_ND: np.ndarray, y_MD: np.ndarray, upper: bool = False) -
     """Yield (row, column, block) over the product x y^T; a block is overwritten by the next one.
 
     Args:
-        upper: leave out blocks below the diagonal.
+        upper: leave out what lies below the diagonal; the blocks on it are squares of their own.
     """
     x, y = _tensor(x_ND), _tensor(y_MD)
-    space = torch.empty(min(BLOCK, len(x)) * min(BLOCK, len(y)))
+    space = torch.empty(min(BLOCK, len(x)) * min(STRIP, len(y)))
     for row in range(0, len(x), BLOCK):
-        for column in range(row if upper else 0, len(y), BLOCK):
-            left, right = x[row : row + BLOCK], y[column : column + BLOCK]
+        diagonal = [(row, row + BLOCK)] if upper else []
+        first = row + BLOCK if upper else 0
+        for column, end in diagonal + [(c, c + STRIP) for c in range(first, len(y), STRIP)]:
+            left, right = x[row : row + BLOCK], y[column:end]
             block = space[: len(left) * len(right)].view(len(left), len(right))
             torch.mm(left, right.T, out=block)
             yield row, column, block.numpy()

@@ -32,6 +32,7 @@ def test_blocks_and_threads_change_nothing(family, monkeypatch):
     whole = nearest_neighbours(features, 9)
     for block in (1, 7, 64):
         monkeypatch.setattr(neighbours, "BLOCK", block)
+        monkeypatch.setattr(neighbours, "STRIP", 3 * block)
         parts = nearest_neighbours(features, 9)
         assert_array_equal(parts.indices_Nk, whole.indices_Nk)
         assert_array_equal(parts.distances_Nk, whole.distances_Nk)
