@@ -1,0 +1,90 @@
+"""What is installed: every package, the kernels under their name, the embedded specs, the same versions for conda."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).parents[1]
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> zipfile.ZipFile:
+    """A wheel of the sources as they stand, built in a copy."""
+    copy, out = tmp_path_factory.mktemp("copy"), tmp_path_factory.mktemp("wheel")
+    for name in ("rapids_slr", "kernels", "configs"):
+        shutil.copytree(REPOSITORY / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, copy / name)
+    build = f"from setuptools.build_meta import build_wheel; build_wheel({str(out)!r})"
+    subprocess.run([sys.executable, "-c", build], cwd=copy, check=True, capture_output=True)
+    return zipfile.ZipFile(next(out.glob("*.whl")))
+
+
+def test_the_wheel_holds_every_module_and_spec(wheel):
+    expected = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "rapids_slr").rglob("*.py")}
+    expected |= {f"rapids_slr/kernels/{path.name}" for path in (REPOSITORY / "kernels").glob("*.py")}
+    expected |= {f"rapids_slr/configs/{path.name}" for path in (REPOSITORY / "configs").glob("*.yaml")}
+    assert expected <= set(wheel.namelist())
+
+
+def test_the_wheel_installs_nothing_at_the_top_but_the_package(wheel):
+    top = {name.split("/")[0] for name in wheel.namelist()}
+    assert {name for name in top if not name.endswith(".dist-info")} == {"rapids_slr"}
+
+
+def test_the_kernels_of_an_editable_install_are_those_of_the_repository(tmp_path):
+    where = "import rapids_slr.kernels, rapids_slr.configs; print(rapids_slr.kernels.__path__[0])"
+    found = subprocess.run([sys.executable, "-c", where], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert Path(found.stdout.strip()).name == "kernels"
+
+
+def requirements(names: list[str]) -> dict[str, str]:
+    """Name -> bounds, in the names of conda."""
+    renamed = {"torch": "pytorch", "cupy-cuda13x": "cupy", "cuml-cu13": "cuml", "cudf-cu13": "cudf"}
+    parts = [re.fullmatch(r"([\w-]+)\s*(.*)", name) for name in names]
+    return {renamed.get(part[1], part[1]): part[2].replace("==", "=") for part in parts if part}
+
+
+def test_conda_gets_the_versions_of_pyproject():
+    conda = yaml.safe_load((REPOSITORY / "environment.yml").read_text())["dependencies"]
+    stated = requirements([name for name in conda if isinstance(name, str)])
+    project = PROJECT["project"]
+    assert stated.pop("python") == project["requires-python"]
+    assert stated.pop("cuda-version") == "=13.*"
+    del stated["pip"]
+    assert stated == {
+        name: bounds.lstrip("=") if bounds.startswith("==") else bounds
+        for name, bounds in requirements(project["dependencies"] + project["optional-dependencies"]["cuda13"]).items()
+    }
+
+
+def test_both_cuda_extras_ask_for_the_same_versions():
+    extras = PROJECT["project"]["optional-dependencies"]
+    assert [name.replace("cuda12x", "cuda13x").replace("cu12", "cu13") for name in extras["cuda12"]] == extras["cuda13"]
+
+
+def test_the_readme_starts_with_the_two_commands():
+    code = re.search(r"```console\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)[1]
+    assert [line.split("#")[0].strip() for line in code.strip().splitlines()] == ["make train", "make test"]
+    assert "make test" in (REPOSITORY / ".ci" / "run").read_text()
+
+
+def test_the_project_speaks_only_of_itself():
+    """No tracked text names the machine it was written on."""
+    files = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True)
+    if files.returncode:
+        pytest.skip("not a git checkout")
+    for name in files.stdout.split():
+        path = REPOSITORY / name
+        if path.suffix in (".py", ".md", ".toml", ".yaml", ".yml", ".json") and path.is_file():
+            assert "/work" + "/main" not in path.read_text(), name
