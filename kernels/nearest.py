@@ -13,7 +13,7 @@ import numba
 import numpy as np
 from rapids_slr.kernels import cpu, in_parallel
 
-CHUNK = 32  # similarities looked at together; one branch decides that none is a candidate
+CHUNK = 64  # similarities looked at together; one branch decides that none is a candidate
 ZERO = 1e-6  # squared distances below are 0: equal images whose inner product was rounded
 
 
@@ -104,11 +104,29 @@ def _settle(i, features_ND, index_C, count, k, distances):
 
 
 @numba.njit(cache=True, nogil=True)
+def _threshold(kth, rounding):
+    """Similarity below which nothing is among the k nearest, if k of them are computed as `kth` or more."""
+    return np.float32(min(kth, np.float32(1.0 - ZERO / 2)) - 2.0 * rounding)
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"nnan", "nsz"})
+def _first_threshold(similarity_J, k, rounding, largest, scratch):
+    """A threshold for an image without candidates: of many disjoint groups, k + 1 have a member as large as this."""
+    groups = largest.size
+    if similarity_J.size < 2 * groups:
+        return np.float32(-np.inf)
+    largest[:] = similarity_J[:groups]
+    for first in range(groups, similarity_J.size - groups + 1, groups):
+        for g in range(groups):
+            largest[g] = max(largest[g], similarity_J[first + g])
+    return _threshold(_kth_largest(largest, groups, k + 1, scratch), rounding)  # one may be the image itself
+
+
+@numba.njit(cache=True, nogil=True)
 def _tighten(i, features_ND, k, rounding, similarity_NC, index_NC, filled_N, threshold_N, scratch, distances):
     """Drop the candidates of i that cannot be among its k nearest, and raise its threshold."""
     count = filled_N[i]
-    kth = min(_kth_largest(similarity_NC[i], count, k, scratch), np.float32(1.0 - ZERO / 2))
-    threshold = np.float32(kth - 2.0 * rounding)
+    threshold = _threshold(_kth_largest(similarity_NC[i], count, k, scratch), rounding)
     kept = 0
     for c in range(count):
         if similarity_NC[i, c] >= threshold:
@@ -133,35 +151,52 @@ def _offer(i, j, value, features_ND, k, rounding, similarity_NC, index_NC, fille
         _tighten(i, features_ND, k, rounding, similarity_NC, index_NC, filled_N, threshold_N, scratch, distances)
 
 
+@numba.njit(cache=True, nogil=True, fastmath={"nnan", "nsz"})
+def _least(values, lanes):
+    """The smallest value. Minima of CHUNK lanes, unlike one minimum, are computed by vector instructions."""
+    lanes[:] = np.inf
+    for first in range(0, values.size - CHUNK + 1, CHUNK):
+        part = values[first : first + CHUNK]
+        for c in range(CHUNK):
+            lanes[c] = min(lanes[c], part[c])
+    least = values[-1]
+    for c in range(CHUNK):
+        least = min(least, lanes[c])
+    for c in range(values.size - values.size % CHUNK, values.size):
+        least = min(least, values[c])
+    return least
+
+
 _STATE = "float32[:, ::1], int32[:, ::1], int32[::1], float32[::1], float32[::1]"
 _FEATURES = "Array(float32, 2, 'C', readonly=True)"
 
 
-@cpu(f"void(int64, int64, float32[:, ::1], int64, int64, {_FEATURES}, int64, float64, {_STATE})",
-     fastmath={"nnan", "nsz"})  # fmt: skip
+@cpu(f"void(int64, int64, float32[:, ::1], int64, int64, {_FEATURES}, int64, float64, {_STATE})")
 def _offer_to_rows(start, stop, block_IJ, row, column, features_ND, k, rounding,
                    similarity_NC, index_NC, filled_N, threshold_N, least_N):  # fmt: skip
     """Offer every column of the block to the images row + start .. row + stop."""
     J, C = block_IJ.shape[1], similarity_NC.shape[1]
-    scratch, distances = np.empty(C, np.float32), np.empty(k + 1)
+    scratch, distances = np.empty(2 * C, np.float32), np.empty(k + 1)
+    largest, lanes = np.empty(4 * (k + 1), np.float32), np.empty(CHUNK, np.float32)
     for r in range(start, stop):
-        i = row + r
-        similarity_J = block_IJ[r]
-        least = least_N[i]
-        for c in range(J):
-            least = min(least, similarity_J[c])
-        least_N[i] = least
+        i, similarity_J = row + r, block_IJ[r]
+        least_N[i] = min(least_N[i], _least(similarity_J, lanes))
+        if threshold_N[i] == -np.inf:
+            threshold_N[i] = _first_threshold(similarity_J, k, rounding, largest, scratch)
         for first in range(0, J, CHUNK):
-            last = min(first + CHUNK, J)
-            threshold = threshold_N[i]
-            hits = 0
-            for c in range(first, last):
-                hits += similarity_J[c] >= threshold
-            if hits:
-                for c in range(first, last):
-                    if similarity_J[c] >= threshold_N[i] and column + c != i:
-                        _offer(i, column + c, similarity_J[c], features_ND, k, rounding,
-                               similarity_NC, index_NC, filled_N, threshold_N, scratch, distances)  # fmt: skip
+            part = similarity_J[first : first + CHUNK]
+            if part.size == CHUNK:
+                threshold = threshold_N[i]
+                hit = numba.int32(0)
+                for c in range(CHUNK):
+                    hit |= numba.int32(part[c] >= threshold)
+                if not hit:
+                    continue
+            for c in range(part.size):
+                j = column + first + c
+                if part[c] >= threshold_N[i] and j != i:
+                    _offer(i, j, part[c], features_ND, k, rounding,
+                           similarity_NC, index_NC, filled_N, threshold_N, scratch, distances)  # fmt: skip
 
 
 @cpu(f"void(int64, int64, float32[:, ::1], int64, int64, {_FEATURES}, int64, float64, {_STATE})",
@@ -171,21 +206,23 @@ def _offer_to_columns(start, stop, block_IJ, row, column, features_ND, k, roundi
     """Offer every row of the block to the images column + start .. column + stop."""
     I, C = block_IJ.shape[0], similarity_NC.shape[1]  # noqa: E741
     scratch, distances = np.empty(C, np.float32), np.empty(k + 1)
-    threshold_J, least_J = threshold_N[column:], least_N[column:]
+    threshold_J, least_J = threshold_N[column + start : column + stop], least_N[column + start : column + stop]
     for r in range(I):
-        similarity_J = block_IJ[r]
-        for c in range(start, stop):
+        similarity_J = block_IJ[r][start:stop]
+        for c in range(similarity_J.size):
             least_J[c] = min(least_J[c], similarity_J[c])
-        for first in range(start, stop, CHUNK):
-            last = min(first + CHUNK, stop)
-            hits = 0
-            for c in range(first, last):
-                hits += similarity_J[c] >= threshold_J[c]
-            if hits:
-                for c in range(first, last):
-                    if similarity_J[c] >= threshold_J[c]:
-                        _offer(column + c, row + r, similarity_J[c], features_ND, k, rounding,
-                               similarity_NC, index_NC, filled_N, threshold_N, scratch, distances)  # fmt: skip
+        for first in range(0, similarity_J.size, CHUNK):
+            part, threshold = similarity_J[first : first + CHUNK], threshold_J[first : first + CHUNK]
+            if part.size == CHUNK:
+                hit = numba.int32(0)
+                for c in range(CHUNK):
+                    hit |= numba.int32(part[c] >= threshold[c])
+                if not hit:
+                    continue
+            for c in range(part.size):
+                if part[c] >= threshold[c]:
+                    _offer(column + start + first + c, row + r, part[c], features_ND, k, rounding,
+                           similarity_NC, index_NC, filled_N, threshold_N, scratch, distances)  # fmt: skip
 
 
 @cpu(f"void(int64, int64, {_FEATURES}, int32[:, ::1], float32[:, ::1], float64, {_STATE})")

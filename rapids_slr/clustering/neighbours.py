@@ -97,18 +97,18 @@ def similarity_blocks(x_ND: np.ndarray, y_MD: np.ndarray, upper: bool = False) -
     """Yield (row, column, block) over the product x y^T; a block is overwritten by the next one.
 
     Args:
-        upper: leave out what lies below the diagonal; the blocks on it are squares of their own.
+        upper: leave out what lies below the diagonal; the squares on it come first.
     """
     x, y = _tensor(x_ND), _tensor(y_MD)
     space = torch.empty(min(BLOCK, len(x)) * min(STRIP, len(y)))
-    for row in range(0, len(x), BLOCK):
-        diagonal = [(row, row + BLOCK)] if upper else []
-        first = row + BLOCK if upper else 0
-        for column, end in diagonal + [(c, c + STRIP) for c in range(first, len(y), STRIP)]:
-            left, right = x[row : row + BLOCK], y[column:end]
-            block = space[: len(left) * len(right)].view(len(left), len(right))
-            torch.mm(left, right.T, out=block)
-            yield row, column, block.numpy()
+    rows = range(0, len(x), BLOCK)
+    diagonal = [(row, row, row + BLOCK) for row in rows] if upper else []
+    strips = [(row, c, c + STRIP) for row in rows for c in range(row + BLOCK if upper else 0, len(y), STRIP)]
+    for row, column, end in diagonal + strips:
+        left, right = x[row : row + BLOCK], y[column:end]
+        block = space[: len(left) * len(right)].view(len(left), len(right))
+        torch.mm(left, right.T, out=block)
+        yield row, column, block.numpy()
 
 
 def _tensor(x_ND: np.ndarray) -> torch.Tensor:
