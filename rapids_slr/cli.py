@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shlex
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -345,6 +346,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words or os.environ.get("RAPIDS_SLR_DEBUG", "0") not in ("", "0")
     log_to_stderr()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `docker stop` ends a run as Ctrl-C does
     try:
         typer.main.get_command(make_app(debug)).main(
             [word for word in words if word != "--debug"], prog_name="rapids-slr"

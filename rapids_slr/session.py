@@ -174,7 +174,7 @@ class Session(AbstractContextManager["Session"]):
     @contextmanager
     def bar(self, label: str, total: int) -> Iterator[Callable[..., None]]:
         """A progress bar; call what it gives with the steps done and any values to show."""
-        task = self.progress.task(label, total=total)
+        task = self.progress.task(label, total=total, unit="images")
         try:
             yield task.advance
         finally:

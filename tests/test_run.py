@@ -138,23 +138,37 @@ def test_hdbscan_on_features_runs(tiny, tmp_path, finished):
 # Being stopped --------------------------------------------------------------------------------------------------------
 
 
+def stopped_by(sent: signal.Signals, spec: RunSpec, folder: Path, once_there_is: str) -> tuple[int, str]:
+    """Train in a process of its own and send it a signal once a file of the run appears: exit code and stderr."""
+    spec_file = folder / "spec.yaml"
+    spec_file.write_text(dump_spec(spec))
+    command = [sys.executable, "-m", "rapids_slr", "train", str(spec_file), "--out", str(folder / "run")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (folder / "run" / once_there_is).exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.send_signal(sent)
+    _, said = process.communicate()
+    assert not (folder / "run" / "summary.json").exists(), "the run ended before it could be stopped"
+    return process.returncode, said
+
+
 @pytest.mark.parametrize("killed_in", ["pretrain.jsonl", "metrics.jsonl"])
 def test_a_killed_run_resumes_bit_for_bit(finished, tiny, tmp_path, killed_in):
-    spec_file, out = tmp_path / "tiny.yaml", tmp_path / "run"
-    spec_file.write_text(dump_spec(tiny))
-    command = [sys.executable, "-m", "rapids_slr", "train", str(spec_file), "--out", str(out)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 120
-        while not (out / killed_in).exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.001)
-        process.send_signal(signal.SIGKILL)
-    finally:
-        process.wait()
-    assert process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
-    assert not (out / "summary.json").exists()
-    run.train(tiny, out, resume=True)
-    assert_same_run(finished, out)
+    code, _ = stopped_by(signal.SIGKILL, tiny, tmp_path, killed_in)
+    assert code == -signal.SIGKILL
+    run.train(tiny, tmp_path / "run", resume=True)
+    assert_same_run(finished, tmp_path / "run")
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_says_how_to_go_on(finished, tiny, tmp_path, sent):
+    code, said = stopped_by(sent, tiny, tmp_path, "metrics.jsonl")
+    assert code == 130
+    assert f"Go on with: rapids-slr train --resume --out {tmp_path / 'run'}" in said
+    assert "Traceback" not in said
+    run.train(tiny, tmp_path / "run", resume=True)
+    assert_same_run(finished, tmp_path / "run")
 
 
 @pytest.mark.parametrize("written", [0, 1, 2, 3])
