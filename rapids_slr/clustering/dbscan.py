@@ -10,6 +10,7 @@ from rapids_slr.clustering.jaccard import Graph, add_source_term, jaccard_graph,
 from rapids_slr.clustering.neighbours import check_features, nearest_neighbours
 from rapids_slr.errors import InputError
 from rapids_slr.kernels import dbscan as kernel
+from rapids_slr.kernels.smallest import sum_of_smallest
 
 
 def radius(graph: Graph, *, pairs_per_image: float | None = None, rho: float | None = None) -> float:
@@ -23,25 +24,25 @@ def radius(graph: Graph, *, pairs_per_image: float | None = None, rho: float | N
     Pairs that are not stored take part with their distance once the stored ones are used up.
     """
     N = graph.N
-    nonzero = graph.distances[graph.distances > 0]  # every pair twice
-    zeros = (graph.distances.size - nonzero.size) // 2
-    M = N * (N - 1) // 2 - zeros
-    if rho is None and pairs_per_image is None:
+    nonzero = int(np.count_nonzero(graph.distances)) // 2  # every pair is stored twice
+    M = N * (N - 1) // 2 - (graph.distances.size // 2 - nonzero)
+    if rho is not None:
+        count = round(rho * M)
+    elif pairs_per_image is not None:
+        count = round(pairs_per_image * N)
+    else:
         raise InputError("radius: give pairs_per_image or rho")
-    count = round(rho * M) if rho is not None else round(pairs_per_image * N)  # type: ignore[operator]
     count = min(max(count, 1), M)
     if count == 0:
         return 0.0
     if graph.reach_N is not None:
-        return float(np.float32(_mean_with_source(graph, graph.reach_N, nonzero, count)))
-    stored = min(count, nonzero.size // 2)
-    total = nonzero.sum(dtype=np.float64) / 2
-    if 2 * stored < nonzero.size:
-        total = np.partition(nonzero, 2 * stored - 1)[: 2 * stored].sum(dtype=np.float64) / 2
+        return float(np.float32(_mean_with_source(graph, graph.reach_N, count)))
+    stored = min(count, nonzero)
+    total = sum_of_smallest(graph.distances, 2 * stored) / 2 if stored else 0.0
     return float(np.float32((total + (count - stored) * graph.far) / count))
 
 
-def _mean_with_source(graph: Graph, reach_N: Array, nonzero: Array, count: int) -> float:
+def _mean_with_source(graph: Graph, reach_N: Array, count: int) -> float:
     """Mean of the `count` smallest nonzero distances where pairs that are not stored differ among themselves.
 
     Those are all pairs of a sorted list of u less the stored ones: counted and summed below any bound without listing
@@ -49,7 +50,7 @@ def _mean_with_source(graph: Graph, reach_N: Array, nonzero: Array, count: int) 
     """
     reach_N = reach_N.astype(np.float64)
     as_if_far = graph.far + np.repeat(reach_N, np.diff(graph.indptr)) + reach_N[graph.indices]
-    nonzero = nonzero.astype(np.float64)
+    nonzero = graph.distances[graph.distances > 0].astype(np.float64)
     reach_N = np.sort(reach_N)
     before_N = np.concatenate([[0], np.cumsum(reach_N)])
 
