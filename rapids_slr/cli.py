@@ -165,6 +165,7 @@ def data_synth(
     cameras: Annotated[int, typer.Option(help="Cameras of a domain.")] = 4,
     distractors: Annotated[int, typer.Option(help="Gallery images of people who are no query.")] = 0,
     gap: Annotated[float, typer.Option(help="Strength of the domain gap; 0 draws both styles alike.")] = 1.0,
+    camera_gap: Annotated[float, typer.Option(help="Spread of light and colour between cameras.")] = 1.0,
     height: Annotated[int, typer.Option(help="Height of an image, pixels.")] = 128,
     width: Annotated[int, typer.Option(help="Width of an image, pixels.")] = 64,
     seed: Annotated[int, typer.Option(help="Which people are drawn.")] = 0,
@@ -176,7 +177,7 @@ def data_synth(
     from rapids_slr.specfile import explain_values
 
     settings = {"identities": identities, "images": images, "cameras": cameras, "distractors": distractors}
-    settings |= {"height": height, "width": width, "seed": seed}
+    settings |= {"camera_gap": camera_gap, "height": height, "width": width, "seed": seed}
     styles = ("source", "target") if style is Style.both else (style.value,)
     try:
         specs = {name: SynthSpec.model_validate({**settings, "gap": gap, "style": name}) for name in styles}

@@ -18,7 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from rapids_slr.backend import choose_backend
 from rapids_slr.clock import Clock
-from rapids_slr.data import Domain, ImageStore, Split, load_images, normalise, read_domain
+from rapids_slr.data import Domain, ImageStore, Split, augment, load_images, read_domain
 from rapids_slr.errors import InputError
 from rapids_slr.models import TwoBranch
 from rapids_slr.progress import Progress
@@ -149,10 +149,12 @@ class Session(AbstractContextManager["Session"]):
             )
         return Images(kept, store)
 
-    def plain_batches(self, images: Images) -> Iterator[Tensor]:
-        """Normalised images without augmentation, in order, float32 (B, C, H, W)."""
-        for indices_B in torch.arange(len(images.store), device=self.device).split(self.spec.features.batch):
-            yield normalise(images.store.batch(indices_B), self.spec.data)
+    def training_batches(self, images: Images) -> Iterator[Tensor]:
+        """All images once, in random order and augmented as in training, float32 (B, C, H, W)."""
+        order_N = torch.randperm(len(images.store), generator=generator(self.spec.seed, "batchnorm order"))
+        draw = generator(self.spec.seed, "batchnorm augmentation")
+        for indices_B in order_N.split(self.spec.features.batch):
+            yield augment(images.store.batch(indices_B), self.spec.augment, self.spec.data, draw)
 
     def on_device(self, array: Any) -> Tensor:
         return torch.as_tensor(array).to(self.device)

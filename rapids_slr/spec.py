@@ -36,6 +36,8 @@ class SynthSpec(Settings):
     """Gallery images of people who are no query (pid 0)."""
     gap: NotNegative = 1.0
     """Strength of the style, no unit; 0 draws both styles alike."""
+    camera_gap: NotNegative = 1.0
+    """Spread of light and colour between the cameras of the domain, no unit; 0 makes them alike."""
     height: Annotated[int, Field(ge=16)] = 128
     """Height of a drawn image, pixels."""
     width: Annotated[int, Field(ge=8)] = 64

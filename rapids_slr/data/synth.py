@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -34,7 +35,8 @@ class Studio:
 
     def __init__(self, spec: SynthSpec) -> None:
         self.spec = spec
-        self.style: Style = style_at(spec.style, spec.gap)
+        style = style_at(spec.style, spec.gap)
+        self.style: Style = replace(style, cameras_differ=style.cameras_differ * spec.camera_gap)
         self.person = lru_cache(maxsize=4096)(self._person)
         self.camera = lru_cache(maxsize=256)(self._camera)
 
