@@ -106,6 +106,7 @@ def jaccard_distances(
     upper_indices, upper_distances = np.empty(upper[-1], np.int32), np.empty(upper[-1], np.float32)
     in_parallel(_fill, N, indptr, indices, weights, place, column_indptr, rows, column_weights,
                 upper, upper_indices, upper_distances, smallest=256)  # fmt: skip
+    del rows, column_weights, place  # the two copies of the graph that follow are the peak of memory
     below_N, out_indptr = np.bincount(upper_indices, minlength=N), np.zeros(N + 1, np.int64)
     np.cumsum(np.diff(upper) + below_N, out=out_indptr[1:])
     out_indices, distances = np.empty(2 * upper[-1], np.int32), np.empty(2 * upper[-1], np.float32)
