@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+
 from rapids_slr.kernels import cpu, in_parallel
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import numba
 import numpy as np
+
 from rapids_slr.kernels import cpu
 
 TIE = 2.0**-22  # squared distances that differ by less, relatively, are equal: soft labels hold no finer difference

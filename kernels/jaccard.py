@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from rapids_slr.kernels import cpu, in_parallel
 
 ZERO = 1e-6  # distances below are 0: equal rows whose sums were rounded

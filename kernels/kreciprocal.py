@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numba
 import numpy as np
+
 from rapids_slr.kernels import cpu, in_parallel
 from rapids_slr.kernels.nearest import squared_distance
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
+
 from rapids_slr.kernels import cpu, in_parallel
 
 CHUNK = 64  # similarities looked at together; one branch decides that none is a candidate

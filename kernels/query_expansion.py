@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from rapids_slr.kernels import cpu, in_parallel
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from rapids_slr.kernels import cpu
 
 GRID = 2.0**26  # entries are whole multiples of 1 / GRID: their sums, and those of their products, are exact in float64

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import numba
 import numpy as np
+
 from rapids_slr.kernels import cpu
 from rapids_slr.kernels.core_distances import Rows
 

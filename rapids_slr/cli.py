@@ -176,7 +176,12 @@ def data_synth(
     from rapids_slr.spec import SynthSpec
     from rapids_slr.specfile import explain_values
 
-    settings = {"identities": identities, "images": images, "cameras": cameras, "distractors": distractors}
+    settings: dict[str, float] = {
+        "identities": identities,
+        "images": images,
+        "cameras": cameras,
+        "distractors": distractors,
+    }
     settings |= {"camera_gap": camera_gap, "height": height, "width": width, "seed": seed}
     styles = ("source", "target") if style is Style.both else (style.value,)
     try:

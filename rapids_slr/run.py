@@ -5,22 +5,30 @@ Array names end in their shape: N target images, D feature size, K classes of th
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
 from rapids_slr.clustering import JaccardDBSCAN, cluster_hdbscan
 from rapids_slr.errors import InputError, RunError
-from rapids_slr.evaluation import agreement, label_quality, retrieval_scores
-from rapids_slr.models import TwoBranch, embed, make_teacher, recalibrate_batchnorm
+from rapids_slr.evaluation import retrieval_scores
+from rapids_slr.models import (
+    TwoBranch,
+    embed,
+    load_network,
+    make_teacher,
+    recalibrate_batchnorm,
+    save_network,
+)
+from rapids_slr.records import count_clusters, epoch_row, label_table, prefixed
 from rapids_slr.refinement import SLR, Refined
-from rapids_slr.runfolder import best_row, load_tensors, save_tensors
+from rapids_slr.runfolder import best_row
 from rapids_slr.seeds import generator
 from rapids_slr.session import SCORES, Images, Session, Test
-from rapids_slr.spec import ClusterSpec, RefineSpec, RunSpec
+from rapids_slr.spec import ClusterSpec, RunSpec
 from rapids_slr.training.steps import adapt_epoch, pretrain_epoch, pretrain_optimizer, pretrain_rate
 from rapids_slr.training.targets import (
     Targets,
@@ -69,7 +77,7 @@ def pretrain_network(session: Session) -> None:
     if folder.pretrained_file.exists():
         return
     if spec.pretrain.checkpoint is not None:
-        network = load_network(Path(spec.pretrain.checkpoint), session)
+        network = load_network(Path(spec.pretrain.checkpoint), spec)
         save_network(folder.pretrained_file, network, spec)
         return
     source, target = session.source, session.target
@@ -92,78 +100,115 @@ def pretrain_network(session: Session) -> None:
         row = {"epoch": epoch, "lr": pretrain_rate(spec.pretrain, epoch), **prefixed("loss", losses), **clock.row()}
         session.log(folder.pretrain_file, "pretrain", row)
         folder.save_checkpoint(
-            checkpoint_head(spec, "pretrain", epoch)
-            | {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
+            {
+                "format": CHECKPOINT_FORMAT,
+                "stage": "pretrain",
+                "epoch": epoch,
+                "network": network.state_dict(),
+                "optimizer": optimizer.state_dict(),
+            }
         )
     network.drop_classifiers()
     save_network(folder.pretrained_file, network, spec)
 
 
-def adapt_network(session: Session) -> None:
-    """The epochs of SLR: features, clusters, projection onto them, refined labels, training, evaluation."""
-    spec, folder, target = session.spec, session.folder, session.target
-    teacher = load_network(folder.pretrained_file, session)
-    slr = refiner(spec.refine)
-    done = step = 0
-    before_N: Tensor | None = None  # clusters and refined labels of the last epoch
-    refined_before_N: Tensor | None = None
-    if state := session.checkpoint("adapt"):
-        start, done, step = state["start"], state["epoch"], state["step"]
-        before_N, refined_before_N = state["clusters"], state["refined"]
-        if slr is not None:
-            slr.load_state_dict(state["slr"])
-        teacher.load_state_dict(state["teacher"])
-        student = make_teacher(teacher).requires_grad_(True)
-        student.load_state_dict(state["student"])
-    else:
-        start = starting_points(teacher, session)
-        student = make_teacher(teacher).requires_grad_(True)
-    folder.forget_after(folder.metrics_file, done)
+@dataclass
+class Adaptation:
+    """Where the adaptation stands between two epochs; what a checkpoint holds."""
 
-    for epoch in range(done + 1, spec.training.epochs + 1):
+    start: dict[str, dict[str, float]]
+    """Scores before the first epoch: `direct` and `direct_bn`."""
+    student: TwoBranch
+    teacher: TwoBranch
+    slr: SLR | None
+    """None trains on the clusters as they are (ABMT)."""
+    epoch: int = 0
+    step: int = 0
+    clusters_N: Tensor | None = None
+    refined_N: Tensor | None = None
+
+    def checkpoint(self) -> dict[str, Any]:
+        return {
+            "format": CHECKPOINT_FORMAT,
+            "stage": "adapt",
+            **{name: getattr(self, name) for name in ("start", "epoch", "step", "clusters_N", "refined_N")},
+            **{name: getattr(self, name).state_dict() for name in ("student", "teacher")},
+            "slr": None if self.slr is None else self.slr.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        for name in ("start", "epoch", "step", "clusters_N", "refined_N"):
+            setattr(self, name, state[name])
+        self.student.load_state_dict(state["student"])
+        self.teacher.load_state_dict(state["teacher"])
+        if self.slr is not None:
+            self.slr.load_state_dict(state["slr"])
+
+
+def begin_adaptation(session: Session) -> Adaptation:
+    """Teacher and student equal to the pre-trained network, or as the checkpoint to resume from left them."""
+    teacher = make_teacher(load_network(session.folder.pretrained_file, session.spec).to(session.device))
+    student = make_teacher(teacher).requires_grad_(True)
+    refine = session.spec.refine
+    now = Adaptation({}, student, teacher, None if refine is None else SLR(**refine.model_dump()))
+    if state := session.checkpoint("adapt"):
+        now.restore(state)
+    else:
+        now.start = starting_points(teacher, session)
+        student.load_state_dict(teacher.state_dict())
+    return now
+
+
+def adapt_network(session: Session) -> None:
+    """The epochs of SLR. Each clusters the target anew, refines the clusters with last epoch's, and trains on them."""
+    spec, folder, target = session.spec, session.folder, session.target
+    now = begin_adaptation(session)
+    student, teacher = now.student, now.teacher
+    folder.forget_after(folder.metrics_file, now.epoch)
+
+    for epoch in range(now.epoch + 1, spec.training.epochs + 1):
         clock = session.clock()
-        with clock.stage("features"):
+        with clock.stage("features"):  # the teacher embeds every target image
             features_ND = features(teacher, target, session, epoch)
             source_SD = features(teacher, session.source, session) if spec.clusters.source_weight > 0 else None
-        with clock.stage("clusters"):
+
+        with clock.stage("clusters"):  # k-reciprocal Jaccard distance, then DBSCAN
             clusters_N = cluster(features_ND, source_SD, spec.clusters, session.backend.label_device)
-        with clock.stage("refinement"):
-            refined = slr.update(clusters_N) if slr is not None else None
+
+        with clock.stage("refinement"):  # IoU projection of last epoch's clusters, soft labels, refined hard labels
+            refined = now.slr.update(clusters_N) if now.slr is not None else None
             refined_N = clusters_N if refined is None else refined.hard
         warn_of_collapse(session, epoch, clusters_N, refined_N)
-        targets = training_targets(refined_N, refined, session, epoch)
-        with clock.stage("training"):
+
+        with clock.stage("training"):  # dynamic classifiers; student on labels and teacher, teacher follows
+            targets = training_targets(refined_N, refined, session, epoch)
             centroids_KD = class_centroids(features_ND, targets)
             student.set_classifiers_from(centroids_KD)
             teacher.set_classifiers_from(centroids_KD)
             with session.bar(f"epoch {epoch}/{spec.training.epochs}", spec.training.iterations) as report:
-                losses, step = adapt_epoch(student, teacher, target.store, targets, spec, epoch, step, report)
+                losses, now.step = adapt_epoch(student, teacher, target.store, targets, spec, epoch, now.step, report)
             student.drop_classifiers()
             teacher.drop_classifiers()
+
         scores: dict[str, float] = {}
         if epoch % spec.evaluation.every == 0 or epoch == spec.training.epochs:
-            with clock.stage("evaluation"):
+            with clock.stage("evaluation"):  # the teacher on the test split
                 scores = evaluate_on(teacher, session.test, session)
 
-        row = {"epoch": epoch, **scores, **label_columns(clusters_N, refined_N, refined, target.split.identities)}
-        if refined_before_N is not None:
-            row["ari_prev"] = agreement(to_host(refined_N), to_host(refined_before_N))
-        session.log(folder.metrics_file, "adapt", row | prefixed("loss", losses) | clock.row())
-        previous_N = refined_before_N if spec.refine is not None and spec.refine.memory == "refined" else before_N
-        folder.write_labels(epoch, label_table(target.split, previous_N, clusters_N, refined_N, refined))
-        before_N, refined_before_N = clusters_N, refined_N
-        folder.save_checkpoint(
-            checkpoint_head(spec, "adapt", epoch)
-            | {"start": start, "step": step, "student": student.state_dict(), "teacher": teacher.state_dict()}
-            | {"clusters": before_N, "refined": refined_before_N, "slr": slr.state_dict() if slr is not None else None}
-        )
-    summarise(session, start)
+        labels = epoch_row(clusters_N, refined_N, now.refined_N, refined, target.split.identities)
+        row = {"epoch": epoch, **scores, **labels, **prefixed("loss", losses), **clock.row()}
+        session.log(folder.metrics_file, "adapt", row)
+        remembered_N = now.refined_N if spec.refine is not None and spec.refine.memory == "refined" else now.clusters_N
+        folder.write_labels(epoch, label_table(target.split, remembered_N, clusters_N, refined_N, refined))
+        now.epoch, now.clusters_N, now.refined_N = epoch, clusters_N, refined_N
+        folder.save_checkpoint(now.checkpoint())
+    summarise(session, now.start)
 
 
 def evaluate(spec: RunSpec, out: Path | None = None) -> dict[str, float]:
     """Scores of the network of a run folder (its teacher, or its pre-trained network) on the target's test split."""
     with Session(spec, out, resume=True) as session:
-        teacher = load_network(session.folder.pretrained_file, session)
+        teacher = load_network(session.folder.pretrained_file, spec).to(session.device)
         if state := session.checkpoint("adapt"):
             teacher.load_state_dict(state["teacher"])
         scores = evaluate_on(teacher, session.test, session)
@@ -182,10 +227,6 @@ def cluster(features_ND: Tensor, source_SD: Tensor | None, spec: ClusterSpec, de
         return cluster_hdbscan(features_ND, spec.min_cluster_size)
     settings = spec.model_dump(exclude={"method", "min_cluster_size"})
     return JaccardDBSCAN(**settings).fit_predict(features_ND, source=source_SD)
-
-
-def refiner(spec: RefineSpec | None) -> SLR | None:
-    return None if spec is None else SLR(**spec.model_dump())
 
 
 def training_targets(refined_N: Tensor, refined: Refined | None, session: Session, epoch: int) -> Targets:
@@ -253,7 +294,7 @@ def starting_points(network: TwoBranch, session: Session) -> dict[str, dict[str,
 def warn_of_collapse(session: Session, epoch: int, clusters_N: Tensor, refined_N: Tensor) -> None:
     """Say when labels look wrong in a way that training will not mend."""
     sizes = torch.bincount(clusters_N[clusters_N >= 0].long())
-    refined_clusters, wanted = int(refined_N.max()) + 1, session.spec.training.identities
+    refined_clusters, wanted = count_clusters(refined_N), session.spec.training.identities
     if len(sizes) and int(sizes.max()) > len(clusters_N) / 10:
         session.warn(
             f"epoch {epoch}: one of {len(sizes)} clusters holds {int(sizes.max())} of {len(clusters_N)} images; "
@@ -266,45 +307,7 @@ def warn_of_collapse(session: Session, epoch: int, clusters_N: Tensor, refined_N
         )
 
 
-# What an epoch leaves behind ------------------------------------------------------------------------------------------
-
-
-def label_columns(
-    clusters_N: Tensor, refined_N: Tensor, refined: Refined | None, identities_N: np.ndarray
-) -> dict[str, float]:
-    """Counts and quality of the labels; quality where every identity is known."""
-    columns: dict[str, float] = {
-        "clusters": int(clusters_N.max()) + 1,
-        "refined_clusters": int(refined_N.max()) + 1,
-        "outliers": int((clusters_N < 0).sum()),
-        "rescued": 0 if refined is None else refined.rescued,
-        "left_out": int((refined_N < 0).sum()),
-    }
-    if (identities_N > 0).all():
-        columns["identities"] = len(np.unique(identities_N))
-        names = ("ari", "nmi", "ari_labelled", "nmi_labelled", "purity")
-        for prefix, labels_N in (("", refined_N), ("raw_", clusters_N)):
-            quality = label_quality(to_host(labels_N), identities_N)
-            columns |= {prefix + name: quality[name] for name in names}
-    return columns
-
-
-def label_table(
-    split, previous_N: Tensor | None, clusters_N: Tensor, refined_N: Tensor, refined: Refined | None
-) -> pd.DataFrame:
-    """One row an image: sample, path, camera, previous, cluster, refined, confidence."""
-    clusters, labels = to_host(clusters_N), to_host(refined_N)
-    return pd.DataFrame(
-        {
-            "sample": np.arange(len(clusters), dtype=np.int64),
-            "path": split.names,
-            "camera": split.cameras,
-            "previous": np.full_like(clusters, -1) if previous_N is None else to_host(previous_N),
-            "cluster": clusters,
-            "refined": labels,
-            "confidence": (labels >= 0).astype(np.float32) if refined is None else to_host(refined.confidence),
-        }
-    )
+# The end of a run -----------------------------------------------------------------------------------------------------
 
 
 def summarise(session: Session, start: dict[str, dict[str, float]]) -> None:
@@ -328,46 +331,3 @@ def summarise(session: Session, start: dict[str, dict[str, float]]) -> None:
     )
     for name, scores in (start | {"last": last, "best": best}).items():
         session.say_scores(name, scores)
-
-
-def prefixed(prefix: str, values: dict[str, float]) -> dict[str, float]:
-    return {f"{prefix}/{name}": value for name, value in values.items()}
-
-
-def to_host(labels: Tensor) -> np.ndarray:
-    return labels.cpu().numpy()
-
-
-# Networks on disk -----------------------------------------------------------------------------------------------------
-
-
-def checkpoint_head(spec: RunSpec, stage: str, epoch: int) -> dict[str, object]:
-    return {"format": CHECKPOINT_FORMAT, "stage": stage, "epoch": epoch, "seed": spec.seed}
-
-
-def save_network(path: Path, network: TwoBranch, spec: RunSpec) -> None:
-    """A network without classifiers, with what is needed to build it again."""
-    model = spec.model.model_dump(exclude={"weights"}) | {"channels": spec.data.channels}
-    save_tensors(path, {"format": CHECKPOINT_FORMAT, "model": model, "network": network.state_dict()})
-
-
-def load_network(path: Path, session: Session) -> TwoBranch:
-    """The network of a pretrained.pt, without classifiers, on the device of the run.
-
-    Raises: InputError if the file is absent, damaged, or of another architecture than the spec's.
-    """
-    spec, state = session.spec, load_tensors(path)
-    expected = spec.model.model_dump(exclude={"weights"}) | {"channels": spec.data.channels}
-    found = state.get("model")
-    if not isinstance(found, dict) or "network" not in state:
-        raise InputError(f"{path} holds no pre-trained network; give a pretrained.pt of `rapids-slr pretrain`")
-    differing = [name for name in expected if found.get(name) != expected[name]]
-    if differing:
-        raise InputError(
-            f"{path} was trained with "
-            + ", ".join(f"{name} {found.get(name)} (the spec says {expected[name]})" for name in differing)
-            + "; change model.* and data.channels of the spec, or pre-train anew"
-        )
-    network = session.new_network(pretrained=False)
-    network.load_state_dict(state["network"])
-    return network.to(session.device)

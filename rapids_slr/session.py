@@ -20,6 +20,7 @@ from rapids_slr.backend import choose_backend
 from rapids_slr.clock import Clock
 from rapids_slr.data import Domain, ImageStore, Split, augment, load_images, read_domain
 from rapids_slr.errors import InputError
+from rapids_slr.kernels import warm_up
 from rapids_slr.models import TwoBranch
 from rapids_slr.progress import Progress
 from rapids_slr.runfolder import RunFolder
@@ -92,6 +93,7 @@ class Session(AbstractContextManager["Session"]):
         if not self._resumed:
             self.folder.write_text(self.folder.spec_file, dump_spec(self.spec))
         self._state = self.folder.load_checkpoint()
+        warm_up()  # no kernel is compiled inside a timed stage
         self.progress.__enter__()
         self.progress.say(f"{self.folder.path} on {self.device_name} ({self.backend.why})")
         return self
@@ -161,12 +163,11 @@ class Session(AbstractContextManager["Session"]):
 
     # Networks ---------------------------------------------------------------------------------------------------------
 
-    def new_network(self, pretrained: bool = True) -> TwoBranch:
-        """A network whose random weights depend on the seed alone."""
-        spec = self.spec.model if pretrained else self.spec.model.model_copy(update={"weights": None})
+    def new_network(self) -> TwoBranch:
+        """A network to pre-train, whose random weights depend on the seed alone."""
         with torch.random.fork_rng():
             torch.manual_seed(generator(self.spec.seed, "network").initial_seed())
-            return TwoBranch(spec, self.spec.data.channels)
+            return TwoBranch(self.spec.model, self.spec.data.channels)
 
     # What the user sees -----------------------------------------------------------------------------------------------
 

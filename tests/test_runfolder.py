@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from rapids_slr.errors import InputError, RunError
-from rapids_slr.runfolder import RunFolder, best_row, write_atomically
+from rapids_slr.files import write_atomically
+from rapids_slr.runfolder import RunFolder, best_row
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from rapids_slr.kernels.smallest import sum_of_smallest
 
 

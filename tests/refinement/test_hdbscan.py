@@ -5,10 +5,10 @@ import warnings
 import hdbscan as package
 import numpy as np
 import pytest
-from rapids_slr.kernels.core_distances import core_distances, rows_by_column
-from rapids_slr.kernels.spanning_tree import spanning_tree
 from scipy.sparse.csgraph import minimum_spanning_tree
 
+from rapids_slr.kernels.core_distances import core_distances, rows_by_column
+from rapids_slr.kernels.spanning_tree import spanning_tree
 from tests.reference import hdbscan as reference
 from tests.refinement.cases import canonical, refine_rows, soft_rows
 

@@ -1,0 +1,76 @@
+"""What an epoch leaves behind: columns of metrics.jsonl and the table of labels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from rapids_slr.data import Split
+from rapids_slr.evaluation import agreement, label_quality
+from rapids_slr.refinement import Refined
+
+QUALITY = ("ari", "nmi", "ari_labelled", "nmi_labelled", "purity")
+
+
+def epoch_row(
+    clusters_N: Tensor,
+    refined_N: Tensor,
+    refined_before_N: Tensor | None,
+    refined: Refined | None,
+    identities_N: np.ndarray,
+) -> dict[str, float]:
+    """Counts of labels, agreement with last epoch's, and label quality where every identity is known.
+
+    Args:
+        refined: None where clusters are trained on as they are.
+        identities_N: (N,) true identities; they are looked at here and nowhere else.
+    """
+    row: dict[str, float] = {
+        "clusters": count_clusters(clusters_N),
+        "refined_clusters": count_clusters(refined_N),
+        "outliers": int((clusters_N < 0).sum()),
+        "rescued": 0 if refined is None else refined.rescued,
+        "left_out": int((refined_N < 0).sum()),
+    }
+    if refined_before_N is not None:
+        row["ari_prev"] = agreement(to_host(refined_N), to_host(refined_before_N))
+    known = np.unique(identities_N)
+    if known[0] > 0 and len(known) > 1:
+        row["identities"] = len(known)
+        for prefix, labels_N in (("", refined_N), ("raw_", clusters_N)):
+            quality = label_quality(to_host(labels_N), identities_N)
+            row |= {prefix + name: quality[name] for name in QUALITY}
+    return row
+
+
+def label_table(
+    split: Split, previous_N: Tensor | None, clusters_N: Tensor, refined_N: Tensor, refined: Refined | None
+) -> pd.DataFrame:
+    """One row an image: sample, path, camera, previous, cluster, refined, confidence."""
+    clusters, labels = to_host(clusters_N), to_host(refined_N)
+    return pd.DataFrame(
+        {
+            "sample": np.arange(len(clusters), dtype=np.int64),
+            "path": split.names,
+            "camera": split.cameras,
+            "previous": np.full_like(clusters, -1) if previous_N is None else to_host(previous_N),
+            "cluster": clusters,
+            "refined": labels,
+            "confidence": (labels >= 0).astype(np.float32) if refined is None else to_host(refined.confidence),
+        }
+    )
+
+
+def prefixed(prefix: str, values: dict[str, float]) -> dict[str, float]:
+    return {f"{prefix}/{name}": value for name, value in values.items()}
+
+
+def count_clusters(labels_N: Tensor) -> int:
+    """Clusters that have an image; soft labels may leave numbers unused."""
+    return len(torch.unique(labels_N[labels_N >= 0]))
+
+
+def to_host(labels: Tensor) -> np.ndarray:
+    return labels.cpu().numpy()
