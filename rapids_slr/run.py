@@ -173,7 +173,10 @@ def adapt_network(session: Session) -> None:
             source_SD = features(teacher, session.source, session) if spec.clusters.source_weight > 0 else None
 
         with clock.stage("clusters"):  # k-reciprocal Jaccard distance, then DBSCAN
-            clusters_N = cluster(features_ND, source_SD, spec.clusters, session.backend.label_device)
+            try:
+                clusters_N = cluster(features_ND, source_SD, spec.clusters, session.backend.label_device)
+            except InputError as fault:
+                raise RunError(f"epoch {epoch}: {fault}") from fault
 
         with clock.stage("refinement"):  # IoU projection of last epoch's clusters, soft labels, refined hard labels
             refined = now.slr.update(clusters_N) if now.slr is not None else None

@@ -76,15 +76,20 @@ class Session(AbstractContextManager["Session"]):
             if path.exists() and (not path.is_dir() or any(path.iterdir())):
                 raise InputError(f"{path} exists and is not a run folder; name an empty or new folder with --out")
             return
-        started = folder.metrics_file.exists() or not folder.pretrained_file.exists()
-        if resume or (builds_on_pretraining and not started):
+        checkpoints = folder.last_file, folder.previous_file, folder.pretrained_file
+        if not resume and not any(file.exists() for file in checkpoints):
+            return  # what was there stopped before its first checkpoint
+        adapting = folder.metrics_file.exists() or not folder.pretrained_file.exists()
+        if resume:
             differing = spec_differences(load_spec(folder.spec_file), self.spec)
             differing = [key for key in differing if key.split(".")[0] not in MAY_DIFFER]
-            if resume and differing:
+            if differing:
                 raise InputError(
                     f"{path} was started with another spec: {', '.join(differing)} differ; "
                     "leave SPEC out to go on with its own, or start a new run with another --out"
                 )
+            return
+        if builds_on_pretraining and not adapting:
             return
         raise InputError(f"{path} already holds a run; go on with --resume, or name another folder with --out")
 
@@ -116,7 +121,12 @@ class Session(AbstractContextManager["Session"]):
         """Decode all that the run will need, so that bad data stops it before it trains."""
         if self.spec.data.source is not None and not self.folder.pretrained_file.exists():
             _ = self.source
-        _ = self.target, self.test
+        images, k1 = len(self.target.split), self.spec.clusters.k1
+        if images <= k1 and self.spec.clusters.method == "dbscan":
+            raise InputError(
+                f"data.target: {images} training images, but clusters.k1 {k1} needs more than that; lower k1"
+            )
+        _ = self.test
 
     @cached_property
     def source(self) -> Images:

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from rapids_slr import run
+from rapids_slr.data import synth_domain, write_domain
 from rapids_slr.errors import InputError, RunError
 from rapids_slr.runfolder import RunFolder
 from rapids_slr.spec import RunSpec
@@ -295,6 +296,61 @@ def test_a_hostile_checkpoint_runs_nothing(tiny, tmp_path):
     with pytest.raises(InputError, match="damaged or not a checkpoint"):
         run.train(changed(tiny, pretrain={"checkpoint": str(tmp_path / "bomb.pt")}), tmp_path / "run")
     assert not (tmp_path / "exploded").exists()
+
+
+def test_one_cluster_is_said_and_trained_on(tiny, tmp_path, finished, capsys):
+    spec = changed(
+        tiny,
+        clusters={"eps": 1.0, "pairs_per_image": None},
+        training={"epochs": 2, "iterations": 2},
+        pretrain={"checkpoint": str(finished / "checkpoints/pretrained.pt")},
+    )
+    rows = metrics_without_times(run.train(spec, tmp_path / "run"))
+    assert [(row["clusters"], row["refined_clusters"], row["outliers"]) for row in rows] == [(1, 1, 0)] * 2
+    said = capsys.readouterr().err
+    assert "epoch 1: one of 1 clusters holds 48 of 48 images" in said
+    assert "epoch 1: 1 clusters for batches of 4" in said
+
+
+def test_features_that_are_not_finite_name_the_epoch(tiny, tmp_path, finished, monkeypatch):
+    monkeypatch.setattr(run, "features", lambda network, images, *_: torch.full((len(images.store), 16), torch.nan))
+    monkeypatch.setattr(run, "starting_points", lambda *_: {})
+    spec = changed(tiny, pretrain={"checkpoint": str(finished / "checkpoints/pretrained.pt")})
+    with pytest.raises(RunError, match=r"epoch 1: features: .*48"):
+        run.train(spec, tmp_path / "run")
+
+
+# Bad data stops a run before it trains --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_a_broken_image(tiny, tmp_path) -> RunSpec:
+    """The tiny spec with its target in a folder, where one training image is cut off."""
+    folder = tmp_path / "target"
+    write_domain(synth_domain(tiny.data.target.synth), folder)
+    broken = sorted((folder / "bounding_box_train").iterdir())[5]
+    os.truncate(broken, broken.stat().st_size // 2)
+    return changed(tiny, data={"target": {"path": str(folder)}})
+
+
+def test_a_truncated_image_stops_the_run_before_it_trains(with_a_broken_image, tmp_path):
+    with pytest.raises(InputError, match=r"(?s)unreadable images.*bounding_box_train/"):
+        run.train(with_a_broken_image, tmp_path / "run")
+    assert not (tmp_path / "run" / "pretrain.jsonl").exists()
+    run.pretrain(changed(with_a_broken_image, data={"on_error": "skip"}), tmp_path / "run")  # the folder may be reused
+
+
+def test_a_truncated_image_is_left_out_and_counted_where_asked(with_a_broken_image, tmp_path, capsys):
+    spec = changed(with_a_broken_image, data={"on_error": "skip"}, training={"epochs": 1})
+    out = run.train(spec, tmp_path / "run")
+    assert "target train: 1 of 48 images could not be read; left out" in capsys.readouterr().err
+    assert len(pd.read_parquet(out / "labels/epoch-001.parquet")) == 47
+
+
+def test_fewer_images_than_neighbours_stop_the_run_before_it_trains(tiny, tmp_path):
+    with pytest.raises(InputError, match=r"48 training images, but clusters\.k1 48 needs more"):
+        run.train(changed(tiny, clusters={"k1": 48}), tmp_path / "run")
+    assert not (tmp_path / "run" / "pretrain.jsonl").exists()
 
 
 def test_only_outliers_stop_the_run_with_the_epoch(tiny, tmp_path, finished):
