@@ -67,6 +67,7 @@ class Session(AbstractContextManager["Session"]):
         self.device = self.backend.device
         self.progress = Progress()
         self._state: dict[str, Any] | None = None
+        self._writers: dict[str, SummaryWriter] = {}
 
     def _may_use(self, resume: bool, builds_on_pretraining: bool) -> None:
         folder, path = self.folder, self.folder.path
@@ -104,8 +105,8 @@ class Session(AbstractContextManager["Session"]):
         return self
 
     def __exit__(self, kind, fault, trace) -> None:
-        if "_writer" in self.__dict__:
-            self._writer.close()
+        for writer in self._writers.values():
+            writer.close()
         if kind is KeyboardInterrupt:
             held = "the last finished epoch is kept" if self.folder.last_file.exists() else "no epoch was finished yet"
             self.progress.say(f"stopped; {held}. Go on with: rapids-slr train --resume --out {self.folder.path}")
@@ -199,18 +200,17 @@ class Session(AbstractContextManager["Session"]):
     def log(self, path: Path, stage: str, row: Mapping[str, float]) -> None:
         """Append an epoch to its .jsonl file, to TensorBoard and to the screen."""
         self.folder.append(path, row)
+        if stage not in self._writers:  # curves of epochs that are done again give way to the new ones
+            folder = str(self.folder.path / "tensorboard" / stage)
+            self._writers[stage] = SummaryWriter(folder, purge_step=int(row["epoch"]))
         for name, value in row.items():
             if name != "epoch":
-                self._writer.add_scalar(f"{stage}/{name}", value, row["epoch"])
-        self._writer.flush()
+                self._writers[stage].add_scalar(name, value, row["epoch"])
+        self._writers[stage].flush()
         self.progress.say(line_of(stage, row))
 
     def say_scores(self, name: str, scores: Mapping[str, float]) -> None:
         self.progress.say(f"{name:<12}" + "  ".join(f"{key} {100 * scores[key]:5.1f}" for key in SCORES))
-
-    @cached_property
-    def _writer(self) -> SummaryWriter:
-        return SummaryWriter(str(self.folder.path / "tensorboard"))
 
     # Facts for the summary --------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rapids_slr import run
 from rapids_slr.data import synth_domain, write_domain
@@ -72,7 +73,8 @@ def test_a_run_leaves_what_the_readme_promises(finished, tiny):
     table = pd.read_parquet(finished / "labels" / "epoch-002.parquet")
     assert list(table) == ["sample", "path", "camera", "previous", "cluster", "refined", "confidence"]
     assert len(table) == 6 * 8
-    assert list((finished / "tensorboard").glob("events*"))
+    for stage in ("pretrain", "adapt"):
+        assert list((finished / "tensorboard" / stage).glob("events*"))
 
 
 def test_the_label_table_carries_last_epochs_clusters(finished):
@@ -204,6 +206,19 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before(finished, tiny, tmp
     run.train(tiny, out, resume=True)
     assert "last.pt is damaged" in caplog.text
     assert_same_run(finished, out)
+
+
+def test_tensorboard_shows_an_epoch_once_after_a_resume(tiny, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "write_labels", stop)  # the first epoch is logged, but has no checkpoint
+        with pytest.raises(KeyboardInterrupt):
+            run.train(tiny, tmp_path / "run")
+    run.train(tiny, tmp_path / "run", resume=True)
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard" / "adapt")).Reload()
+    assert [event.step for event in events.Scalars("mAP")] == [1, 2, 3]
 
 
 def test_resuming_a_finished_run_changes_nothing(finished):
