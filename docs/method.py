@@ -15,9 +15,9 @@ import numpy as np
 
 from rapids_slr import SLR
 
-IDENTITIES, IMAGES = 6, 18
+IDENTITIES, IMAGES = 6, 26
 OUTLIER = "#b5b5b5"
-COLOURS = plt.get_cmap("Set2")(np.arange(8))
+COLOURS = plt.get_cmap("tab10")([0, 1, 2, 3, 4, 6, 8, 9])
 
 
 def example(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -29,9 +29,9 @@ def example(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarra
     before, now = truth.copy(), truth.copy()
     right_half = points[:, 0] > np.median(points[truth == 1, 0])
     before[(truth == 1) & ~right_half] = IDENTITIES  # one identity in two clusters
-    wandering = rng.random(len(truth)) < 0.12
+    wandering = rng.random(len(truth)) < 0.04
     before[wandering] = (truth[wandering] + 1) % IDENTITIES
-    now[(truth == 4) & (points[:, 1] > np.median(points[truth == 4, 1]))] = 3  # half of one identity with its neighbour
+    now[(truth == 4) & (points[:, 0] < np.quantile(points[truth == 4, 0], 0.3))] = 3  # a part with its neighbour
     for labels, share in ((before, 0.06), (now, 0.25)):
         labels[rng.random(len(truth)) < share] = -1
     return points, before, now
@@ -54,7 +54,7 @@ def heat(axes, matrix, title, rows, columns) -> None:
 def main() -> None:
     plt.rcParams |= {"svg.hashsalt": "rapids_slr", "font.size": 8, "axes.titlesize": 9}
     points, before, now = example(np.random.default_rng(4))
-    slr = SLR(alpha=0.5, min_cluster_size=5)
+    slr = SLR(alpha=0.5, min_cluster_size=8)
     slr.update(before.astype(np.int32))
     refined = slr.update(now.astype(np.int32))
     soft = refined.soft.toarray()
