@@ -10,13 +10,17 @@ import subprocess
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
+from rich.console import Console
+from rich.table import Table
 
 from rapids_slr.clustering.dbscan import dbscan, radius
 from rapids_slr.clustering.jaccard import jaccard_graph
@@ -29,9 +33,12 @@ from rapids_slr.refinement import SLR
 IMAGES = 17  # images an identity, as in Market-1501
 LATENT = 32  # dimensions in which identities differ: trained embeddings have far fewer than their width
 K2, PAIRS_PER_IMAGE, MIN_SAMPLES = 6, 7, 4
+REFINE_REPEATS = 11  # refinement takes a millisecond: more runs cost nothing and settle its median
+DENSE_BYTES = 32  # of memory per pair of images that the dense way takes at its peak; measured: 26 to 30
+GB = 1e9
 
 
-def synthetic_features(N: int, D: int, seed: int = 0, epoch: int = 0, noise: float = 0.3) -> np.ndarray:
+def clustered_features(N: int, D: int, seed: int = 0, epoch: int = 0, noise: float = 0.3) -> np.ndarray:
     """Unit rows (N, D) float32 that cluster like embeddings of people: 17 images an identity, in random order.
 
     Args:
@@ -50,25 +57,59 @@ def synthetic_features(N: int, D: int, seed: int = 0, epoch: int = 0, noise: flo
     return x_ND
 
 
+def isotropic_features(N: int, D: int, seed: int = 0, epoch: int = 0, noise: float = 0.3) -> np.ndarray:
+    """Unit rows (N, D) float32 in all directions alike, without clusters: the input with most neighbours in common.
+
+    In many dimensions a few images are near to nearly all others (hubs), so that neighbourhoods meet where those of
+    real embeddings do not.
+    """
+    x_ND = np.random.default_rng(seed).standard_normal((N, D), dtype=np.float32)
+    x_ND += np.float32(noise) * np.random.default_rng([seed, epoch]).standard_normal((N, D), dtype=np.float32)
+    x_ND /= np.linalg.norm(x_ND, axis=1, keepdims=True)
+    return x_ND
+
+
+FEATURES = {"clustered": clustered_features, "isotropic": isotropic_features}
+
+
 def bench_labels(
-    samples: int, dim: int, *, k1: int = 30, repeats: int = 5, dense: bool = True, seed: int = 0
+    samples: int,
+    dim: int,
+    *,
+    k1: int = 30,
+    repeats: int = 5,
+    seed: int = 0,
+    features: str = "clustered",
+    dense: bool = True,
+    say: Callable[[str], object] = lambda message: None,
 ) -> dict[str, Any]:
     """Time features -> raw labels -> refined labels, stage by stage, and the dense way beside it.
 
     Args:
         samples, dim: N and D of synthetic features.
-        k1: neighbours that must be reciprocal.
+        k1: neighbours that must be reciprocal; at least 5.
         repeats: runs of which medians are taken; the dense way runs once.
-        dense: run the dense way; it needs about 40 N^2 bytes.
-    Returns: `seconds` of each stage, `product` being the bare N x N matrix product and `total` all stages from
-        features to raw labels; `ratio` of total to product; `peak_mb` beyond the features; `equal`: whether both ways
-        gave the same raw and the same refined labels; and what is needed to read the figures.
+        features: a name in FEATURES.
+        dense: run the dense way, if the memory it needs is available.
+        say: told what is done next.
+    Returns: ready for JSON. `seconds` of each stage, `product` being the bare N x N matrix product and `total` all
+        stages from features to raw labels; `ratio` of total to product; `peak_mb` of the whole and `stage_peak_mb` of
+        each stage, beyond what was resident before it all, the features included; `equal`: whether both ways gave the
+        same raw and the same refined labels, None without the dense way and then `not_compared` says why; and what is
+        needed to read the figures.
+    Raises: InputError for sizes that cannot be used.
     """
-    if samples <= k1 or dim < 1 or repeats < 1:
-        raise InputError(f"bench: need samples > k1={k1}, dim >= 1 and repeats >= 1, got {samples}, {dim}, {repeats}")
+    least = max(k1 + 1, K2)
+    if k1 + 1 < K2 or samples < least or dim < 1 or repeats < 1 or features not in FEATURES:
+        raise InputError(
+            f"bench: need k1 >= {K2 - 1}, samples > k1, dim >= 1, repeats >= 1 and features of {', '.join(FEATURES)}; "
+            f"got k1={k1}, samples={samples}, dim={dim}, repeats={repeats}, features={features}"
+        )
     warm_up()
-    features_ND, later_ND = (synthetic_features(samples, dim, seed, epoch) for epoch in (0, 1))
+    say(f"drawing {samples:,} {features} features of {dim:,} dimensions")
+    features_ND, later_ND = (FEATURES[features](samples, dim, seed, epoch) for epoch in (0, 1))
     times: dict[str, list[float]] = defaultdict(list)
+    stage_peak_mb: dict[str, float | None] = {}
 
     def timed(stage: str, function: Callable, *args: Any) -> Any:
         start = time.perf_counter()
@@ -76,67 +117,121 @@ def bench_labels(
         times[stage].append(time.perf_counter() - start)
         return result
 
-    def labels_of(x_ND: np.ndarray) -> np.ndarray:
-        x_ND = timed("check", check_features, x_ND)
-        neighbours = timed("neighbours", nearest_neighbours, x_ND, k1 + 1)
-        graph = timed("graph", jaccard_graph, x_ND, neighbours, k1, K2)
-        eps = timed("radius", lambda: radius(graph, pairs_per_image=PAIRS_PER_IMAGE))
-        info["distances_an_image"] = round(graph.distances.size / samples, 1)
-        return timed("dbscan", dbscan, graph, eps, MIN_SAMPLES)
+    def labels_of(x_ND: np.ndarray, run: Callable[..., Any]) -> tuple[np.ndarray, float]:
+        x_ND = run("check", check_features, x_ND)
+        neighbours = run("neighbours", nearest_neighbours, x_ND, k1 + 1)
+        graph = run("graph", jaccard_graph, x_ND, neighbours, k1, K2)
+        eps = run("radius", lambda: radius(graph, pairs_per_image=PAIRS_PER_IMAGE))
+        return run("dbscan", dbscan, graph, eps, MIN_SAMPLES), graph.distances.size / samples
 
-    info: dict[str, Any] = {}
-    labels_N, peak_mb = peak_memory(lambda: labels_of(features_ND))
-    times.clear()
-    for _ in range(repeats):
+    say("peak memory")
+    resident = resident_mb()
+
+    def weighed(stage: str, function: Callable, *args: Any) -> Any:
+        result, stage_peak_mb[stage] = peak_memory(function, *args, above=resident)
+        return result
+
+    labels_N, distances_an_image = labels_of(features_ND, weighed)
+    peaks = [peak for peak in stage_peak_mb.values() if peak is not None]
+    for run in range(repeats):
+        say(f"run {run + 1} of {repeats}")
         timed("product", bare_product, features_ND)
-        timed("total", labels_of, features_ND)
-    later_N = labels_of(later_ND)
-    for _ in range(max(repeats, 11)):
+        timed("total", labels_of, features_ND, timed)
+    say("refinement")
+    later_N, _ = labels_of(later_ND, lambda stage, function, *args: function(*args))
+    for _ in range(max(repeats, REFINE_REPEATS)):
         slr = SLR()
         slr.update(labels_N)
         refined = timed("refine", slr.update, later_N)
 
     seconds = {stage: median(runs) for stage, runs in times.items()}
-    result = {
-        "samples": samples,
-        "dim": dim,
-        "k1": k1,
-        "clusters": int(later_N.max()) + 1,
-        "outliers": int((later_N < 0).sum()),
-        "distinct_soft_labels": len(refined.rows.counts),
-        **info,
-        "seconds": seconds,
-        "after_neighbours": sum(seconds[stage] for stage in ("graph", "radius", "dbscan")),
-        "ratio": seconds["total"] / seconds["product"],
-        "peak_mb": peak_mb,
-        "equal": None,
-        "environment": environment(),
-    }
-    if dense:
-        start = time.perf_counter()
-        dense_N = dense_labels(features_ND, k1)
-        seconds["dense_labels"] = time.perf_counter() - start
-        start = time.perf_counter()
-        dense_refined_N = dense_refinement(labels_N, later_N)
-        seconds["dense_refine"] = time.perf_counter() - start
-        result["equal"] = {
+    not_compared = lacks_memory(samples) if dense else "it was not asked for"
+    equal = None
+    if not_compared is None:
+        say("the dense way: features to raw labels")
+        dense_N, stage_peak_mb["dense_labels"] = peak_memory(timed, "dense_labels", dense_labels, features_ND, k1)
+        say("the dense way: refinement")
+        dense_refined_N, stage_peak_mb["dense_refine"] = peak_memory(
+            timed, "dense_refine", dense_refinement, labels_N, later_N
+        )
+        seconds |= {stage: times[stage][0] for stage in ("dense_labels", "dense_refine")}
+        equal = {
             "raw": bool(np.array_equal(labels_N, dense_N)),
             "refined": same_partition(refined.hard, dense_refined_N),
         }
-    return result
+    return {
+        "samples": samples,
+        "dim": dim,
+        "k1": k1,
+        "features": features,
+        "seed": seed,
+        "repeats": repeats,
+        "clusters": int(later_N.max()) + 1,
+        "outliers": int((later_N < 0).sum()),
+        "distinct_soft_labels": len(refined.rows.counts),
+        "distances_an_image": round(distances_an_image, 1),
+        "seconds": seconds,
+        "after_neighbours": sum(seconds[stage] for stage in ("graph", "radius", "dbscan")),
+        "ratio": seconds["total"] / seconds["product"],
+        "peak_mb": max(peaks) if peaks else None,
+        "stage_peak_mb": stage_peak_mb,
+        "equal": equal,
+        "not_compared": not_compared,
+        "environment": environment(),
+    }
 
 
-def table(result: dict[str, Any]) -> str:
-    """The result of bench_labels for the screen."""
-    lines = [f"N = {result['samples']}, D = {result['dim']}, k1 = {result['k1']}: {result['clusters']} clusters"]
-    lines += [f"  {stage:<13} {seconds * 1e3:>10.1f} ms" for stage, seconds in result["seconds"].items()]
-    lines.append(f"  features to labels take {result['ratio']:.2f} x the bare matrix product")
-    if result["peak_mb"] is not None:
-        lines.append(f"  peak memory beyond the features: {result['peak_mb']:.0f} MB")
-    if result["equal"] is not None:
-        equal = [f"{kind} labels {'equal' if same else 'DIFFER'}" for kind, same in result["equal"].items()]
-        lines.append("  beside the dense way: " + ", ".join(equal))
-    return "\n".join(lines)
+def lacks_memory(samples: int) -> str | None:
+    """Why the dense way cannot run on so many images; None if it can."""
+    needed, free = DENSE_BYTES * samples**2, psutil.virtual_memory().available
+    if needed <= free:
+        return None
+    return f"it needs about {needed / GB:.1f} GB of memory for {samples:,} images, and {free / GB:.1f} GB are available"
+
+
+STAGES = {
+    "product": "bare matrix product",
+    "check": "check features",
+    "neighbours": "nearest neighbours",
+    "graph": "Jaccard graph",
+    "radius": "radius",
+    "dbscan": "DBSCAN",
+    "total": "features to raw labels",
+    "refine": "refinement",
+    "dense_labels": "dense: features to raw labels",
+    "dense_refine": "dense: refinement",
+}
+"""Names of the stages for the screen, in the order in which they are shown."""
+
+
+def show(result: dict[str, Any], console: Console | None = None) -> None:
+    """The result of bench_labels as a table, with the outcome of the comparison beneath it."""
+    console = console or Console(markup=False, highlight=False)
+    seconds, peaks = result["seconds"], result["stage_peak_mb"] | {"total": result["peak_mb"]}
+    title = f"{result['samples']:,} images, D = {result['dim']:,}, k1 = {result['k1']}, median of {result['repeats']}"
+    table = Table(title=title, title_justify="left")
+    table.add_column("stage")
+    for column in ("seconds", "x product", "peak MB"):
+        table.add_column(column, justify="right")
+    for stage in (stage for stage in STAGES if stage in seconds):
+        peak, ratio = peaks.get(stage), seconds[stage] / seconds["product"]
+        table.add_row(STAGES[stage], f"{seconds[stage]:.5f}", f"{ratio:.4f}", "" if peak is None else f"{peak:,.0f}")
+    console.print(table)
+    console.print(
+        f"{result['clusters']:,} clusters, {result['outliers']:,} outliers, "
+        f"{result['distinct_soft_labels']:,} distinct soft labels, "
+        f"{result['distances_an_image']:,} distances an image; peak memory beyond the features",
+        soft_wrap=True,
+    )
+    console.print(comparison(result), soft_wrap=True)
+
+
+def comparison(result: dict[str, Any]) -> str:
+    """What came of comparing with the dense way, in a sentence."""
+    if result["equal"] is None:
+        return f"not compared with the dense way: {result['not_compared']}"
+    equal = [f"{kind} labels {'equal' if same else 'DIFFER'}" for kind, same in result["equal"].items()]
+    return "beside the dense way: " + ", ".join(equal)
 
 
 def bare_product(x_ND: np.ndarray) -> None:
@@ -192,8 +287,9 @@ def dense_labels(x_ND: np.ndarray, k1: int) -> np.ndarray:
     del v_NN
     above = distance_NN[np.triu_indices(N, 1)]
     above = np.sort(above[above > 0])
-    eps = np.float32(above[: min(round(PAIRS_PER_IMAGE * N), above.size)].mean(dtype=np.float64))
-    return DBSCAN(eps=float(eps), min_samples=MIN_SAMPLES, metric="precomputed").fit(distance_NN).labels_
+    near = above[: round(PAIRS_PER_IMAGE * N)]
+    eps = float(np.float32(near.mean(dtype=np.float64))) if near.size else 0.0
+    return DBSCAN(eps=max(eps, 1e-9), min_samples=MIN_SAMPLES, metric="precomputed").fit(distance_NN).labels_
 
 
 def dense_refinement(before_N: np.ndarray, now_N: np.ndarray, min_cluster_size: int = 7) -> np.ndarray:
@@ -211,6 +307,9 @@ def dense_refinement(before_N: np.ndarray, now_N: np.ndarray, min_cluster_size: 
     kept = np.flatnonzero(soft_NK.any(axis=1))
     refined_N = np.full(len(now_N), -1, np.int32)
     points, n = soft_NK[kept], len(kept)
+    if (points == points[:1]).all():
+        refined_N[kept] = 0
+        return refined_N
     if n <= min_cluster_size:
         return refined_N
     square_n = (points**2).sum(axis=1)
@@ -238,38 +337,56 @@ def same_partition(x_N: np.ndarray, y_N: np.ndarray) -> bool:
     return one_to_one and bool(((pairs[0] < 0) == (pairs[1] < 0)).all())
 
 
-def peak_memory(function: Callable[[], Any]) -> tuple[Any, float | None]:
-    """What a function returns, and by how many MB its peak exceeds what was resident before; None outside Linux."""
-    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+def resident_mb(peak: bool = False) -> float | None:
+    """Memory of this process, now or at its peak, in MB of 2^20 bytes; None outside Linux."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    name = "VmHWM:" if peak else "VmRSS:"
+    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(name)) / 1024
 
-    def resident(name: str) -> int:
-        line = next(line for line in status.read_text().splitlines() if line.startswith(name))
-        return int(line.split()[1])
 
+def peak_memory(function: Callable[..., Any], *args: Any, above: float | None = None) -> tuple[Any, float | None]:
+    """What a function returns, and by how many MB the peak of this process exceeds `above`; None outside Linux.
+
+    Args:
+        above: MB; None takes what is resident before the call.
+    """
+    before = resident_mb() if above is None else above
     try:
-        reset.write_text("5")  # the peak starts anew
-        before = resident("VmRSS:")
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     except OSError:
-        return function(), None
-    result = function()
-    return result, (resident("VmHWM:") - before) / 1024
+        return function(*args), None
+    result = function(*args)
+    peak = resident_mb(peak=True)
+    return result, None if peak is None or before is None else peak - before
 
 
 def environment() -> dict[str, str | int]:
-    """What the figures depend on: device, threads, versions, commit."""
+    """What the figures depend on: device, threads, versions, commit; and when they were taken."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
         names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
         cpu = names[0] if names else cpu
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True
-    )
     packages = ("rapids-slr", "torch", "numpy", "numba", "scipy", "scikit-learn")
     return {
         "device": cpu,
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         **{package: version(package) for package in packages},
-        "commit": git.stdout.strip() or "unknown",
+        "commit": commit(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def commit() -> str:
+    """The commit of this checkout, with -dirty if files differ from it; `unknown` where there is none."""
+    folder = Path(__file__).parents[1]
+    if not (folder / ".git").exists():  # installed: a checkout further up is somebody else's
+        return "unknown"
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
