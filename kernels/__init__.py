@@ -46,12 +46,20 @@ def cpu(signature: str, **options: Any) -> Callable[[Callable], CpuKernel]:
     return lambda function: CpuKernel(function, signature, options)
 
 
-def warm_up() -> None:
-    """Compile every kernel, or load it from Numba's cache, so that no timed stage has to."""
+def warm_up(progress: Callable[[int], None] | None = None) -> None:
+    """Compile every kernel, or load it from Numba's cache, so that no timed stage has to.
+
+    The first call after an installation takes about half a minute, later ones about half a second.
+
+    Args:
+        progress: called with 1 after every kernel.
+    """
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
     for kernel in _kernels:
         kernel.compile()
+        if progress is not None:
+            progress(1)
 
 
 def in_parallel(kernel: Callable, size: int, *args: Any, smallest: int = 1) -> None:

@@ -99,9 +99,10 @@ class Session(AbstractContextManager["Session"]):
         if not self._resumed:
             self.folder.write_text(self.folder.spec_file, dump_spec(self.spec))
         self._state = self.folder.load_checkpoint()
-        warm_up()  # no kernel is compiled inside a timed stage
         self.progress.__enter__()
         self.progress.say(f"{self.folder.path} on {self.device_name} ({self.backend.why})")
+        with self.bar("compiling kernels, kept for later runs", None, unit="kernels") as report:
+            warm_up(report)  # none is compiled inside a timed stage
         return self
 
     def __exit__(self, kind, fault, trace) -> None:
@@ -186,9 +187,9 @@ class Session(AbstractContextManager["Session"]):
         return Clock(self.device)
 
     @contextmanager
-    def bar(self, label: str, total: int) -> Iterator[Callable[..., None]]:
+    def bar(self, label: str, total: int | None, unit: str = "images") -> Iterator[Callable[..., None]]:
         """A progress bar; call what it gives with the steps done and any values to show."""
-        task = self.progress.task(label, total=total, unit="images")
+        task = self.progress.task(label, total=total, unit=unit)
         try:
             yield task.advance
         finally:
