@@ -11,10 +11,14 @@ import torch
 
 from rapids_slr.errors import InputError, RunError
 
+RESUME = "free some space, then go on with --resume"
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+
+def write_atomically(path: Path, write: Callable[[Path], object], advice: str = RESUME) -> None:
     """Let `write` fill a temporary file beside `path`, then put it in place in one step.
 
+    Args:
+        advice: what to do where that fails, the end of the error.
     Raises: RunError if the disk is full or the folder cannot be written; what stood at `path` is untouched.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -26,7 +30,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(temporary, path)
     except (OSError, RuntimeError) as fault:  # torch reports a full disk as RuntimeError
         reason = getattr(fault, "strerror", None) or str(fault).splitlines()[0]
-        raise RunError(f"{path} could not be written: {reason}; free some space, then go on with --resume") from fault
+        raise RunError(f"{path} could not be written: {reason}; {advice}") from fault
     finally:
         temporary.unlink(missing_ok=True)
 

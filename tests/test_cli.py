@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+import torch
+from numpy.testing import assert_array_equal
+from scipy.sparse import load_npz
 
 import rapids_slr
-from rapids_slr import run
-from rapids_slr.cli import COMMANDS, main
+from rapids_slr import SLR, JaccardDBSCAN, run
+from rapids_slr.cli import COMMANDS, cluster, main, refine
+from rapids_slr.data.domain import make_split
 from rapids_slr.errors import InputError, RunError
+from rapids_slr.labelfiles import read_labels
+from rapids_slr.records import label_table
+from rapids_slr.runfolder import RunFolder
 from rapids_slr.specfile import load_spec
+from tests.clustering.cases import groups, unit
 
 SPEC = "data: {source: {synth: {style: source}}, target: {synth: {style: target}}}\n"
 
@@ -294,6 +305,148 @@ def test_data_commands_refuse_what_they_cannot_use(capsys, here, words, message)
     (here / "source/a.txt").touch()
     assert main(["data", *words]) == 2
     assert message in capsys.readouterr().err
+
+
+# refine and cluster --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def epochs(here) -> list[np.ndarray]:
+    """Features of 170 images in two epochs, as a.npy and b.npy."""
+    rng = np.random.default_rng(0)
+    first = groups(rng, 170, 14, noise=0.6)
+    features = [first, unit(first + 0.08 * rng.normal(size=first.shape))]
+    for name, features_ND in zip("ab", features, strict=True):
+        np.save(f"{name}.npy", features_ND)
+    return features
+
+
+CLUSTER = {"k1": 10, "k2": 3, "pairs_per_image": 6.0, "min_samples": 3, "min_size": 4}
+CLUSTER_WORDS = [word for name, value in CLUSTER.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+
+@pytest.mark.parametrize("name", ["labels.npy", "labels.csv", "labels.parquet"])
+def test_cluster_writes_the_labels_of_the_estimator(epochs, capsys, name):
+    assert main(["cluster", "a.npy", "-o", name, *CLUSTER_WORDS]) == 0
+    expected = JaccardDBSCAN(**CLUSTER).fit(epochs[0])
+    assert read_labels(Path(name)).labels_N.tolist() == expected.labels_.tolist()
+    words = capsys.readouterr().out.split()
+    clusters, outliers = int(expected.labels_.max()) + 1, int((expected.labels_ < 0).sum())
+    largest = np.bincount(expected.labels_[expected.labels_ >= 0]).max()
+    told = [170, 24, f"{expected.eps_:.4g}", clusters, outliers, largest]
+    assert [word for word in words if word[0].isdigit()][:-1] == [str(value) for value in told]
+
+
+@pytest.mark.parametrize("radius", [("rho", 0.05), ("eps", 0.4)])
+def test_cluster_takes_other_rules_for_the_radius(epochs, radius):
+    name, value = radius
+    assert main(["cluster", "a.npy", "-o", "labels.npy", f"--{name}", str(value)]) == 0
+    assert np.load("labels.npy").tolist() == JaccardDBSCAN(**{name: value}).fit_predict(epochs[0]).tolist()
+
+
+def test_cluster_normalises_when_asked_to(epochs, capsys):
+    np.save("long.npy", 3 * epochs[0])
+    assert main(["cluster", "long.npy", "-o", "labels.npy"]) == 2
+    text = capsys.readouterr().err
+    assert text.startswith("error: long.npy: expected rows of unit length, got lengths 3..3 in 170 of 170 rows: 0, 1")
+    assert not Path("labels.npy").exists()
+    assert main(["cluster", "long.npy", "-o", "labels.npy", "--normalise"]) == 0
+    assert main(["cluster", "a.npy", "-o", "expected.npy"]) == 0
+    assert np.load("labels.npy").tolist() == np.load("expected.npy").tolist()
+
+
+def test_cluster_warns_of_labels_that_look_wrong(epochs, capsys):
+    assert main(["cluster", "a.npy", "-o", "labels.npy", "--eps", "0.999"]) == 0
+    assert "of 170 images; if that is too many, lower --pairs-per-image" in capsys.readouterr().err
+    assert main(["cluster", "a.npy", "-o", "labels.npy", "--eps", "1e-6"]) == 0
+    assert "every image is an outlier; raise --pairs-per-image" in capsys.readouterr().err
+
+
+def test_refine_repeats_what_a_run_wrote(epochs, capsys):
+    """The label tables of a run, as they are, give its refined labels and confidence again."""
+    slr, clusterer, previous_N = SLR(min_cluster_size=4), JaccardDBSCAN(**CLUSTER), None
+    split = make_split([(f"{image:04d}.jpg", 1, 1) for image in range(170)])
+    for epoch, features_ND in enumerate(epochs, 1):
+        labels_N = torch.from_numpy(clusterer.fit_predict(features_ND))
+        refined = slr.update(labels_N)
+        table = label_table(split, previous_N, labels_N, refined.hard, refined)
+        RunFolder(Path()).write_labels(epoch, table)
+        previous_N = labels_N
+    words = ["refine", "labels/epoch-001.parquet", "labels/epoch-002.parquet", "--min-cluster-size", "4"]
+    assert main([*words, "-o", "refined.parquet", "--soft", "soft.npz"]) == 0
+    again = pd.read_parquet("refined.parquet")
+    assert list(again) == ["sample", "path", "previous", "cluster", "refined", "confidence"]
+    pd.testing.assert_frame_equal(again, table.drop(columns="camera"))
+    assert_array_equal(load_npz("soft.npz").toarray(), refined.soft.to_dense().numpy())
+    counts = [len(np.unique(table[name][table[name] >= 0])) for name in ("previous", "cluster", "refined")]
+    lost = [int((table.cluster < 0).sum()), refined.rescued, int((table.refined < 0).sum())]
+    assert refined.rescued > 0
+    told = [word for word in capsys.readouterr().out.split() if word.isdigit()]
+    assert told == [str(value) for value in (170, *counts, *lost)]
+
+    shuffled = pd.read_parquet("labels/epoch-001.parquet").sample(frac=1, random_state=0)
+    shuffled.to_csv("shuffled.csv", index=False)
+    assert main(["refine", "shuffled.csv", *words[2:], "-o", "again.csv", "--column", "cluster"]) == 0
+    assert pd.read_csv("again.csv").refined.tolist() == table.refined.tolist()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"alpha": 0.3, "hard": "none", "outliers": "drop"},
+        {"hard": "argmax", "noise": "argmax"},
+        {"hard": "dbscan", "min_samples": 2},
+        {"min_cluster_size": 3, "merge_distance": 0.4},
+    ],
+)
+def test_refine_passes_its_settings_on(settings):
+    rng = np.random.default_rng(0)
+    before, now = rng.integers(-1, 6, (2, 100))
+    np.save("a.npy", before)
+    np.save("b.npy", now)
+    words = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    assert main(["refine", "a.npy", "b.npy", "-o", "refined.npy", *words]) == 0
+    slr = SLR(**settings)
+    slr.update(before)
+    assert np.load("refined.npy").tolist() == slr.update(now).hard.tolist()
+
+
+def test_defaults_are_those_of_the_estimators():
+    for command, estimator in ((cluster, JaccardDBSCAN()), (refine, SLR())):
+        settings = estimator.get_params()
+        shared = {name: option.default for name, option in inspect.signature(command).parameters.items()}
+        shared = {name: value for name, value in shared.items() if name in settings}
+        assert shared == {name: settings[name] for name in shared}
+        assert set(settings) - set(shared) <= {"source_weight", "memory"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["cluster", "a.npy", "-o", "labels.txt"],
+            "error: labels.txt: expected a name that ends in .npy, .csv, .parquet",
+        ),
+        (["cluster", "gone.npy", "-o", "labels.npy"], "error: gone.npy: no such file\n"),
+        (["cluster", "a.npy", "-o", "labels.npy", "--eps", "0"], "error: eps must lie in (0, inf], got 0.0\n"),
+        (["refine", "l.npy", "gone.npy", "-o", "r.npy"], "error: gone.npy: no such file\n"),
+        (["refine", "l.npy", "m.npy", "-o", "r.npy"], "error: l.npy has 3 labels, m.npy has 2; give labels"),
+        (["refine", "l.npy", "l.npy", "-o", "r.npy", "--alpha", "2"], "error: alpha must lie in [0, 1], got 2.0\n"),
+        (
+            ["refine", "l.npy", "l.npy", "-o", "r.npy", "--soft", "s.npy"],
+            "error: s.npy: expected a name that ends in .npz",
+        ),
+    ],
+)
+def test_files_and_settings_that_cannot_be_used(epochs, capsys, here, words, message):
+    np.save("l.npy", [0, 0, 1])
+    np.save("m.npy", [0, 0])
+    there = set(here.iterdir())
+    assert main(words) == 2
+    written = capsys.readouterr()
+    assert written.out == ""
+    assert written.err.startswith(message)
+    assert set(here.iterdir()) == there
 
 
 # doctor --------------------------------------------------------------------------------------------------------------

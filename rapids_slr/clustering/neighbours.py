@@ -57,7 +57,7 @@ def check_features(features: object, name: str = "features") -> Array:
         low, high = float(square_N.min()) ** 0.5, float(square_N.max()) ** 0.5
         raise InputError(
             f"{name}: expected rows of unit length, got lengths {low:.4g}..{high:.4g} in {_rows(off_N)}; "
-            "divide every row by its length first (torch.nn.functional.normalize)"
+            "divide every row by its length first (torch.nn.functional.normalize, or cluster --normalise)"
         )
     return x_ND
 

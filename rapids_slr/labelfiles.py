@@ -1,0 +1,323 @@
+"""Features and labels in files: what `rapids-slr cluster` and `rapids-slr refine` read and write.
+
+A table (.csv, .parquet) may say which image a row belongs to, in a column `path` or `sample`; rows of two tables are
+then matched by it. Arrays (.npy, .safetensors) hold their images in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from safetensors import SafetensorError, safe_open
+from scipy.sparse import save_npz
+
+from rapids_slr.arrays import as_array
+from rapids_slr.clustering.neighbours import check_features
+from rapids_slr.errors import InputError
+from rapids_slr.files import write_atomically
+from rapids_slr.refinement.labels import check_labels
+
+IMAGE_COLUMNS = ("path", "sample")
+"""Columns that name an image; the first that both tables have matches their rows."""
+LABEL_COLUMNS = ("label", "cluster")
+ADVICE = "free some space, or name another file"
+
+
+# Features -------------------------------------------------------------------------------------------------------------
+
+
+def read_features(path: Path, key: str | None = None, normalise: bool = False) -> tuple[np.ndarray, pd.DataFrame]:
+    """Features of a file, and whose they are.
+
+    Args:
+        path: .npy (N, D); .safetensors, its one tensor (N, D); .parquet, its one column of lists, or all its other
+            columns, which have to be numbers.
+        key: tensor or column of lists to take where there are several.
+        normalise: divide every row by its length.
+    Returns: (N, D) float32 unit rows; and a table of N rows with the file's `path` and `sample`, or else with `sample`,
+        the number of the row.
+    Raises: InputError if the file cannot be read or check_features refuses what it holds.
+    """
+    if key is not None and path.suffix.lower() == ".npy":
+        raise InputError(f"{path}: a .npy file holds one array without a name; leave out --key")
+    x_ND, images = _read(path, FEATURE_READERS, key)
+    if normalise:
+        x_ND = _unit_rows(x_ND)
+    x_ND = check_features(x_ND, str(path))
+    return x_ND, images if len(images.columns) else pd.DataFrame({"sample": np.arange(len(x_ND))})
+
+
+def _unit_rows(x: Any) -> Any:
+    """(N, D) numbers as float32 rows of unit length, rows of zeros as they are; anything else as it is."""
+    x = as_array(x)
+    if x.ndim != 2 or x.dtype.kind not in "fiu":
+        return x
+    x_ND = x.astype(np.float32, copy=False)
+    length_N = np.sqrt(np.einsum("nd,nd->n", x_ND, x_ND, dtype=np.float64))
+    length_N[length_N == 0] = 1
+    return x_ND / length_N[:, None].astype(np.float32)
+
+
+def _features_of_npy(path: Path, key: str | None) -> tuple[Any, pd.DataFrame]:
+    return _load_npy(path), pd.DataFrame()
+
+
+def _features_of_safetensors(path: Path, key: str | None) -> tuple[torch.Tensor, pd.DataFrame]:
+    with safe_open(path, framework="pt") as tensors:
+        shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+        fitting = [name for name, shape in shapes.items() if len(shape) == 2]
+        return tensors.get_tensor(_pick(path, key, shapes, fitting, "a tensor (N, D)", "--key")), pd.DataFrame()
+
+
+def _features_of_parquet(path: Path, key: str | None) -> tuple[np.ndarray, pd.DataFrame]:
+    table = _load_parquet(path)
+    images = table.select([name for name in table.column_names if name in IMAGE_COLUMNS]).to_pandas(
+        ignore_metadata=True
+    )
+    types = {field.name: field.type for field in table.schema if field.name not in IMAGE_COLUMNS}
+    lists = [name for name, kind in types.items() if _is_list(kind)]
+    if lists or key is not None:
+        name = _pick(path, key, types, lists, "a column of lists", "--key")
+        return _stack_lists(table[name], f"{path}: {name}"), images
+    wrong = {name: kind for name, kind in types.items() if not _is_number(kind)}
+    if wrong or not types:
+        raise InputError(
+            f"{path}: expected a column of lists, or columns of numbers besides {' and '.join(IMAGE_COLUMNS)}; "
+            f"got {_listed(wrong)}"
+        )
+    return table.select(list(types)).to_pandas(ignore_metadata=True).to_numpy(), images
+
+
+def _stack_lists(column: pa.ChunkedArray, name: str) -> np.ndarray:
+    """Lists of equal length as rows (N, D)."""
+    if not (_is_list(column.type) and _is_number(column.type.value_type)):
+        raise InputError(f"{name}: expected lists of numbers, got {column.type}")
+    lengths = pc.list_value_length(column).to_numpy().astype(np.float64)  # NaN where there is no list
+    D = lengths[0] if lengths.size else 0
+    if (other := lengths != D).any():
+        row = int(other.argmax())
+        what = "no list" if np.isnan(lengths[row]) else f"a list of {lengths[row]:.0f}"
+        raise InputError(f"{name}: expected lists of one length, got {what} in row {row} after {D:.0f} in row 0")
+    values = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
+    return np.concatenate(values or [np.empty(0)]).reshape(len(lengths), int(D))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_floating(kind) or pa.types.is_integer(kind)
+
+
+# Labels ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LabelFile:
+    path: Path
+    labels_N: np.ndarray
+    """int32, -1 = outlier."""
+    images: pd.DataFrame
+    """N rows; the columns `path` and `sample` as far as the file has them."""
+
+
+def read_labels(path: Path, column: str | None = None) -> LabelFile:
+    """Labels of a file.
+
+    Args:
+        path: .npy (N,), .csv with a line of column names, or .parquet.
+        column: column of a table to take; without, `label` or `cluster`, or the only one besides `path` and `sample`.
+    Raises: InputError if the file cannot be read, the column is not told, or check_labels refuses what it holds.
+    """
+    labels, name, images = _read(path, LABEL_READERS, column)
+    return LabelFile(path, check_labels(labels, f"{path}: {name}"), images)
+
+
+def _labels_of_npy(path: Path, column: str | None) -> tuple[np.ndarray, str, pd.DataFrame]:
+    labels = _load_npy(path)
+    return labels, "labels", pd.DataFrame(index=range(len(labels) if labels.ndim else 0))
+
+
+def _labels_of_csv(path: Path, column: str | None) -> tuple[np.ndarray, str, pd.DataFrame]:
+    table = pd.read_csv(path, dtype={"path": str}, encoding="utf-8-sig")
+    if all(_reads_as_number(name) for name in table.columns):
+        raise InputError(f"{path}: the first line holds numbers; put a line with the names of the columns before it")
+    return _labels_of_table(path, table, column)
+
+
+def _labels_of_parquet(path: Path, column: str | None) -> tuple[np.ndarray, str, pd.DataFrame]:
+    return _labels_of_table(path, _load_parquet(path).to_pandas(ignore_metadata=True), column)
+
+
+def _labels_of_table(path: Path, table: pd.DataFrame, column: str | None) -> tuple[np.ndarray, str, pd.DataFrame]:
+    others = [name for name in table.columns if name not in IMAGE_COLUMNS]
+    fitting = [name for name in LABEL_COLUMNS if name in others] or others
+    name = _pick(path, column, dict(table.dtypes), fitting, "a column " + " or ".join(LABEL_COLUMNS), "--column")
+    return table[name].to_numpy(), name, table[[name for name in table.columns if name in IMAGE_COLUMNS]]
+
+
+def _reads_as_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class LabelPair:
+    """Labels of two epochs of the same N images, in the order of the second file."""
+
+    previous_N: np.ndarray
+    """int32, -1 = outlier."""
+    current_N: np.ndarray
+    """int32, -1 = outlier."""
+    images: pd.DataFrame
+    """N rows; the columns `path` and `sample` as far as either file has them."""
+    matched_by: str
+    """`path`, `sample` or `position`."""
+
+
+def join_labels(previous: LabelFile, current: LabelFile) -> LabelPair:
+    """Match the images of two files by a column that both have, `path` before `sample`, else by position.
+
+    Raises: InputError if an image is in one file alone, or occurs twice; the first ones are named.
+    """
+    name = next((name for name in IMAGE_COLUMNS if name in previous.images and name in current.images), None)
+    if name is None:
+        if previous.labels_N.size != current.labels_N.size:
+            raise InputError(
+                f"{previous.path} has {previous.labels_N.size} labels, {current.path} has {current.labels_N.size}; "
+                "give labels of the same images in the same order, or tables that both have a column "
+                f"{' or '.join(IMAGE_COLUMNS)}"
+            )
+        row_N = np.arange(current.labels_N.size)
+    else:
+        before, now = _image_index(previous, name), _image_index(current, name)
+        row_N = before.get_indexer(now)
+        lost, new = before.difference(now, sort=False), now[row_N < 0]
+        if len(lost) or len(new):
+            faults = [(previous, lost), (current, new)]
+            alone = [f"{len(only)} only in {file.path}: {_first(only)}" for file, only in faults if len(only)]
+            raise InputError(
+                f"{previous.path} and {current.path}: expected the same images by {name}, got " + "; ".join(alone)
+            )
+    images = previous.images.iloc[row_N].reset_index(drop=True)
+    images = current.images.join(images[[name for name in images if name not in current.images]])
+    return LabelPair(previous.labels_N[row_N], current.labels_N, images, name or "position")
+
+
+def _image_index(file: LabelFile, name: str) -> pd.Index:
+    """The images of a file by `name`, each once."""
+    column = file.images[name]
+    if (empty := column.isna()).any():
+        raise InputError(f"{file.path}: {name} is empty in {int(empty.sum())} rows: {_first(np.flatnonzero(empty))}")
+    if (again := column.duplicated()).any():
+        raise InputError(f"{file.path}: {name} occurs more than once: {_first(column[again].unique())}")
+    return pd.Index(column.to_numpy(object))  # text of .csv and .parquet comes in several types
+
+
+def write_labels(path: Path, table: pd.DataFrame, column: str) -> None:
+    """Write a table of labels: whole as .csv or .parquet, its `column` alone as .npy.
+
+    Raises: InputError for another suffix, RunError if it cannot be written; a file that was there is then untouched.
+    """
+    check_suffix(path, LABEL_WRITERS)
+    write = LABEL_WRITERS[path.suffix.lower()]
+    write_atomically(path, lambda temporary: write(temporary, table, column), ADVICE)
+
+
+def write_soft_labels(path: Path, soft_NK: Any) -> None:
+    """Write soft labels, scipy sparse (N, K), for scipy.sparse.load_npz."""
+    check_suffix(path, SOFT_SUFFIXES)
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "wb") as file:  # by name, numpy would append a suffix
+            save_npz(file, soft_NK)
+
+    write_atomically(path, write, ADVICE)
+
+
+def _write_npy(path: Path, table: pd.DataFrame, column: str) -> None:
+    with open(path, "wb") as file:
+        np.save(file, table[column].to_numpy())
+
+
+FEATURE_READERS = {
+    ".npy": _features_of_npy,
+    ".safetensors": _features_of_safetensors,
+    ".parquet": _features_of_parquet,
+}
+LABEL_READERS = {".npy": _labels_of_npy, ".csv": _labels_of_csv, ".parquet": _labels_of_parquet}
+LABEL_WRITERS: dict[str, Callable[[Path, pd.DataFrame, str], None]] = {
+    ".npy": _write_npy,
+    ".csv": lambda path, table, column: table.to_csv(path, index=False),
+    ".parquet": lambda path, table, column: table.to_parquet(path, index=False),
+}
+SOFT_SUFFIXES = (".npz",)
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+def check_suffix(path: Path, suffixes: Collection[str]) -> None:
+    """Raise InputError where the name of a file does not end in one of `suffixes`."""
+    if path.suffix.lower() not in suffixes:
+        raise InputError(f"{path}: expected a name that ends in {', '.join(suffixes)}, got {path.suffix or 'none'}")
+
+
+def _read(path: Path, readers: Mapping[str, Callable[[Path, str | None], Any]], name: str | None) -> Any:
+    """What the reader of this kind of file gives; InputError, with the file's name, where it fails."""
+    check_suffix(path, readers)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        return readers[path.suffix.lower()](path, name)
+    except InputError:
+        raise
+    except (OSError, EOFError, ValueError, SafetensorError, pa.ArrowException) as fault:
+        reason = getattr(fault, "strerror", None) or str(fault).splitlines()[0]
+        raise InputError(f"{path} is damaged or no {path.suffix} file ({reason})") from fault
+
+
+def _load_npy(path: Path) -> np.ndarray:
+    with open(path, "rb") as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _load_parquet(path: Path) -> pa.Table:
+    """A table without the unnamed row numbers that pandas may have stored."""
+    with pq.ParquetFile(path) as file:
+        table = file.read()
+    return table.select([name for name in table.column_names if not name.startswith("__index_level_")])
+
+
+def _pick(path: Path, wanted: str | None, there: dict[str, Any], fitting: list[str], what: str, option: str) -> str:
+    """The part of a file that was asked for by name, or the only fitting one."""
+    if wanted is None and len(fitting) == 1:
+        return fitting[0]
+    if wanted in there:
+        return wanted
+    if wanted is None and len(fitting) > 1:
+        raise InputError(f"{path}: which one of {', '.join(fitting)}? Choose with {option}")
+    missing = what if wanted is None else repr(wanted)
+    raise InputError(f"{path}: {missing} is not in it; it holds {_listed(there)}")
+
+
+def _listed(parts: dict[str, Any]) -> str:
+    return _first([f"{name} {kind}" for name, kind in parts.items()]) or "nothing"
+
+
+def _first(values: Collection[Any], shown: int = 5) -> str:
+    """'a, b, c, ...'."""
+    return ", ".join(map(str, list(values)[:shown])) + (", ..." if len(values) > shown else "")

@@ -1,0 +1,341 @@
+"""Files of features and labels: what can be read, how images are matched, and what is refused, by its message."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from safetensors.torch import save_file
+from scipy.sparse import csr_matrix, load_npz
+
+from rapids_slr.errors import InputError, RunError
+from rapids_slr.labelfiles import join_labels, read_features, read_labels, write_labels, write_soft_labels
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def unit_rows() -> np.ndarray:
+    x_ND = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
+    return x_ND / np.linalg.norm(x_ND, axis=1, keepdims=True)
+
+
+# Features ------------------------------------------------------------------------------------------------------------
+
+
+def write_lists(x_ND, kind, **columns):
+    flat = pa.array(x_ND.ravel())
+    if kind == "fixed":
+        lists = pa.FixedSizeListArray.from_arrays(flat, x_ND.shape[1])
+    else:
+        lists = pa.LargeListArray.from_arrays(np.arange(0, x_ND.size + 1, x_ND.shape[1]), flat)
+    pq.write_table(pa.table({**columns, "embedding": lists}), "f.parquet", row_group_size=4)  # several chunks
+
+
+@pytest.mark.parametrize("kind", ["npy", "fortran", "safetensors", "columns", "lists", "fixed"])
+def test_every_kind_of_feature_file_gives_the_same_rows(unit_rows, kind):
+    path = Path({"npy": "f.npy", "fortran": "f.npy", "safetensors": "f.safetensors"}.get(kind, "f.parquet"))
+    if path.suffix == ".npy":
+        np.save(path, np.asfortranarray(unit_rows) if kind == "fortran" else unit_rows.astype(np.float64))
+    elif kind == "safetensors":
+        save_file({"features": torch.from_numpy(unit_rows), "identities": torch.arange(6)}, path)
+    elif kind == "columns":
+        pd.DataFrame(unit_rows, columns=[f"f{d}" for d in range(4)]).to_parquet(path)
+    else:
+        write_lists(unit_rows, kind)
+    x_ND, images = read_features(path)
+    assert (x_ND.dtype, x_ND.flags.c_contiguous) == (np.float32, True)
+    assert_array_equal(x_ND, unit_rows)
+    assert images.to_dict("list") == {"sample": [0, 1, 2, 3, 4, 5]}
+
+
+@pytest.mark.parametrize("kind", ["columns", "lists"])
+def test_columns_that_name_images_are_no_features(unit_rows, kind):
+    names = {"path": [f"{i}.jpg" for i in range(6)], "sample": range(10, 16)}
+    if kind == "lists":
+        write_lists(unit_rows, "large", camera=list("aabbcc"), **{k: list(v) for k, v in names.items()})
+    else:
+        pd.DataFrame({**names, **dict(enumerate(unit_rows.T))}).rename(columns=str).to_parquet("f.parquet")
+    x_ND, images = read_features(Path("f.parquet"))
+    assert_array_equal(x_ND, unit_rows)
+    assert images.to_dict("list") == {"path": names["path"], "sample": list(names["sample"])}
+
+
+def test_an_unnamed_index_of_pandas_is_no_feature(unit_rows):
+    pd.DataFrame(unit_rows, index=[3, 1, 4, 1, 5, 9]).rename(columns=str).to_parquet("f.parquet")
+    assert read_features(Path("f.parquet"))[0].shape == (6, 4)
+
+
+def test_one_of_several_tensors_is_chosen_by_its_key(unit_rows):
+    save_file({"a": torch.ones(3, 2), "b": torch.from_numpy(unit_rows)}, "f.safetensors")
+    assert_array_equal(read_features(Path("f.safetensors"), "b")[0], unit_rows)
+
+
+def test_bfloat16_is_read_and_scaled(unit_rows):
+    save_file({"f": torch.from_numpy(unit_rows).bfloat16()}, "f.safetensors")
+    assert_allclose(read_features(Path("f.safetensors"), normalise=True)[0], unit_rows, atol=5e-3)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 7, 1e30])
+def test_normalise_divides_rows_by_their_length(unit_rows, scale):
+    np.save("f.npy", unit_rows * np.float32(scale))
+    assert_allclose(read_features(Path("f.npy"), normalise=True)[0], unit_rows, atol=1e-6)
+    with pytest.raises(InputError, match=r"f\.npy: (expected rows of unit length|NaN or infinite)"):
+        read_features(Path("f.npy"))
+
+
+def test_a_row_of_zeros_has_no_direction(unit_rows):
+    unit_rows[2] = 0
+    np.save("f.npy", unit_rows)
+    with pytest.raises(InputError, match=r"expected rows of unit length, .* in 1 of 6 rows: 2"):
+        read_features(Path("f.npy"), normalise=True)
+
+
+def damaged(path, text=b"\x93NUMPY\x01"):
+    Path(path).write_bytes(text)
+
+
+FEATURE_FAULTS = {
+    "gone": (lambda x: None, "f.npy", r"f\.npy: no such file"),
+    "suffix": (lambda x: damaged("f.csv"), "f.csv", r"f\.csv: expected a name that ends in .npy, .safetensors, .parq"),
+    "no suffix": (lambda x: None, "features", "features: expected a name that ends in .*, got none"),
+    "folder": (lambda x: Path("f.npy").mkdir(), "f.npy", "no such file"),
+    "npy cut off": (lambda x: damaged("f.npy"), "f.npy", r"f\.npy is damaged or no \.npy file \("),
+    "parquet cut off": (lambda x: damaged("f.parquet"), "f.parquet", r"f\.parquet is damaged or no \.parquet file"),
+    "safetensors cut off": (lambda x: damaged("f.safetensors"), "f.safetensors", "is damaged or no .safetensors file"),
+    "pickle": (lambda x: np.save("f.npy", np.array([{}])), "f.npy", "damaged or no .npy file .*Object arrays"),
+    "archive": (
+        lambda x: damaged("f.npy", b"PK\x03\x04" + bytes(100)),
+        "f.npy",
+        "damaged or no .npy file .*magic string",
+    ),
+    "vector": (lambda x: np.save("f.npy", x[0]), "f.npy", r"f\.npy: expected \(N, D\) real numbers.*got \(4,\)"),
+    "text": (lambda x: np.save("f.npy", np.array([["a"]])), "f.npy", r"got \(1, 1\) <U1"),
+    "NaN": (lambda x: np.save("f.npy", x * [1, 1, np.nan, 1]), "f.npy", r"f\.npy: NaN or infinite values in 6 of 6"),
+    "several tensors": (
+        lambda x: save_file({"a": torch.ones(2, 2), "b": torch.ones(2, 2)}, "f.safetensors"),
+        "f.safetensors",
+        r"which one of a, b\? Choose with --key",
+    ),
+    "no matrix": (
+        lambda x: save_file({"a": torch.ones(2)}, "f.safetensors"),
+        "f.safetensors",
+        r"a tensor \(N, D\) is not in it; it holds a \(2,\)",
+    ),
+    "text columns": (
+        lambda x: pd.DataFrame({"f": [1.0], "name": ["a"]}).to_parquet("f.parquet"),
+        "f.parquet",
+        "or columns of numbers besides path and sample; got name .*string",
+    ),
+    "no columns": (
+        lambda x: pd.DataFrame({"path": ["a"]}).to_parquet("f.parquet"),
+        "f.parquet",
+        "got nothing",
+    ),
+    "uneven lists": (
+        lambda x: pq.write_table(pa.table({"e": [[1.0, 0], [1.0], None]}), "f.parquet"),
+        "f.parquet",
+        "e: expected lists of one length, got a list of 1 in row 1 after 2 in row 0",
+    ),
+    "missing list": (
+        lambda x: pq.write_table(pa.table({"e": [[1.0, 0], None]}), "f.parquet"),
+        "f.parquet",
+        "got no list in row 1",
+    ),
+    "lists of text": (
+        lambda x: pq.write_table(pa.table({"e": [["a"]]}), "f.parquet"),
+        "f.parquet",
+        "expected lists of numbers, got list<",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FEATURE_FAULTS)
+@pytest.mark.parametrize("normalise", [False, True])
+def test_feature_files_that_cannot_be_used(unit_rows, case, normalise):
+    write, path, message = FEATURE_FAULTS[case]
+    write(unit_rows)
+    with pytest.raises(InputError, match=message):
+        read_features(Path(path), normalise=normalise)
+
+
+def test_keys_that_cannot_be_used(unit_rows):
+    np.save("f.npy", unit_rows)
+    with pytest.raises(InputError, match="one array without a name; leave out --key"):
+        read_features(Path("f.npy"), "a")
+    pd.DataFrame({"f": [1.0]}).to_parquet("f.parquet")
+    with pytest.raises(InputError, match="'g' is not in it; it holds f double"):
+        read_features(Path("f.parquet"), "g")
+    with pytest.raises(InputError, match="f: expected lists of numbers, got double"):
+        read_features(Path("f.parquet"), "f")
+
+
+# Labels --------------------------------------------------------------------------------------------------------------
+
+LABELS = [-1, 0, 2, 0]
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.csv", "a.parquet", "a.PARQUET"])
+def test_labels_come_back_as_they_were_written(name):
+    table = pd.DataFrame({"path": ["01", "2", "3", "x"], "cluster": np.array(LABELS, np.int32)})
+    write_labels(Path("new/folder", name), table, "cluster")
+    file = read_labels(Path("new/folder", name))
+    assert (file.labels_N.dtype, file.labels_N.tolist()) == (np.int32, LABELS)
+    assert file.images.to_dict("list") == ({} if name == "a.npy" else {"path": ["01", "2", "3", "x"]})
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"label": LABELS},
+        {"cluster": LABELS, "previous": [9] * 4, "refined": [9] * 4, "confidence": [0.5] * 4},
+        {"anything": LABELS},
+        {"sample": [4, 5, 6, 7], "anything": LABELS},
+        {"label": np.array(LABELS, np.float32)},
+        {"label": pd.array(LABELS, "Int64")},
+    ],
+)
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_the_column_of_labels_is_found(columns, suffix):
+    path = Path("a" + suffix)
+    table = pd.DataFrame(columns)
+    table.to_csv(path, index=False) if suffix == ".csv" else table.to_parquet(path)
+    assert read_labels(path).labels_N.tolist() == LABELS
+
+
+def test_a_column_can_be_chosen():
+    pd.DataFrame({"cluster": LABELS, "refined": [1, 1, 0, 0]}).to_csv("a.csv", index=False)
+    assert read_labels(Path("a.csv"), "refined").labels_N.tolist() == [1, 1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"a\.csv is damaged or no \.csv file \(No columns to parse"),
+        ("0\n1\n2\n", "the first line holds numbers; put a line with the names of the columns before it"),
+        ("label,cluster\n1,1\n", r"a\.csv: which one of label, cluster\? Choose with --column"),
+        ("a,b\n1,1\n", r"which one of a, b\? Choose with --column"),
+        ("path\nx\n", r"a column label or cluster is not in it; it holds path str"),
+        ("label\n0\n1.5\n", r"a\.csv: label\[1\] is 1.5, expected a whole number \(1 such labels\)"),
+        ("label,x\n0,0\n,1\n", r"a\.csv: label\[1\] is nan, expected a whole number"),
+        ("label\n0\n-2\n", r"a\.csv: label\[1\] is -2, expected -1 \(outlier\) or a cluster from 0"),
+        ("label\ncat\ndog\n", r"a\.csv: label: expected \(N,\) integers, got shape \(2,\)"),
+        ("label\n0\n1,2,3\n", r"a\.csv is damaged or no \.csv file \(Error tokenizing data"),
+    ],
+)
+def test_label_tables_that_cannot_be_used(text, message):
+    Path("a.csv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_labels(Path("a.csv"))
+
+
+def test_label_arrays_that_cannot_be_used():
+    np.save("a.npy", np.zeros((2, 3), np.int32))
+    with pytest.raises(InputError, match=r"a\.npy: labels: expected \(N,\) integers, got shape \(2, 3\) of int32"):
+        read_labels(Path("a.npy"))
+    with pytest.raises(InputError, match=r"a\.txt: expected a name that ends in \.npy, \.csv, \.parquet, got \.txt"):
+        read_labels(Path("a.txt"))
+
+
+# Matching ------------------------------------------------------------------------------------------------------------
+
+
+def label_file(file, labels, **images):
+    pd.DataFrame({**images, "label": labels}).to_csv(file, index=False)
+    return read_labels(Path(file))
+
+
+def test_images_are_matched_by_name_in_the_order_of_the_second_file():
+    before = label_file("a.csv", [5, 6, 7], path=["x", "y", "z"], sample=[1, 2, 3])
+    pair = join_labels(before, label_file("b.csv", [0, 1, 2], path=["z", "x", "y"]))
+    assert (pair.matched_by, pair.previous_N.tolist(), pair.current_N.tolist()) == ("path", [7, 5, 6], [0, 1, 2])
+    assert pair.images.to_dict("list") == {"path": ["z", "x", "y"], "sample": [3, 1, 2]}
+
+
+def test_text_of_csv_and_parquet_is_the_same_text():
+    before = label_file("a.csv", [5, 6], path=["007", "8"])
+    pd.DataFrame({"path": pd.Categorical(["8", "007"]), "label": [0, 1]}).to_parquet("b.parquet")
+    assert join_labels(before, read_labels(Path("b.parquet"))).previous_N.tolist() == [6, 5]
+
+
+def test_without_a_common_name_images_are_matched_by_position():
+    before = label_file("a.csv", [5, 6], sample=[8, 9])
+    pair = join_labels(before, label_file("b.csv", [0, 1], path=["x", "y"]))
+    assert (pair.matched_by, pair.previous_N.tolist()) == ("position", [5, 6])
+    assert pair.images.to_dict("list") == {"path": ["x", "y"], "sample": [8, 9]}
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "message"),
+    [
+        (
+            {"labels": [0] * 9, "sample": range(9)},
+            {"labels": [0] * 2, "sample": [1, 20]},
+            r"a\.csv and b\.csv: expected the same images by sample, "
+            r"got 8 only in a\.csv: 0, 2, 3, 4, 5, \.\.\.; 1 only in b\.csv: 20$",
+        ),
+        ({"labels": [0], "path": ["x"]}, {"labels": [0, 1], "path": ["x", "y"]}, r"by path, got 1 only in b\.csv: y$"),
+        (
+            {"labels": [0]},
+            {"labels": [0, 1]},
+            r"a\.csv has 1 labels, b\.csv has 2; .* both have a column path or sampl",
+        ),
+        (
+            {"labels": [0, 1, 2], "path": ["x", "y", "x"]},
+            {"labels": [0, 1], "path": ["x", "y"]},
+            r"a\.csv: path occurs more than once: x$",
+        ),
+        (
+            {"labels": [0, 1], "path": ["x", "y"]},
+            {"labels": [0, 1], "path": ["x", None]},
+            r"b\.csv: path is empty in 1 rows: 1$",
+        ),
+    ],
+)
+def test_files_of_different_images_are_refused(before, now, message):
+    with pytest.raises(InputError, match=message):
+        join_labels(label_file("a.csv", **before), label_file("b.csv", **now))
+
+
+def test_no_images_at_all():
+    np.save("a.npy", np.zeros(0, np.int32))
+    pair = join_labels(read_labels(Path("a.npy")), read_labels(Path("a.npy")))
+    assert (pair.current_N.size, len(pair.images)) == (0, 0)
+
+
+# Writing -------------------------------------------------------------------------------------------------------------
+
+
+def test_soft_labels_come_back():
+    soft = csr_matrix(np.array([[0.5, 0.5], [0, 0], [1, 0]], np.float32))
+    write_soft_labels(Path("s.npz"), soft)
+    assert_array_equal(load_npz("s.npz").toarray(), soft.toarray())
+    assert [path.name for path in Path().iterdir()] == ["s.npz"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_says_what_to_do(monkeypatch):
+    Path("a.csv").write_text("old")
+
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", fail)
+    with pytest.raises(RunError, match=r"a\.csv could not be written: No space left on device; .*name another file"):
+        write_labels(Path("a.csv"), pd.DataFrame({"cluster": [1]}), "cluster")
+    assert Path("a.csv").read_text() == "old"
+
+
+def test_a_suffix_that_cannot_be_written_is_named():
+    with pytest.raises(InputError, match=r"a\.txt: expected a name that ends in \.npy, \.csv, \.parquet, got \.txt"):
+        write_labels(Path("a.txt"), pd.DataFrame({"cluster": [1]}), "cluster")
