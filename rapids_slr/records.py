@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import pandas as pd
 import torch
@@ -65,6 +67,12 @@ def label_table(
 
 def prefixed(prefix: str, values: dict[str, float]) -> dict[str, float]:
     return {f"{prefix}/{name}": value for name, value in values.items()}
+
+
+def seconds_by_stage(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Seconds of all epochs of an adaptation, by stage and for the whole (`epoch`)."""
+    names = [name for name in rows[-1] if name.startswith("seconds/")]
+    return {name.removeprefix("seconds/"): round(sum(row.get(name, 0.0) for row in rows), 6) for name in names}
 
 
 def count_clusters(labels_N: Tensor) -> int:

@@ -23,7 +23,7 @@ from rapids_slr.models import (
     recalibrate_batchnorm,
     save_network,
 )
-from rapids_slr.records import count_clusters, epoch_row, label_table, prefixed
+from rapids_slr.records import count_clusters, epoch_row, label_table, prefixed, seconds_by_stage
 from rapids_slr.refinement import SLR, Refined
 from rapids_slr.runfolder import best_row
 from rapids_slr.seeds import generator
@@ -326,6 +326,7 @@ def summarise(session: Session, start: dict[str, dict[str, float]]) -> None:
             "last": {name: last[name] for name in SCORES},
             "best": {name: best[name] for name in SCORES} | {"epoch": best["epoch"]},
             "seconds": session.seconds_of_run(),
+            "stage_seconds": seconds_by_stage(rows),
             "device": session.device_name,
             "refine": "none" if spec.refine is None else spec.refine.hard,
             "seed": spec.seed,

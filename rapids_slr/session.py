@@ -240,6 +240,11 @@ class Session(AbstractContextManager["Session"]):
 SCORES = ("mAP", "rank1", "rank5", "rank10")
 
 
+def label_share(row: Mapping[str, float]) -> float:
+    """Part of an epoch's seconds that went into labels: clustering and refinement."""
+    return (row["seconds/clusters"] + row["seconds/refinement"]) / row["seconds/epoch"]
+
+
 def line_of(stage: str, row: Mapping[str, float]) -> str:
     """An epoch in one line."""
     if stage == "pretrain":
@@ -249,5 +254,6 @@ def line_of(stage: str, row: Mapping[str, float]) -> str:
     quality = f"  ARI {row['raw_ari']:.3f} -> {row['ari']:.3f}" if "ari" in row else ""
     return (
         f"epoch {row['epoch']:>3}  {scores}clusters {row['clusters']} -> {row['refined_clusters']}  "
-        f"outliers {row['outliers']} ({row['rescued']} rescued){quality}  {row['seconds/epoch']:.1f} s"
+        f"outliers {row['outliers']} ({row['rescued']} rescued){quality}  "
+        f"{row['seconds/epoch']:.1f} s (labels {100 * label_share(row):.1f} %)"
     )
