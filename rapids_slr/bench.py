@@ -287,8 +287,8 @@ def dense_labels(x_ND: np.ndarray, k1: int) -> np.ndarray:
     del v_NN
     above = distance_NN[np.triu_indices(N, 1)]
     above = np.sort(above[above > 0])
-    near = above[: round(PAIRS_PER_IMAGE * N)]
-    eps = float(np.float32(near.mean(dtype=np.float64))) if near.size else 0.0
+    smallest = above[: round(PAIRS_PER_IMAGE * N)]
+    eps = float(np.float32(smallest.mean(dtype=np.float64))) if smallest.size else 0.0
     return DBSCAN(eps=max(eps, 1e-9), min_samples=MIN_SAMPLES, metric="precomputed").fit(distance_NN).labels_
 
 
