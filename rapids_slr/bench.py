@@ -105,6 +105,7 @@ def bench_labels(
             f"bench: need k1 >= {K2 - 1}, samples > k1, dim >= 1, repeats >= 1 and features of {', '.join(FEATURES)}; "
             f"got k1={k1}, samples={samples}, dim={dim}, repeats={repeats}, features={features}"
         )
+    say("compiling kernels, half a minute the first time")
     warm_up()
     say(f"drawing {samples:,} {features} features of {dim:,} dimensions")
     features_ND, later_ND = (FEATURES[features](samples, dim, seed, epoch) for epoch in (0, 1))

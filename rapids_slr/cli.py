@@ -484,6 +484,39 @@ def spec_check(
         raise InputError("\n".join(faults))
 
 
+# Benchmarks ----------------------------------------------------------------------------------------------------------
+
+
+def bench_labels(
+    samples: Annotated[int, typer.Option(metavar="N", help="Images.")] = 4000,
+    dim: Annotated[int, typer.Option(metavar="D", help="Dimensions of their features.")] = 512,
+    k1: Annotated[int, typer.Option(help="Neighbours that must be reciprocal.")] = 30,
+    repeats: Annotated[int, typer.Option(help="Runs of which medians are taken; the dense way runs once.")] = 5,
+    seed: Annotated[int, typer.Option(help="Which features are drawn.")] = 0,
+    no_dense: Annotated[bool, typer.Option("--no-dense", help="Leave out the dense way; labels go unchecked.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Time features -> raw labels -> refined labels beside the bare matrix product, and check them.
+
+    The dense way, with N x N matrices, runs on the same features where its memory, about 32 N^2 bytes, is available.
+    The exit code is 1 if it gives other labels.
+    """
+    from rapids_slr import bench
+    from rapids_slr.errors import RunError
+    from rapids_slr.progress import Progress
+
+    with Progress() as progress:
+        result = bench.bench_labels(
+            samples, dim, k1=k1, repeats=repeats, seed=seed, dense=not no_dense, say=progress.say
+        )
+    if as_json:
+        print(json.dumps(result, indent=2))
+    else:
+        bench.show(result)
+    if result["equal"] is not None and not all(result["equal"].values()):
+        raise RunError(bench.comparison(result))
+
+
 # This machine --------------------------------------------------------------------------------------------------------
 
 
@@ -509,6 +542,7 @@ class Command(NamedTuple):
 GROUPS = {
     "data": "Make, check and pack data sets.",
     "spec": "Print and check run specs.",
+    "bench": "Time the software on this machine.",
 }
 
 COMMANDS = {
@@ -524,6 +558,7 @@ COMMANDS = {
     "spec schema": Command(spec_schema, "rapids-slr spec schema > run-spec.schema.json"),
     "spec show": Command(spec_show, "rapids-slr spec show omniglot --set training.epochs=5"),
     "spec check": Command(spec_check, "rapids-slr spec check my-run.yaml"),
+    "bench labels": Command(bench_labels, "rapids-slr bench labels --samples 1000 --dim 256"),
     "doctor": Command(doctor, "rapids-slr doctor --json"),
 }
 

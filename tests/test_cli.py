@@ -449,6 +449,44 @@ def test_files_and_settings_that_cannot_be_used(epochs, capsys, here, words, mes
     assert set(here.iterdir()) == there
 
 
+# bench ---------------------------------------------------------------------------------------------------------------
+
+BENCH = ["bench", "labels", "--samples", "150", "--dim", "16", "--k1", "10", "--repeats", "1"]
+
+
+def test_bench_labels_prints_a_table_and_its_progress(capsys):
+    assert main(BENCH) == 0
+    written = capsys.readouterr()
+    assert "bare matrix product" in written.out
+    assert written.out.endswith("beside the dense way: raw labels equal, refined labels equal\n")
+    assert "run 1 of 1\n" in written.err
+    assert main([*BENCH, "--no-dense"]) == 0
+    assert "not compared with the dense way" in capsys.readouterr().out
+
+
+def test_bench_labels_prints_json(capsys):
+    assert main([*BENCH, "--seed", "3", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [result[name] for name in ("samples", "dim", "k1", "seed", "repeats")] == [150, 16, 10, 3, 1]
+    assert result["equal"] == {"raw": True, "refined": True}
+    assert result.keys() >= {"seconds", "ratio", "peak_mb", "stage_peak_mb", "clusters", "outliers", "not_compared"}
+    assert result["environment"].keys() >= {"device", "threads", "torch", "commit", "date"}
+
+
+@pytest.mark.parametrize("kind", [[], ["--json"]])
+def test_bench_labels_ends_with_1_if_labels_differ(capsys, monkeypatch, kind):
+    monkeypatch.setattr("rapids_slr.bench.dense_refinement", lambda before_N, now_N: now_N * 0)
+    assert main([*BENCH, *kind]) == 1
+    written = capsys.readouterr()
+    assert written.err.endswith("error: beside the dense way: raw labels equal, refined labels DIFFER\n")
+    assert "150" in written.out  # the figures are shown all the same
+
+
+def test_bench_labels_refuses_sizes_it_cannot_use(capsys):
+    assert main(["bench", "labels", "--samples", "20"]) == 2
+    assert "error: bench: need k1 >= 5, samples > k1" in capsys.readouterr().err
+
+
 # doctor --------------------------------------------------------------------------------------------------------------
 
 
