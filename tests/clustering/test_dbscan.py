@@ -5,8 +5,10 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 from scipy.sparse import issparse
-from sklearn.base import clone
+from sklearn.base import clone, is_clusterer
 from sklearn.cluster import DBSCAN
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import Normalizer
 
 from rapids_slr.clustering import JaccardDBSCAN, cluster_hdbscan
 from rapids_slr.clustering.dbscan import dbscan, drop_small, radius
@@ -148,7 +150,33 @@ def test_estimator_holds_what_it_promises():
     assert model.graph_.shape == (200, 200)
     assert model.graph_.data.max() < 1
     assert model.n_features_in_ == 24
-    assert clone(model).get_params() == model.get_params()
+
+
+def test_scikit_learn_conventions():
+    settings = {"k1": 9, "k2": 3, "pairs_per_image": 4, "rho": 0.1, "eps": 0.5, "min_samples": 3, "min_size": 2}
+    settings["source_weight"] = 0.2
+    model = JaccardDBSCAN(**settings)
+    assert model.get_params() == settings
+    copy = clone(model.set_params(k1=11))
+    assert copy.get_params() == {**settings, "k1": 11}
+    assert not hasattr(clone(JaccardDBSCAN(k1=8).fit(FAMILIES["clustered"])), "labels_")
+    assert is_clusterer(model)
+    with pytest.raises(ValueError, match="Invalid parameter 'k3'"):
+        model.set_params(k3=1)
+
+
+def test_the_last_step_of_a_pipeline():
+    rng = np.random.default_rng(10)
+    features = groups(rng, 120, 8)
+    pipeline = make_pipeline(Normalizer(), JaccardDBSCAN(k1=10))
+    lengths = rng.uniform(0.5, 2, (120, 1))
+    assert_array_equal(pipeline.fit_predict(features * lengths), JaccardDBSCAN(k1=10).fit_predict(features))
+    pipeline.set_params(jaccarddbscan__k1=6, jaccarddbscan__eps=0.4)
+    assert_array_equal(clone(pipeline).fit(features)[-1].labels_, JaccardDBSCAN(k1=6, eps=0.4).fit_predict(features))
+    pipeline.set_params(jaccarddbscan__source_weight=0.1, jaccarddbscan__eps=0.2)
+    source = groups(rng, 30, 3)
+    expected = JaccardDBSCAN(k1=6, eps=0.2, source_weight=0.1).fit_predict(features, source=source)
+    assert_array_equal(pipeline.fit_predict(features, jaccarddbscan__source=source), expected)
 
 
 def test_torch_in_torch_out():

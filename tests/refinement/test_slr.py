@@ -240,12 +240,18 @@ def test_state_survives_a_checkpoint():
 
 
 def test_scikit_learn_conventions():
-    slr = SLR(alpha=0.7, min_samples=3)
+    settings = {"alpha": 0.7, "min_cluster_size": 5, "min_samples": 3, "hard": "argmax", "outliers": "drop"}
+    settings |= {"noise": "argmax", "memory": "refined", "merge_distance": 0.1}
+    slr = SLR(**settings)
+    assert slr.get_params() == settings
     slr.update([0, 1])
     copy = clone(slr)
-    assert copy.get_params() == slr.get_params()
-    assert copy.state_dict() == {"previous": None}
+    assert copy.get_params() == settings
+    assert copy.state_dict() == {"previous": None}  # the memory is no setting
     assert copy.set_params(alpha=0.2).alpha == 0.2
+    assert slr.set_params(hard="none").state_dict()["previous"].tolist() == [0, 1]
+    with pytest.raises(ValueError, match="Invalid parameter 'beta'"):
+        slr.set_params(beta=1)
 
 
 @pytest.mark.parametrize(
