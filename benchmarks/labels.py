@@ -2,7 +2,7 @@
 
     python benchmarks/labels.py                                        # 1k .. 30k images, D = 512
     python benchmarks/labels.py --samples 100000 --repeats 1 --append  # one more N in the same file
-    python benchmarks/labels.py --features isotropic --no-others --out benchmarks/results/labels-cpu-isotropic.json
+    python benchmarks/labels.py --features isotropic --samples 4000 12936 30000 --no-others --append
 
 Every N runs in a process of its own, so that one peak of memory does not hide another. The results, a list of what
 `rapids_slr.bench.bench_labels` gives, hold the device, the versions, the commit and the date. The file is written anew
@@ -117,13 +117,17 @@ def main() -> None:
         help=f"run the dense way (up to N = {DENSE}), scikit-learn's DBSCAN (up to {SPARSE_DBSCAN}), hdbscan and "
         f"scikit-learn's HDBSCAN (up to {HDBSCAN})",
     )
-    parser.add_argument("--append", action="store_true", help="keep what --out holds about other N")
+    parser.add_argument("--append", action="store_true", help="keep what --out holds about other N and features")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "labels-cpu.json")
     options = parser.parse_args()
 
     results: list[dict[str, Any]] = []
     if options.append and options.out.exists():
-        results = [result for result in json.loads(options.out.read_text()) if result["samples"] not in options.samples]
+        again = {(options.features, samples) for samples in options.samples}
+        kept = json.loads(options.out.read_text())
+        if any((result["dim"], result["k1"]) != (options.dim, options.k1) for result in kept):
+            parser.error(f"--append: {options.out} has results of another --dim or --k1; name another --out")
+        results = [result for result in kept if (result["features"], result["samples"]) not in again]
     options.out.parent.mkdir(parents=True, exist_ok=True)
     for samples in options.samples:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
@@ -131,7 +135,7 @@ def main() -> None:
         show(result)
         for name, other in result.get("others", {}).items():
             print(f"{name}: {other['seconds']:.4f} s, {other['peak_mb'] or 0:,.0f} MB")
-        results = sorted([*results, result], key=lambda result: result["samples"])
+        results = sorted([*results, result], key=lambda result: (result["features"], result["samples"]))
         options.out.write_text(json.dumps(results, indent=1) + "\n")
     print(f"written to {options.out}")
 

@@ -34,7 +34,7 @@ IMAGES = 17  # images an identity, as in Market-1501
 LATENT = 32  # dimensions in which identities differ: trained embeddings have far fewer than their width
 K2, PAIRS_PER_IMAGE, MIN_SAMPLES = 6, 7, 4
 REFINE_REPEATS = 11  # refinement takes a millisecond: more runs cost nothing and settle its median
-DENSE_BYTES = 32  # of memory per pair of images that the dense way takes at its peak; measured: 26 to 30
+DENSE_BYTES = 40  # of memory per pair of images that the dense way takes at its peak; measured: 28 to 38
 GB = 1e9
 
 
@@ -382,12 +382,16 @@ def environment() -> dict[str, str | int]:
 
 
 def commit() -> str:
-    """The commit of this checkout, with -dirty if files differ from it; `unknown` where there is none."""
+    """The commit of this checkout, with -dirty if the package differs from it; `unknown` where there is none."""
     folder = Path(__file__).parents[1]
     if not (folder / ".git").exists():  # installed: a checkout further up is somebody else's
         return "unknown"
-    command = ["git", "describe", "--always", "--dirty"]
     try:
-        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+        name = _git(folder, "describe", "--always")
+        return name + ("-dirty" if _git(folder, "status", "--porcelain", "rapids_slr", "kernels") else "")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
+
+
+def _git(folder: Path, *words: str) -> str:
+    return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()

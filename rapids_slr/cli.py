@@ -498,7 +498,7 @@ def bench_labels(
 ) -> None:
     """Time features -> raw labels -> refined labels beside the bare matrix product, and check them.
 
-    The dense way, with N x N matrices, runs on the same features where its memory, about 32 N^2 bytes, is available.
+    The dense way, with N x N matrices, runs on the same features where its memory, about 40 N^2 bytes, is available.
     The exit code is 1 if it gives other labels.
     """
     from rapids_slr import bench
