@@ -280,8 +280,8 @@ def evaluate_on(network: TwoBranch, test: Test, session: Session) -> dict[str, f
 def starting_points(network: TwoBranch, session: Session) -> dict[str, dict[str, float]]:
     """Scores before adaptation: as pre-trained, and with BatchNorm re-estimated on the target (no training).
 
-    The statistics are those of augmented images, the ones the weights were trained on: of plain images they cost up to
-    0.1 mAP. With `features.bn_recalibrate` the network goes on with them.
+    The statistics are those of augmented images, as the weights were trained with; those of plain images can be worse
+    than none. With `features.bn_recalibrate` the network goes on with them.
     """
     direct = evaluate_on(network, session.test, session)
     session.say_scores("direct", direct)
