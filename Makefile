@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 EXTRAS := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),[cuda13$(comma)dev],[dev])
 RUN ?= runs/quickstart-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: venv train test check clean
+.PHONY: venv train test test-simulator test-gpu check clean
 
 venv: $(VENV)/.installed
 
@@ -23,12 +23,21 @@ train: venv
 
 test: venv
 	$(BIN)/python -m pytest
+	$(MAKE) test-simulator
+
+# CUDA code in Numba's simulator, which must be switched on before Numba is imported.
+test-simulator: venv
+	NUMBA_ENABLE_CUDASIM=1 $(BIN)/python -m pytest tests/cuda
+
+# On a machine with a GPU; torch, CuPy and numba-cuda are enough, cuML and cuDF are tested where they are installed.
+test-gpu:
+	$(PYTHON) -m pytest -m gpu tests/cuda tests/gpu
 
 check: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(MAKE) test
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,24 +1,52 @@
 """Numeric kernels: one file each, imported as rapids_slr.kernels.
 
-A file holds the compiled loops of one step and one public function: plain arrays in, new arrays out. A `cpu` kernel is
-compiled by Numba for one stated signature, at its first call or by `warm_up`, and kept on disk; it releases the GIL and
-works on the rows [start, stop), so that `in_parallel` spreads it over threads.
+A file holds one step for the CPU and for CUDA, and one public function that picks by the array it is given: plain
+arrays in, new arrays of the same library out. What happens to a single item is written once where both can run it.
+
+- `cpu(signature)`: a loop compiled by Numba, at its first call or by `warm_up`, and kept on disk. It releases the GIL
+  and works on the rows [start, stop), so that `in_parallel` spreads it over threads.
+- `gpu(signature)`: a CUDA kernel. `kernel.each(size, ...)` gives every item a thread, `kernel.blocks(size, ...)` a
+  block of THREADS threads. It runs on CuPy's current stream, and nothing waits for it.
+- `shared`: a function of one item that both may call.
+
+Under NUMBA_ENABLE_CUDASIM=1 Numba simulates a GPU: CUDA kernels run as Python threads, on NumPy arrays.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 import numba
+import numpy as np
 import torch
+from numba.core.registry import CPUDispatcher
 
-_kernels: list[CpuKernel] = []
+from rapids_slr.arrays import Array, array_module
+
+SIMULATED = bool(numba.config.ENABLE_CUDASIM)
+THREADS = 128
+"""Threads of a block, a power of 2. Tests shrink it, so that a few rows span several blocks."""
+
+_cpu_kernels: list[CpuKernel] = []
+_cuda_kernels: list[CudaKernel] = []
+
+
+def on_gpu(x: Array) -> bool:
+    """Whether CUDA kernels take this array: one of CuPy, or in the simulator any."""
+    return SIMULATED or array_module(x) is not np
+
+
+def shared(function: Callable) -> Callable:
+    """A function that CPU and CUDA kernels call alike: scalars, and arrays that it is given; no NumPy functions."""
+    return numba.njit(cache=True, nogil=True)(function)
 
 
 class CpuKernel:
@@ -29,7 +57,7 @@ class CpuKernel:
         self.compiled: Callable | None = None
         self.lock = threading.Lock()
         self.__doc__, self.__name__ = function.__doc__, function.__name__
-        _kernels.append(self)
+        _cpu_kernels.append(self)
 
     def compile(self) -> Callable:
         with self.lock:
@@ -46,20 +74,104 @@ def cpu(signature: str, **options: Any) -> Callable[[Callable], CpuKernel]:
     return lambda function: CpuKernel(function, signature, options)
 
 
-def warm_up(progress: Callable[[int], None] | None = None) -> None:
+class CudaKernel:
+    """A CUDA kernel of one signature, compiled for the current device when it is first needed."""
+
+    def __init__(self, function: Callable, signature: str, options: dict[str, Any]) -> None:
+        self.function, self.signature, self.options = function, signature, options
+        self.compiled: Any = None
+        self.launches = 0
+        self.__doc__, self.__name__ = function.__doc__, function.__name__
+        _cuda_kernels.append(self)
+
+    def compile(self) -> Any:
+        if self.compiled is None:
+            from numba import cuda
+
+            if SIMULATED:
+                self.compiled = cuda.jit(self.function)
+            else:
+                cuda.config.CUDA_ARRAY_INTERFACE_SYNC = (
+                    0  # arrays come on the stream of the launch: nothing to wait for
+                )
+                self.compiled = cuda.jit(self.signature, cache=True, **self.options)(self.function)
+        return self.compiled
+
+    def each(self, size: int, *args: Any) -> None:
+        """Run a thread for each of `size` items; the kernel leaves out the threads beyond."""
+        self._launch(-(-size // THREADS), THREADS, args)
+
+    def blocks(self, size: int, *args: Any) -> None:
+        """Run a block of THREADS threads for each of `size` items."""
+        self._launch(size, THREADS, args)
+
+    def once(self, *args: Any) -> None:
+        """Run a single thread: for what goes step by step, to keep its data on the device."""
+        self._launch(1, 1, args)
+
+    def _launch(self, blocks: int, threads: int, args: tuple) -> None:
+        if not blocks:
+            return
+        kernel, self.launches = self.compile(), self.launches + 1
+        if SIMULATED:
+            with _as_python():
+                kernel[blocks, threads](*args)
+        else:
+            kernel[blocks, threads, _stream()](*args)
+
+
+def gpu(signature: str, **options: Any) -> Callable[[Callable], CudaKernel]:
+    """Make the decorated function a CUDA kernel for `signature`; `options` go to numba.cuda.jit."""
+    return lambda function: CudaKernel(function, signature, options)
+
+
+def _stream() -> Any:
+    """CuPy's current stream, for Numba."""
+    import cupy
+    from numba import cuda
+
+    return cuda.external_stream(cupy.cuda.get_current_stream().ptr)
+
+
+@contextmanager
+def _as_python() -> Iterator[None]:
+    """For the simulator, whose arrays compiled functions do not take: `shared` functions as plain Python."""
+    compiled = {}
+    for name, module in list(sys.modules.items()):
+        if name.startswith(__name__):
+            for key, value in vars(module).items():
+                if isinstance(value, CPUDispatcher):
+                    compiled[module, key] = value
+    for (module, key), value in compiled.items():
+        setattr(module, key, value.py_func)
+    try:
+        yield
+    finally:
+        for (module, key), value in compiled.items():
+            setattr(module, key, value)
+
+
+def warm_up(progress: Callable[[int], None] | None = None, cuda: bool = False) -> None:
     """Compile every kernel, or load it from Numba's cache, so that no timed stage has to.
 
     The first call after an installation takes about half a minute, later ones about half a second.
 
     Args:
         progress: called with 1 after every kernel.
+        cuda: the CUDA kernels too.
     """
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
-    for kernel in _kernels:
+    load_all()
+    for kernel in [*_cpu_kernels, *(_cuda_kernels if cuda else [])]:
         kernel.compile()
         if progress is not None:
             progress(1)
+
+
+def load_all() -> tuple[list[CpuKernel], list[CudaKernel]]:
+    """Import every file of kernels; all there are, for the CPU and for CUDA."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    return _cpu_kernels, _cuda_kernels
 
 
 def in_parallel(kernel: Callable, size: int, *args: Any, smallest: int = 1) -> None:

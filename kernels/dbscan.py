@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+from numba import cuda
 
-from rapids_slr.kernels import cpu, in_parallel
+from rapids_slr.arrays import Array, array_module
+from rapids_slr.kernels import cpu, gpu, in_parallel, on_gpu
+from rapids_slr.kernels.components import join, root_of
+
+NONE = np.int32(2**31 - 1)  # no cluster yet, above all others
 
 
 @cpu("void(int64, int64, int64[::1], float32[::1], float32, int64, boolean[::1])")
@@ -39,13 +44,75 @@ def _grow(indptr, indices, distances, eps, core_N, label_N):
     return clusters
 
 
-def dbscan(indptr: np.ndarray, indices: np.ndarray, distances: np.ndarray, eps: float, min_samples: int) -> np.ndarray:
-    """Labels int32 (N,), -1 = outlier, of a symmetric CSR graph without its diagonal; pairs not stored are far.
+@gpu("void(int64[::1], float32[::1], float32, int64, boolean[::1])")
+def _find_core_cuda(indptr, distances, eps, min_samples, core_N):
+    i = cuda.grid(1)
+    if i < core_N.size:
+        near = 1
+        for e in range(indptr[i], indptr[i + 1]):
+            near += distances[e] <= eps
+        core_N[i] = near >= min_samples
 
-    Clusters are numbered by their first core point; a border point joins the lowest of the clusters it touches.
-    """
+
+@gpu("void(int64[::1], int32[::1], float32[::1], float32, boolean[::1], int32[::1])")
+def _join_cuda(indptr, indices, distances, eps, core_N, parent_N):
+    """Join every core point with the core points before it, a block to a point."""
+    i = cuda.blockIdx.x
+    if core_N[i]:
+        for e in range(indptr[i] + cuda.threadIdx.x, indptr[i + 1], cuda.blockDim.x):
+            j = indices[e]
+            if j < i and core_N[j] and distances[e] <= eps:
+                join(parent_N, i, j)
+
+
+@gpu("void(int32[::1], boolean[::1], int32[::1])")
+def _find_seeds_cuda(parent_N, core_N, seed_N):
+    """seed_N: 1 for the first core point of every cluster."""
+    i = cuda.grid(1)
+    if i < parent_N.size:
+        seed_N[i] = core_N[i] and root_of(parent_N, i) == i
+
+
+@gpu("void(int64[::1], int32[::1], float32[::1], float32, boolean[::1], int32[::1], int32[::1], int32[::1])")
+def _label_cuda(indptr, indices, distances, eps, core_N, parent_N, number_N, label_N):
+    """A core point has the number of its root; a border point the least of the clusters it touches."""
+    i = cuda.grid(1)
+    if i < label_N.size:
+        label = NONE
+        if core_N[i]:
+            label = number_N[root_of(parent_N, i)] - 1
+        else:
+            for e in range(indptr[i], indptr[i + 1]):
+                j = indices[e]
+                if core_N[j] and distances[e] <= eps:
+                    label = min(label, number_N[root_of(parent_N, j)] - 1)
+        label_N[i] = label if label != NONE else -1
+
+
+def dbscan_cuda(indptr: Array, indices: Array, distances: Array, eps: float, min_samples: int) -> Array:
+    """`dbscan` on the device: components of core points by union-find, numbered by their least point."""
+    xp, N, eps = array_module(indptr), indptr.size - 1, np.float32(eps)
+    core_N, parent_N = xp.empty(N, xp.bool_), xp.arange(N, dtype=xp.int32)
+    _find_core_cuda.each(N, indptr, distances, eps, min_samples, core_N)
+    _join_cuda.blocks(N, indptr, indices, distances, eps, core_N, parent_N)
+    seed_N, label_N = xp.empty(N, xp.int32), xp.empty(N, xp.int32)
+    _find_seeds_cuda.each(N, parent_N, core_N, seed_N)
+    number_N = xp.cumsum(seed_N, dtype=xp.int32)
+    _label_cuda.each(N, indptr, indices, distances, eps, core_N, parent_N, number_N, label_N)
+    return label_N
+
+
+def dbscan_cpu(indptr: Array, indices: Array, distances: Array, eps: float, min_samples: int) -> Array:
     N = indptr.size - 1
     core_N, label_N = np.empty(N, np.bool_), np.full(N, -1, np.int32)
     in_parallel(_find_core, N, indptr, distances, np.float32(eps), min_samples, core_N, smallest=1024)
     _grow(indptr, indices, distances, np.float32(eps), core_N, label_N)
     return label_N
+
+
+def dbscan(indptr: Array, indices: Array, distances: Array, eps: float, min_samples: int) -> Array:
+    """Labels int32 (N,), -1 = outlier, of a symmetric CSR graph without its diagonal; pairs not stored are far.
+
+    Clusters are numbered by their first core point; a border point joins the lowest of the clusters it touches.
+    """
+    return (dbscan_cuda if on_gpu(indptr) else dbscan_cpu)(indptr, indices, distances, eps, min_samples)

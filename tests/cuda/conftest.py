@@ -1,0 +1,67 @@
+"""Tests of CUDA code, on a GPU or in Numba's simulator (NUMBA_ENABLE_CUDASIM=1); elsewhere they are not collected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rapids_slr import kernels
+
+SIMULATED = kernels.SIMULATED
+if not SIMULATED and not torch.cuda.is_available():
+    collect_ignore_glob = ["test_*.py"]
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of 4 threads, so that ten items already span three."""
+    monkeypatch.setattr(kernels, "THREADS", 4)
+
+
+@pytest.fixture
+def device() -> Callable[[Any], Any]:
+    """Moves NumPy arrays, also in tuples, to where CUDA kernels take them."""
+    return _to_device
+
+
+@pytest.fixture
+def host() -> Callable[[Any], Any]:
+    """Brings results back to NumPy, also in tuples."""
+    return _to_host
+
+
+def _to_device(x: Any) -> Any:
+    if isinstance(x, tuple):
+        return type(x)(*map(_to_device, x)) if hasattr(x, "_fields") else tuple(map(_to_device, x))
+    if SIMULATED or not isinstance(x, np.ndarray):
+        return x
+    import cupy
+
+    return cupy.asarray(x)
+
+
+def _to_host(x: Any) -> Any:
+    if isinstance(x, tuple):
+        return type(x)(*map(_to_host, x)) if hasattr(x, "_fields") else tuple(map(_to_host, x))
+    return x.get() if hasattr(x, "get") else x
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """On a GPU these are tests of the GPU."""
+    for item in items:
+        if "tests/cuda/" in item.path.as_posix() and not SIMULATED:
+            item.add_marker(pytest.mark.gpu)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A whole run of this folder must have launched every CUDA kernel there is."""
+    whole = not session.config.option.keyword and session.config.args == ["tests/cuda"]
+    idle = [kernel for kernel in kernels.load_all()[1] if not kernel.launches] if whole else []
+    if idle:
+        names = ", ".join(f"{kernel.function.__module__}.{kernel.__name__}" for kernel in idle)
+        print(f"\nCUDA kernels that no test has launched: {names}")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
