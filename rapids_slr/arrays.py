@@ -64,6 +64,14 @@ def csr_like(indptr: Array, indices: Array, data: Array, shape: tuple[int, int],
     return import_module(library).csr_matrix((data, indices, indptr), shape=shape)
 
 
+def row_of_entry(indptr: Array, size: int) -> Array:
+    """Row of each of the `size` entries of a CSR matrix, int64."""
+    xp = array_module(indptr)
+    if xp is np:
+        return np.repeat(np.arange(indptr.size - 1), np.diff(indptr))
+    return xp.searchsorted(indptr, xp.arange(size), side="right") - 1  # CuPy repeats by lists of the host only
+
+
 def require_host(x: Array, name: str) -> None:
     """Raise InputError where the kernels of a step have no CUDA twin and `x` lies on a GPU."""
     if array_module(x) is not np:
