@@ -7,6 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch.profiler import record_function
+
+RANGE = "stage: "
+"""Prefix of a stage's name in the profiler's trace."""
 
 
 class Clock:
@@ -19,11 +23,12 @@ class Clock:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        started = self._now()
-        try:
-            yield
-        finally:
-            self._seconds[name] = self._seconds.get(name, 0.0) + self._now() - started
+        with record_function(RANGE + name):
+            started = self._now()
+            try:
+                yield
+            finally:
+                self._seconds[name] = self._seconds.get(name, 0.0) + self._now() - started
 
     def row(self) -> dict[str, float]:
         """Columns `seconds/<stage>` and `seconds/epoch`."""

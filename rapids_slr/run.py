@@ -183,11 +183,13 @@ def adapt_network(session: Session) -> None:
             refined_N = clusters_N if refined is None else refined.hard
         warn_of_collapse(session, epoch, clusters_N, refined_N)
 
-        with clock.stage("training"):  # dynamic classifiers; student on labels and teacher, teacher follows
+        with clock.stage("targets"):  # what the epoch trains on; dynamic classifiers from the centroids of its classes
             targets = training_targets(refined_N, refined, session, epoch)
             centroids_KD = class_centroids(features_ND, targets)
             student.set_classifiers_from(centroids_KD)
             teacher.set_classifiers_from(centroids_KD)
+
+        with clock.stage("training"):  # student on labels and teacher; teacher follows
             with session.bar(f"epoch {epoch}/{spec.training.epochs}", spec.training.iterations) as report:
                 losses, now.step = adapt_epoch(student, teacher, target.store, targets, spec, epoch, now.step, report)
             student.drop_classifiers()
