@@ -65,7 +65,7 @@ def test_a_run_leaves_what_the_readme_promises(finished, tiny):
         assert all(0 <= summary[name][score] <= 1 for score in SCORES)
     assert summary.keys() >= {"seconds", "device", "refine", "seed", "versions"}
     stages = summary["stage_seconds"]
-    assert stages.keys() == {"features", "clusters", "refinement", "training", "evaluation", "epoch"}
+    assert stages.keys() == {"features", "clusters", "refinement", "targets", "training", "evaluation", "epoch"}
     assert sum(stages.values()) - stages["epoch"] <= stages["epoch"] <= summary["seconds"] + 1e-3
     rows = metrics_without_times(finished)
     assert [row["epoch"] for row in rows] == [1, 2, 3]
