@@ -11,7 +11,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,6 +21,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from rapids_slr.arrays import Array, like
+from rapids_slr.backend import version_of
 from rapids_slr.clustering.dbscan import dbscan, radius
 from rapids_slr.clustering.jaccard import jaccard_graph
 from rapids_slr.clustering.neighbours import BLOCK, check_features, nearest_neighbours
@@ -81,6 +82,7 @@ def bench_labels(
     seed: int = 0,
     features: str = "clustered",
     dense: bool = True,
+    device: str = "cpu",
     say: Callable[[str], object] = lambda message: None,
 ) -> dict[str, Any]:
     """Time features -> raw labels -> refined labels, stage by stage, and the dense way beside it.
@@ -90,15 +92,18 @@ def bench_labels(
         k1: neighbours that must be reciprocal; at least 5.
         repeats: runs of which medians are taken; the dense way runs once.
         features: a name in FEATURES.
-        dense: run the dense way, if the memory it needs is available.
+        dense: run the dense way, on the CPU, if the memory it needs is available.
+        device: engine to time, `cpu` or `cuda`.
         say: told what is done next.
     Returns: ready for JSON. `seconds` of each stage, `product` being the bare N x N matrix product and `total` all
         stages from features to raw labels; `ratio` of total to product; `peak_mb` of the whole and `stage_peak_mb` of
-        each stage, beyond what was resident before it all, the features included; `equal`: whether both ways gave the
+        each stage, on the CPU beyond what was resident before it all, the features included, on CUDA of the device
+        beyond what was taken before the stage; `equal`: whether both ways gave the
         same raw and the same refined labels, None without the dense way and then `not_compared` says why; and what is
         needed to read the figures.
-    Raises: InputError for sizes that cannot be used.
+    Raises: InputError for sizes that cannot be used, or if there is no CUDA device to use.
     """
+    machine = Machine(device)
     least = max(k1 + 1, K2)
     if k1 + 1 < K2 or samples < least or dim < 1 or repeats < 1 or features not in FEATURES:
         raise InputError(
@@ -106,19 +111,20 @@ def bench_labels(
             f"got k1={k1}, samples={samples}, dim={dim}, repeats={repeats}, features={features}"
         )
     say("compiling kernels, half a minute the first time")
-    warm_up()
+    warm_up(cuda=machine.cuda)
     say(f"drawing {samples:,} {features} features of {dim:,} dimensions")
-    features_ND, later_ND = (FEATURES[features](samples, dim, seed, epoch) for epoch in (0, 1))
+    host_ND = FEATURES[features](samples, dim, seed, 0)
+    features_ND, later_ND = machine.put(host_ND), machine.put(FEATURES[features](samples, dim, seed, 1))
     times: dict[str, list[float]] = defaultdict(list)
     stage_peak_mb: dict[str, float | None] = {}
 
     def timed(stage: str, function: Callable, *args: Any) -> Any:
-        start = time.perf_counter()
+        start = machine.now()
         result = function(*args)
-        times[stage].append(time.perf_counter() - start)
+        times[stage].append(machine.now() - start)
         return result
 
-    def labels_of(x_ND: np.ndarray, run: Callable[..., Any]) -> tuple[np.ndarray, float]:
+    def labels_of(x_ND: Array, run: Callable[..., Any]) -> tuple[Array, float]:
         x_ND = run("check", check_features, x_ND)
         neighbours = run("neighbours", nearest_neighbours, x_ND, k1 + 1)
         graph = run("graph", jaccard_graph, x_ND, neighbours, k1, K2)
@@ -129,7 +135,7 @@ def bench_labels(
     resident = resident_mb()
 
     def weighed(stage: str, function: Callable, *args: Any) -> Any:
-        result, stage_peak_mb[stage] = peak_memory(function, *args, above=resident)
+        result, stage_peak_mb[stage] = machine.peak_memory(function, *args, above=resident)
         return result
 
     labels_N, distances_an_image = labels_of(features_ND, weighed)
@@ -150,15 +156,15 @@ def bench_labels(
     equal = None
     if not_compared is None:
         say("the dense way: features to raw labels")
-        dense_N, stage_peak_mb["dense_labels"] = peak_memory(timed, "dense_labels", dense_labels, features_ND, k1)
+        dense_N, stage_peak_mb["dense_labels"] = peak_memory(timed, "dense_labels", dense_labels, host_ND, k1)
         say("the dense way: refinement")
         dense_refined_N, stage_peak_mb["dense_refine"] = peak_memory(
-            timed, "dense_refine", dense_refinement, labels_N, later_N
+            timed, "dense_refine", dense_refinement, machine.get(labels_N), machine.get(later_N)
         )
         seconds |= {stage: times[stage][0] for stage in ("dense_labels", "dense_refine")}
         equal = {
-            "raw": bool(np.array_equal(labels_N, dense_N)),
-            "refined": same_partition(refined.hard, dense_refined_N),
+            "raw": bool(np.array_equal(machine.get(labels_N), dense_N)),
+            "refined": same_partition(machine.get(refined.hard), dense_refined_N),
         }
     return {
         "samples": samples,
@@ -178,7 +184,7 @@ def bench_labels(
         "stage_peak_mb": stage_peak_mb,
         "equal": equal,
         "not_compared": not_compared,
-        "environment": environment(),
+        "environment": environment(machine.name),
     }
 
 
@@ -235,10 +241,10 @@ def comparison(result: dict[str, Any]) -> str:
     return "beside the dense way: " + ", ".join(equal)
 
 
-def bare_product(x_ND: np.ndarray) -> None:
-    """The N x N matrix product, block by block, and nothing else."""
-    x = torch.from_numpy(x_ND)
-    space = torch.empty(min(BLOCK, len(x)) * len(x))
+def bare_product(x_ND: Array) -> None:
+    """The N x N matrix product in float32, block by block, and nothing else; in TF32 where that is torch's setting."""
+    x = like(x_ND, torch.empty(0))
+    space = torch.empty(min(BLOCK, len(x)) * len(x), device=x.device)
     for row in range(0, len(x), BLOCK):
         rows = x[row : row + BLOCK]
         torch.mm(rows, x.T, out=space[: len(rows) * len(x)].view(len(rows), len(x)))
@@ -363,19 +369,66 @@ def peak_memory(function: Callable[..., Any], *args: Any, above: float | None = 
     return result, None if peak is None or before is None else peak - before
 
 
-def environment() -> dict[str, str | int]:
-    """What the figures depend on: device, threads, versions, commit; and when they were taken."""
-    cpu = platform.processor() or platform.machine()
+class Machine:
+    """Where a benchmark runs: how arrays come there and back, and how time and memory are taken.
+
+    Raises: InputError if it is `cuda` and there is no CUDA device.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.cuda = device == "cuda"
+        if self.cuda and not torch.cuda.is_available():
+            raise InputError("bench: there is no CUDA device here; leave --device out to time the CPU engine")
+        self.name = torch.cuda.get_device_name() if self.cuda else cpu_name()
+
+    def put(self, x: np.ndarray) -> Array:
+        if not self.cuda:
+            return x
+        import cupy
+
+        return cupy.asarray(x)
+
+    def get(self, x: Array) -> np.ndarray:
+        return x.get() if self.cuda else x
+
+    def now(self) -> float:
+        """Seconds, once the device has finished what it was given."""
+        if self.cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def peak_memory(self, function: Callable[..., Any], *args: Any, above: float | None = None) -> tuple[Any, Any]:
+        """As `peak_memory`; on CUDA the MB of the device that the pools of torch and CuPy took for the call."""
+        if not self.cuda:
+            return peak_memory(function, *args, above=above)
+        import cupy
+
+        cupy.get_default_memory_pool().free_all_blocks()
+        torch.cuda.empty_cache()
+        before, _ = torch.cuda.mem_get_info()
+        result = function(*args)
+        torch.cuda.synchronize()
+        return result, (before - torch.cuda.mem_get_info()[0]) / 2**20  # pools keep what was freed
+
+
+def cpu_name() -> str:
     info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = names[0] if names else cpu
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def environment(device: str | None = None) -> dict[str, str | int]:
+    """What the figures depend on: device, threads, versions, commit; and when they were taken."""
     packages = ("rapids-slr", "torch", "numpy", "numba", "scipy", "scikit-learn")
+    cuda_packages = {"cupy": ("cupy-cuda13x", "cupy-cuda12x"), "numba-cuda": ("numba-cuda",), "cuml": ("cuml-cu13",)}
+    found = {name: version_of(*distributions) for name, distributions in cuda_packages.items()}
     return {
-        "device": cpu,
+        "device": device or cpu_name(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        **{package: version(package) for package in packages},
+        **{package: version_of(package) or "not installed" for package in packages},
+        **{name: number for name, number in found.items() if number},
         "commit": commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -494,6 +494,7 @@ def bench_labels(
     repeats: Annotated[int, typer.Option(help="Runs of which medians are taken; the dense way runs once.")] = 5,
     seed: Annotated[int, typer.Option(help="Which features are drawn.")] = 0,
     no_dense: Annotated[bool, typer.Option("--no-dense", help="Leave out the dense way; labels go unchecked.")] = False,
+    device: Annotated[str, typer.Option(help="Engine to time: cpu or cuda.")] = "cpu",
     as_json: JsonOption = False,
 ) -> None:
     """Time features -> raw labels -> refined labels beside the bare matrix product, and check them.
@@ -507,7 +508,7 @@ def bench_labels(
 
     with Progress() as progress:
         result = bench.bench_labels(
-            samples, dim, k1=k1, repeats=repeats, seed=seed, dense=not no_dense, say=progress.say
+            samples, dim, k1=k1, repeats=repeats, seed=seed, dense=not no_dense, device=device, say=progress.say
         )
     if as_json:
         print(json.dumps(result, indent=2))
