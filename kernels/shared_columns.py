@@ -1,0 +1,146 @@
+"""All pairs of rows of a sparse matrix that share a column, with a sum over the columns they share. For CUDA alone.
+
+The matrix and its transpose lead from a row to its columns and on to the rows that share them. A block of threads adds
+up one row after another in an array as long as there are rows; marks of a bit each say which of its places are taken,
+so that no place has to be looked at in vain, and give the pairs in ascending order. Values are whole numbers, so sums
+do not depend on the order in which threads add.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numba import cuda
+
+from rapids_slr.arrays import Array, array_module
+from rapids_slr.kernels import THREADS, gpu
+
+BLOCKS = 1024  # at most; eight for each multiprocessor of a large GPU
+SPACE = 256 * 2**20  # bytes that the sums of all blocks may take, if one row fits
+LANES = 32  # threads that go through a column side by side
+
+
+@cuda.jit(device=True)
+def sum_before(value, scratch):
+    """Sum of the values of the block's threads before this one, and of all; all threads call it. int64 (THREADS,)."""
+    scratch[cuda.threadIdx.x] = value
+    cuda.syncthreads()
+    before = total = 0
+    for thread in range(cuda.blockDim.x):
+        if thread == cuda.threadIdx.x:
+            before = total
+        total += scratch[thread]
+    cuda.syncthreads()
+    return before, total
+
+
+@gpu("void(int32[::1], int64[::1])")
+def _count_columns_cuda(indices, size_C):
+    e = cuda.grid(1)
+    if e < indices.size:
+        cuda.atomic.add(size_C, indices[e], 1)
+
+
+@gpu("void(int64[::1], int32[::1], int64[::1], int64[::1], int32[::1], int64[::1])")
+def _transpose_cuda(indptr, indices, values, following_C, rows, column_values):
+    """Put the entries of row i, a block to a row, where their columns go on; the order within a column is open."""
+    i = cuda.blockIdx.x
+    for e in range(indptr[i] + cuda.threadIdx.x, indptr[i + 1], cuda.blockDim.x):
+        place = cuda.atomic.add(following_C, indices[e], 1)
+        rows[place] = i
+        column_values[place] = values[e]
+
+
+@cuda.jit(device=True)
+def _add_up(i, indptr, indices, values, column_indptr, rows, column_values, product, seen_W, sum_R):
+    """Mark the rows that share a column with row i and, unless sum_R is empty, add up what they share."""
+    lanes = min(LANES, cuda.blockDim.x)
+    group, lane = cuda.threadIdx.x // lanes, cuda.threadIdx.x % lanes
+    for e in range(indptr[i] + group, indptr[i + 1], cuda.blockDim.x // lanes):
+        value = values[e]
+        for q in range(column_indptr[indices[e]] + lane, column_indptr[indices[e] + 1], lanes):
+            j = rows[q]
+            if j != i:
+                cuda.atomic.or_(seen_W, j >> 5, np.uint32(1 << (j & 31)))
+                if sum_R.size:
+                    other = column_values[q]
+                    cuda.atomic.add(sum_R, j, value * other if product else min(value, other))
+    cuda.syncthreads()
+
+
+@gpu("void(int64[::1], int32[::1], int64[::1], int64[::1], int32[::1], int64[::1], boolean, uint32[:, ::1],"
+     " int64[:, ::1], int64[::1])")  # fmt: skip
+def _count_cuda(indptr, indices, values, column_indptr, rows, column_values, product, seen_BW, no_sum, size_R):
+    seen_W = seen_BW[cuda.blockIdx.x]
+    for i in range(cuda.blockIdx.x, size_R.size, cuda.gridDim.x):
+        _add_up(i, indptr, indices, values, column_indptr, rows, column_values, product, seen_W, no_sum[0])
+        found = 0
+        for w in range(cuda.threadIdx.x, seen_W.size, cuda.blockDim.x):
+            found += cuda.popc(seen_W[w])
+            seen_W[w] = 0
+        cuda.atomic.add(size_R, i, found)
+        cuda.syncthreads()
+
+
+@gpu("void(int64[::1], int32[::1], int64[::1], int64[::1], int32[::1], int64[::1], boolean, uint32[:, ::1],"
+     " int32[:, ::1], int64[:, ::1], int64[::1], int32[::1], int64[::1])")  # fmt: skip
+def _fill_cuda(indptr, indices, values, column_indptr, rows, column_values, product, seen_BW,
+               before_BW, sum_BR, out_indptr, out_indices, out_values):  # fmt: skip
+    scratch = cuda.shared.array(THREADS, np.int64)
+    seen_W, before_W, sum_R = seen_BW[cuda.blockIdx.x], before_BW[cuda.blockIdx.x], sum_BR[cuda.blockIdx.x]
+    share = -(-seen_W.size // cuda.blockDim.x)
+    first = min(share * cuda.threadIdx.x, seen_W.size)
+    for i in range(cuda.blockIdx.x, sum_R.size, cuda.gridDim.x):
+        _add_up(i, indptr, indices, values, column_indptr, rows, column_values, product, seen_W, sum_R)
+        found = 0
+        for w in range(first, min(first + share, seen_W.size)):
+            found += cuda.popc(seen_W[w])
+        before, _ = sum_before(found, scratch)
+        for w in range(first, min(first + share, seen_W.size)):
+            before_W[w] = before
+            before += cuda.popc(seen_W[w])
+        cuda.syncthreads()
+        for j in range(cuda.threadIdx.x, sum_R.size, cuda.blockDim.x):
+            seen, bit = seen_W[j >> 5], j & 31
+            if (seen >> bit) & 1:
+                place = out_indptr[i] + before_W[j >> 5] + cuda.popc(np.uint32(seen & ((1 << bit) - 1)))
+                out_indices[place] = j
+                out_values[place] = sum_R[j]
+                sum_R[j] = 0
+        cuda.syncthreads()
+        for w in range(cuda.threadIdx.x, seen_W.size, cuda.blockDim.x):
+            seen_W[w] = 0
+        cuda.syncthreads()
+
+
+def pairs_sharing_columns(
+    indptr: Array, indices: Array, values: Array, columns: int, combine: Literal["min", "product"]
+) -> tuple[Array, Array, Array]:
+    """All pairs of rows that share a column, both triangles without the diagonal.
+
+    Args: a CSR matrix of R rows, each column at most once in a row, in any order.
+        indptr: int64 (R + 1,).
+        indices: int32, in [0, columns).
+        values: int64, above 0; sums of what is combined must stay below 2^63.
+        combine: what two rows share in a column: the lesser of their values, or the product.
+    Returns: CSR (indptr int64, indices int32 ascending, sums over the shared columns int64). The same for every number
+        of threads and blocks.
+    """
+    xp, R = array_module(indptr), indptr.size - 1
+    column_indptr, rows, column_values = xp.zeros(columns + 1, xp.int64), xp.empty_like(indices), xp.empty_like(values)
+    _count_columns_cuda.each(indices.size, indices, column_indptr[1:])
+    column_indptr = xp.cumsum(column_indptr)
+    _transpose_cuda.blocks(R, indptr, indices, values, column_indptr[:-1].copy(), rows, column_values)
+    matrix = indptr, indices, values, column_indptr, rows, column_values, combine == "product"
+
+    words = -(-R // 32)
+    blocks = min(R, BLOCKS, max(1, SPACE // (8 * R + 8 * words))) if R else 0
+    seen_BW, out_indptr = xp.zeros((blocks, words), xp.uint32), xp.zeros(R + 1, xp.int64)
+    _count_cuda.blocks(blocks, *matrix, seen_BW, xp.empty((1, 0), xp.int64), out_indptr[1:])
+    out_indptr = xp.cumsum(out_indptr)
+    pairs = int(out_indptr[-1])
+    out_indices, out_values = xp.empty(pairs, xp.int32), xp.empty(pairs, xp.int64)
+    before_BW, sum_BR = xp.empty((blocks, words), xp.int32), xp.zeros((blocks, R), xp.int64)
+    _fill_cuda.blocks(blocks, *matrix, seen_BW, before_BW, sum_BR, out_indptr, out_indices, out_values)
+    return out_indptr, out_indices, out_values
