@@ -1,0 +1,79 @@
+"""What commands have in common: options, the spec they mean, tables on the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rapids_slr.errors import InputError
+
+if TYPE_CHECKING:
+    from rapids_slr.spec import RunSpec
+
+
+class Device(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+SpecArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="SPEC", help="YAML file, or an embedded spec by name; the quick-start without."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a key of the spec; may be given again.", show_default=False
+    ),
+]
+DeviceOption = Annotated[
+    Device | None, typer.Option(help="Engine, in place of the spec's `device`.", show_default=False)
+]
+OutOption = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="The run folder; runs/<name>-<time> without.", show_default=False)
+]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out; its own spec without SPEC.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON in place of a table.")]
+
+
+def run_spec(
+    spec: str | None, changes: Sequence[str] | None, device: Device | None, out: Path | None, of_folder: bool
+) -> RunSpec:
+    """The spec of a command with its changes.
+
+    Args:
+        of_folder: without SPEC take that of the run folder, else the quick-start.
+    Raises: InputError if the folder is asked for its spec and holds none.
+    """
+    from rapids_slr.specfile import load_spec
+
+    file: str | Path | None = spec
+    if of_folder and out is None:
+        raise InputError("--resume needs the run folder to go on with: --out DIR")
+    if of_folder and out is not None and spec is None:
+        file = out / "spec.yaml"
+        if not file.is_file():
+            raise InputError(f"{out} holds no run (no spec.yaml); name the folder of one with --out, or give a SPEC")
+    return load_spec(file, [*(changes or ()), *([f"device={device}"] if device else ())])
+
+
+def is_run(out: Path | None) -> bool:
+    return out is not None and (out / "spec.yaml").is_file()
+
+
+def print_table(title: str, rows: Iterable[Mapping[str, object]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = list(rows)
+    table = Table(title=title, title_justify="left")
+    for column in rows[0]:
+        table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right")
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    Console(markup=False, highlight=False).print(table)

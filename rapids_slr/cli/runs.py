@@ -1,0 +1,71 @@
+"""The run and its stages."""
+
+from __future__ import annotations
+
+import json
+
+from rapids_slr.cli.options import DeviceOption, OutOption, ResumeOption, SetOption, SpecArgument, is_run, run_spec
+from rapids_slr.errors import InputError
+
+
+def train(
+    spec: SpecArgument = None,
+    changes: SetOption = None,
+    device: DeviceOption = None,
+    out: OutOption = None,
+    resume: ResumeOption = False,
+) -> None:
+    """Run the whole job: pre-train on the source, adapt to the target, evaluate. Prints the run folder.
+
+    Relative paths in a spec count from the current directory. `--set refine=none` is the baseline without refinement.
+    """
+    settings = run_spec(spec, changes, device, out, of_folder=resume)
+    from rapids_slr import run
+
+    print(run.train(settings, out, resume))
+
+
+def pretrain(
+    spec: SpecArgument = None,
+    changes: SetOption = None,
+    device: DeviceOption = None,
+    out: OutOption = None,
+    resume: ResumeOption = False,
+) -> None:
+    """Train on the labelled source alone. Leaves checkpoints/pretrained.pt in the run folder, which it prints."""
+    settings = run_spec(spec, changes, device, out, of_folder=resume)
+    from rapids_slr import run
+
+    print(run.pretrain(settings, out, resume))
+
+
+def adapt(
+    spec: SpecArgument = None,
+    changes: SetOption = None,
+    device: DeviceOption = None,
+    out: OutOption = None,
+    resume: ResumeOption = False,
+) -> None:
+    """Adapt a pre-trained network to the target: that of --out, or pretrain.checkpoint. Prints the run folder.
+
+    Without SPEC, the spec of the run folder is taken.
+    """
+    settings = run_spec(spec, changes, device, out, of_folder=resume or is_run(out))
+    from rapids_slr import run
+
+    print(run.adapt(settings, out, resume))
+
+
+def evaluate(
+    spec: SpecArgument = None, changes: SetOption = None, device: DeviceOption = None, out: OutOption = None
+) -> None:
+    """Evaluate the network of a run folder on the target's test split. Prints mAP and CMC as JSON fractions.
+
+    Without SPEC, the spec of the run folder is taken.
+    """
+    if out is None:
+        raise InputError("evaluate needs the run folder whose network it takes: --out DIR")
+    settings = run_spec(spec, changes, device, out, of_folder=True)
+    from rapids_slr import run
+
+    print(json.dumps(run.evaluate(settings, out), indent=2))
