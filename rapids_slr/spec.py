@@ -57,6 +57,9 @@ class DomainSpec(Settings):
     """How names tell identity and camera; `auto` looks at the folders. `omniglot-*` takes torchvision's data set."""
     synth: SynthSpec | None = None
     """Draw the domain instead of reading it."""
+    appearance: Literal["mid", "hard"] | None = None
+    """A stated gap on top of what is stored: thicker dark strokes, blur, less contrast, texture and noise (`mid`), or
+    all of that inverted (`hard`); for experiments."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> DomainSpec:

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from rapids_slr.data.appearance import APPEARANCES, alter
 from rapids_slr.data.domain import Domain, Split, answerable, make_split, open_image
 from rapids_slr.data.faults import Fault, faults_error
 from rapids_slr.data.files import Files, is_image, leads_outside, natural_order, open_files
@@ -54,6 +55,9 @@ def scan_domain(spec: DomainSpec) -> Domain:
         domain = scan_omniglot(Path(spec.path), spec.layout)
     else:
         domain = _scan_files(open_files(spec.path), spec.layout)
+    if spec.appearance is not None:
+        look, stored = APPEARANCES[spec.appearance], domain.opener
+        domain = replace(domain, opener=lambda name: alter(stored(name), name, look))
     return _without_hopeless_queries(domain)
 
 
