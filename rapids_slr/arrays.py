@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -49,6 +51,26 @@ def like(result: Array, original: Any) -> Any:
     if not isinstance(original, torch.Tensor):
         return result
     return torch.from_dlpack(result) if array_module(result) is not np else torch.from_numpy(result)
+
+
+@contextmanager
+def on_torch_stream(where: Any) -> Iterator[None]:
+    """Run CuPy, and the kernels that follow it, on torch's current stream: after what torch was told before.
+
+    Args:
+        where: a torch device, or something that lies on one. Nothing is done for the CPU and for arrays of other
+            libraries, which stay on the stream their caller chose.
+    """
+    device = where.device if isinstance(where, torch.Tensor) else where
+    if not isinstance(device, torch.device) or device.type != "cuda":
+        yield
+        return
+    import cupy
+
+    with torch.cuda.device(device):
+        stream = torch.cuda.current_stream().cuda_stream  # 0, the default stream of both, unless someone chose another
+        with cupy.cuda.ExternalStream(stream):
+            yield
 
 
 def csr_like(indptr: Array, indices: Array, data: Array, shape: tuple[int, int], original: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What `rapids-slr doctor` finds out about this machine. No library but torch is imported, no device is kept busy."""
+"""What `rapids-slr doctor` finds out about this machine; it chooses an engine as a run would, and leaves it at that."""
 
 from __future__ import annotations
 
@@ -47,9 +47,10 @@ def examine(device: str = "auto") -> dict[str, Any]:
     try:
         backend = choose_backend(device)
         engine: dict[str, Any] = {"asked": device, "takes": backend.name, "why": backend.why, "fault": None}
+        engine["memory"] = backend.memory
         engine["steps"] = [asdict(step) for step in steps(backend)]
     except InputError as fault:
-        engine = {"asked": device, "takes": None, "why": None, "fault": str(fault), "steps": []}
+        engine = {"asked": device, "takes": None, "why": None, "fault": str(fault), "memory": None, "steps": []}
     memory = psutil.virtual_memory()
     return {
         "rapids_slr": __version__,
@@ -128,6 +129,7 @@ def show(findings: Mapping[str, Any], console: Console | None = None) -> None:
         console.print(engine["fault"])
         return
     console.print(f"A run with device {engine['asked']} takes {engine['takes']}: {engine['why']}")
+    console.print(f"Arrays are allocated from {engine['memory']}", soft_wrap=True)
     table = Table("step", "engine", "library", "why")
     for step in engine["steps"]:
         why = "as the run" if step["why"] == engine["why"] else step["why"]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
 from rapids_slr.data import Split
 from rapids_slr.evaluation import agreement, label_quality
 from rapids_slr.refinement import Refined
+from rapids_slr.tables import Frame, cluster_statistics, manifest, table
 
 QUALITY = ("ari", "nmi", "ari_labelled", "nmi_labelled", "purity")
 
@@ -49,20 +49,28 @@ def epoch_row(
 
 def label_table(
     split: Split, previous_N: Tensor | None, clusters_N: Tensor, refined_N: Tensor, refined: Refined | None
-) -> pd.DataFrame:
-    """One row an image: sample, path, camera, previous, cluster, refined, confidence."""
-    clusters, labels = to_host(clusters_N), to_host(refined_N)
-    return pd.DataFrame(
-        {
-            "sample": np.arange(len(clusters), dtype=np.int64),
-            "path": split.names,
-            "camera": split.cameras,
-            "previous": np.full_like(clusters, -1) if previous_N is None else to_host(previous_N),
-            "cluster": clusters,
-            "refined": labels,
-            "confidence": (labels >= 0).astype(np.float32) if refined is None else to_host(refined.confidence),
+) -> Frame:
+    """One row an image: sample, path, camera, previous, cluster, refined, confidence; on the device of the labels."""
+    return table(
+        manifest(split)
+        | {
+            "previous": torch.full_like(clusters_N, -1) if previous_N is None else previous_N,
+            "cluster": clusters_N,
+            "refined": refined_N,
+            "confidence": (refined_N >= 0).float() if refined is None else refined.confidence,
         }
     )
+
+
+def cluster_means(labels: Frame) -> dict[str, float]:
+    """Means over the refined clusters of a label table: images, cameras and confidence of a cluster.
+
+    `cluster_cameras` near 1 says that clusters follow cameras rather than identities.
+    """
+    clusters = cluster_statistics(labels)
+    if not len(clusters):
+        return {}
+    return {f"cluster_{name}": float(clusters[name].mean()) for name in ("images", "cameras", "confidence")}
 
 
 def prefixed(prefix: str, values: dict[str, float]) -> dict[str, float]:

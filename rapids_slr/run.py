@@ -23,7 +23,7 @@ from rapids_slr.models import (
     recalibrate_batchnorm,
     save_network,
 )
-from rapids_slr.records import count_clusters, epoch_row, label_table, prefixed, seconds_by_stage
+from rapids_slr.records import cluster_means, count_clusters, epoch_row, label_table, prefixed, seconds_by_stage
 from rapids_slr.refinement import SLR, Refined
 from rapids_slr.runfolder import best_row
 from rapids_slr.seeds import generator
@@ -174,7 +174,7 @@ def adapt_network(session: Session) -> None:
 
         with clock.stage("clusters"):  # k-reciprocal Jaccard distance, then DBSCAN
             try:
-                clusters_N = cluster(features_ND, source_SD, spec.clusters, session.backend.label_device)
+                clusters_N = cluster(features_ND, source_SD, spec.clusters)
             except InputError as fault:
                 raise RunError(f"epoch {epoch}: {fault}") from fault
 
@@ -201,10 +201,11 @@ def adapt_network(session: Session) -> None:
                 scores = evaluate_on(teacher, session.test, session)
 
         labels = epoch_row(clusters_N, refined_N, now.refined_N, refined, target.split.identities)
-        row = {"epoch": epoch, **scores, **labels, **prefixed("loss", losses), **clock.row()}
-        session.log(folder.metrics_file, "adapt", row)
         remembered_N = now.refined_N if spec.refine is not None and spec.refine.memory == "refined" else now.clusters_N
-        folder.write_labels(epoch, label_table(target.split, remembered_N, clusters_N, refined_N, refined))
+        table = label_table(target.split, remembered_N, clusters_N, refined_N, refined)
+        row = {"epoch": epoch, **scores, **labels, **cluster_means(table), **prefixed("loss", losses), **clock.row()}
+        session.log(folder.metrics_file, "adapt", row)
+        folder.write_labels(epoch, table)
         now.epoch, now.clusters_N, now.refined_N = epoch, clusters_N, refined_N
         folder.save_checkpoint(now.checkpoint())
     summarise(session, now.start)
@@ -225,12 +226,11 @@ def evaluate(spec: RunSpec, out: Path | None = None) -> dict[str, float]:
 # The steps of an epoch ------------------------------------------------------------------------------------------------
 
 
-def cluster(features_ND: Tensor, source_SD: Tensor | None, spec: ClusterSpec, device: torch.device) -> Tensor:
-    """Cluster labels (N,) int32 of one epoch on `device`, -1 for outliers."""
-    features_ND, source_SD = features_ND.to(device), None if source_SD is None else source_SD.to(device)
+def cluster(features_ND: Tensor, source_SD: Tensor | None, spec: ClusterSpec) -> Tensor:
+    """Cluster labels (N,) int32 of one epoch, where the features are; -1 for outliers."""
     if spec.method == "hdbscan":
         return cluster_hdbscan(features_ND, spec.min_cluster_size)
-    settings = spec.model_dump(exclude={"method", "min_cluster_size"})
+    settings = spec.model_dump(exclude={"method", "min_cluster_size", "solver"})
     return JaccardDBSCAN(**settings).fit_predict(features_ND, source=source_SD)
 
 

@@ -15,10 +15,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from rapids_slr.errors import InputError, RunError
 from rapids_slr.files import load_tensors, save_tensors, write_atomically
+from rapids_slr.tables import Frame, write_parquet
 
 log = logging.getLogger(__name__)
 
@@ -68,9 +67,9 @@ class RunFolder:
         if path.exists():
             self.write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
 
-    def write_labels(self, epoch: int, table: pd.DataFrame) -> None:
+    def write_labels(self, epoch: int, labels: Frame) -> None:
         path = self.path / "labels" / f"epoch-{epoch:03d}.parquet"
-        write_atomically(path, lambda temporary: table.to_parquet(temporary, index=False))
+        write_atomically(path, lambda temporary: write_parquet(temporary, labels))
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
         """Put `state` in place as last.pt; the one before stays as previous.pt."""

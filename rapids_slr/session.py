@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from rapids_slr.arrays import on_torch_stream
 from rapids_slr.backend import choose_backend
 from rapids_slr.clock import Clock
 from rapids_slr.data import Domain, ImageStore, Split, augment, load_images, read_domain
@@ -28,7 +29,7 @@ from rapids_slr.seeds import generator
 from rapids_slr.spec import DomainSpec, RunSpec
 from rapids_slr.specfile import dump_spec, load_spec, spec_differences
 
-MAY_DIFFER = {"device", "name"}
+MAY_DIFFER = {"device", "memory_pool", "name"}
 """Keys that a resumed run may change."""
 
 
@@ -63,8 +64,9 @@ class Session(AbstractContextManager["Session"]):
         self.folder = RunFolder(out or Path("runs") / f"{spec.name}-{time.strftime('%Y%m%d-%H%M%S')}")
         self._may_use(resume, builds_on_pretraining)
         self._resumed = resume
-        self.backend = choose_backend(spec.device)
+        self.backend = choose_backend(spec.device, spec.memory_pool)
         self.device = self.backend.device
+        self._stream = on_torch_stream(self.device)
         self.progress = Progress()
         self._state: dict[str, Any] | None = None
         self._writers: dict[str, SummaryWriter] = {}
@@ -101,11 +103,15 @@ class Session(AbstractContextManager["Session"]):
         self._state = self.folder.load_checkpoint()
         self.progress.__enter__()
         self.progress.say(f"{self.folder.path} on {self.device_name} ({self.backend.why})")
+        if self.backend.name == "cuda":
+            self.progress.say(f"arrays are allocated from {self.backend.memory}")
+        self._stream.__enter__()
         with self.bar("compiling kernels, kept for later runs", None, unit="kernels") as report:
-            warm_up(report)  # none is compiled inside a timed stage
+            warm_up(report, cuda=self.backend.name == "cuda")  # none is compiled inside a timed stage
         return self
 
     def __exit__(self, kind, fault, trace) -> None:
+        self._stream.__exit__(kind, fault, trace)
         for writer in self._writers.values():
             writer.close()
         if kind is KeyboardInterrupt:

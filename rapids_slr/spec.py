@@ -189,6 +189,8 @@ class ClusterSpec(Settings):
     """Clusters with fewer images become outliers."""
     min_cluster_size: Annotated[int, Field(ge=2)] = 7
     """Smallest cluster of method hdbscan."""
+    solver: Literal["auto", "cuml", "graph"] = "auto"
+    """DBSCAN on CUDA: cuML on all N x N distances, own kernels on the graph, or cuML where that fits; equal labels."""
     source_weight: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """lambda of the source term of the distance (ABMT: 0.1); 0 leaves it out."""
 
@@ -265,6 +267,8 @@ class RunSpec(Settings):
     """Seed of all that is random."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Engine; `auto` takes CUDA where it works and says why where it does not."""
+    memory_pool: Literal["rmm", "torch"] = "rmm"
+    """On CUDA: one RMM pool for torch, CuPy, cuML and cuDF, or with `torch` a pool for each library."""
     data: DataSpec
     augment: AugmentSpec = AugmentSpec()
     model: ModelSpec = ModelSpec()
