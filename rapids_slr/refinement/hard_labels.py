@@ -6,14 +6,14 @@ numbering of the clusters.
 
 from __future__ import annotations
 
-import numpy as np
-
-from rapids_slr.arrays import Array
+from rapids_slr.arrays import Array, array_module
 from rapids_slr.kernels.argmax import argmax
 from rapids_slr.kernels.core_distances import rows_by_column
+from rapids_slr.kernels.heirs import heirs
 from rapids_slr.kernels.row_dbscan import row_dbscan
 from rapids_slr.refinement.hdbscan import weighted_hdbscan
 from rapids_slr.refinement.overlap import Overlap
+from rapids_slr.refinement.overlap import overlap as count_overlap
 from rapids_slr.refinement.soft_labels import Soft
 
 DBSCAN_RADIUS = 0.5
@@ -45,7 +45,8 @@ def by_dbscan(overlap: Overlap, soft: Soft, min_samples: int) -> Array:
 
 def _of_pairs(label_R: Array, soft: Soft) -> Array:
     """Labels of the rows, given to the pairs that have them."""
-    return np.append(label_R, np.int32(-1))[soft.row_Q]
+    xp = array_module(label_R)
+    return xp.concatenate((label_R, xp.full(1, -1, xp.int32)))[soft.row_Q]
 
 
 def place_noise(label_Q: Array, overlap: Overlap, soft: Soft) -> Array:
@@ -54,21 +55,10 @@ def place_noise(label_Q: Array, overlap: Overlap, soft: Soft) -> Array:
     The raw cluster of an image is its own, or for an outlier the argmax of its soft label. Among refined clusters that
     hold equally many of its images the largest wins; if these are equal as well, the noise gets a cluster of its own.
     """
-    raw_Q: Array = np.where(overlap.now_Q >= 0, overlap.now_Q, by_argmax(overlap, soft))
+    xp = array_module(label_Q)
+    raw_Q = xp.where(overlap.now_Q >= 0, overlap.now_Q, by_argmax(overlap, soft))
     noise_Q = (label_Q < 0) & (soft.row_Q >= 0) & (raw_Q >= 0)
-    if not noise_Q.any():
+    if not bool(noise_Q.any()):
         return label_Q
-    labels = int(label_Q.max(initial=-1)) + 1
-    target_K = labels + np.arange(overlap.size_K.size)  # a new cluster for every raw one, numbered only if in use
-    held_Q = (label_Q >= 0) & (overlap.now_Q >= 0)
-    if held_Q.any():
-        size_L = np.bincount(label_Q[label_Q >= 0], weights=overlap.count_Q[label_Q >= 0])
-        keys, key_Q = np.unique(overlap.now_Q[held_Q].astype(np.int64) * labels + label_Q[held_Q], return_inverse=True)
-        raw, label, held = keys // labels, keys % labels, np.bincount(key_Q, weights=overlap.count_Q[held_Q])
-        order = np.lexsort((size_L[label], held, raw))  # within a raw cluster the best comes last
-        raw, label, held = raw[order], label[order], held[order]
-        best = np.flatnonzero(np.diff(raw, append=-1))
-        tied = (raw[best - 1] == raw[best]) & (held[best - 1] == held[best]) & (best > 0)
-        tied &= size_L[label[best - 1]] == size_L[label[best]]
-        target_K[raw[best[~tied]]] = label[best[~tied]]
-    return np.where(noise_Q, target_K[raw_Q], label_Q).astype(np.int32)
+    held = count_overlap(overlap.now_Q[overlap.pair_N], label_Q[overlap.pair_N])
+    return xp.where(noise_Q, heirs(*held.shared, held.size_K)[raw_Q], label_Q)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from rapids_slr.arrays import Array
+from rapids_slr.kernels.projection import projection
 from rapids_slr.refinement.overlap import Overlap
-
-GRID = 2.0**50  # IoUs are rounded to multiples of 1 / GRID, so that the sum of a row does not depend on its order
 
 
 def project(overlap: Overlap) -> tuple[Array, Array, Array]:
@@ -17,9 +14,5 @@ def project(overlap: Overlap) -> tuple[Array, Array, Array]:
         cluster none of whose images is clustered now.
     Source: Eqs. 1-2 of Zia-ur-Rehman et al., arXiv:2410.14242.
     """
-    indptr, now, shared = overlap.shared
-    before = np.repeat(np.arange(overlap.size_P.size), np.diff(indptr))
-    iou = shared / (overlap.size_P[before] + overlap.size_K[now] - shared)
-    iou = np.rint(iou * GRID) / GRID
-    total_P = np.bincount(before, weights=iou, minlength=overlap.size_P.size)
-    return indptr, now, iou / total_P[before]
+    indptr, indices, counts = overlap.shared
+    return indptr, indices, projection(indptr, indices, counts, overlap.size_P, overlap.size_K)

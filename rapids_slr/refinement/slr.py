@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 
-from rapids_slr.arrays import Array, csr_like, like, require_host
+from rapids_slr.arrays import Array, array_module, as_array, csr_like, like, on_torch_stream, row_of_entry
 from rapids_slr.errors import InputError
+from rapids_slr.kernels.argmax import largest
 from rapids_slr.kernels.renumber import renumber
 from rapids_slr.refinement.hard_labels import by_argmax, by_dbscan, by_hdbscan, place_noise
 from rapids_slr.refinement.labels import check_labels
@@ -21,6 +22,17 @@ from rapids_slr.refinement.projection import project
 from rapids_slr.refinement.soft_labels import Soft, SoftRows, soft_labels
 
 DENSE = 2**20  # entries up to which a projection is given as a dense array
+
+
+def _on_request(compute: Callable[[Refined], Any]) -> cached_property[Any]:
+    """A property of `Refined` that is computed when it is first asked for, on the stream of whoever asks."""
+
+    @wraps(compute)
+    def on_stream(self: Refined) -> Any:
+        with on_torch_stream(self._labels):
+            return compute(self)
+
+    return cached_property(on_stream)
 
 
 @dataclass(frozen=True)
@@ -43,11 +55,11 @@ class Refined:
     def _shape(self) -> tuple[int, int]:
         return self._overlap.size_P.size, self._overlap.size_K.size
 
-    @cached_property
+    @_on_request
     def _row_N(self) -> Array:
         return self._soft.row_Q[self._overlap.pair_N]
 
-    @cached_property
+    @_on_request
     def rows(self) -> SoftRows:
         """The distinct soft labels and the images that have them."""
         soft = self._soft
@@ -55,19 +67,20 @@ class Refined:
         matrix = csr_like(soft.indptr, soft.indices, soft.values.astype(np.float32), shape, self._labels)
         return SoftRows(matrix, like(soft.count_R, self._labels), like(self._row_N, self._labels))
 
-    @cached_property
+    @_on_request
     def soft(self) -> Any:
         """(N, K) float32 CSR of soft labels: rows sum to 1, or are empty for images that are left out."""
         soft, row_N = self._soft, self._row_N
-        length_N = np.where(row_N >= 0, np.append(np.diff(soft.indptr), 0)[row_N], 0)
-        indptr = np.zeros(row_N.size + 1, np.int64)
-        np.cumsum(length_N, out=indptr[1:])
-        start_N = np.append(soft.indptr[:-1], 0)[row_N]
-        entry = np.arange(indptr[-1]) + np.repeat(start_N - indptr[:-1], length_N)
-        data = soft.values[entry].astype(np.float32)
-        return csr_like(indptr, soft.indices[entry], data, (row_N.size, self._shape[1]), self._labels)
+        xp, N = array_module(row_N), row_N.size
+        zero = xp.zeros(1, xp.int64)
+        length_N = xp.concatenate((xp.diff(soft.indptr), zero))[row_N]  # row -1 is the last of these
+        indptr = xp.concatenate((zero, xp.cumsum(length_N)))
+        size = int(indptr[-1])
+        entry = xp.arange(size) + (soft.indptr[row_N] - indptr[:-1])[row_of_entry(indptr, size)]
+        data = soft.values[entry].astype(xp.float32)
+        return csr_like(indptr, soft.indices[entry], data, (N, self._shape[1]), self._labels)
 
-    @cached_property
+    @_on_request
     def projection(self) -> Any:
         """(P, K) float64: IoU of last epoch's and this epoch's clusters, rows sum to 1, or to 0 without a common image.
 
@@ -75,24 +88,28 @@ class Refined:
         """
         return self._matrix(*self._projection)
 
-    @cached_property
+    @_on_request
     def overlap(self) -> Any:
-        """(P, K) int64: images in both clusters; dense or CSR as `projection` is."""
+        """(P, K) int64: images in both clusters; dense or CSR as `projection` is. CuPy's CSR holds them as float64."""
         return self._matrix(*self._overlap.shared)
 
-    @cached_property
+    @_on_request
     def confidence(self) -> Any:
         """(N,) float32: the largest entry of an image's soft label, 0 for images that are left out."""
         soft = self._soft
-        largest_R = np.maximum.reduceat(soft.values, soft.indptr[:-1]) if soft.count_R.size else np.empty(0)
-        return like(np.append(largest_R, 0).astype(np.float32)[self._row_N], self._labels)
+        xp = array_module(soft.values)
+        largest_R = xp.concatenate((largest(soft.indptr, soft.values), xp.zeros(1, xp.float32)))
+        return like(largest_R[self._row_N], self._labels)
 
     def _matrix(self, indptr: Array, indices: Array, values: Array) -> Any:
         P, K = self._shape
+        xp = array_module(values)
         if P * K > DENSE:
+            if xp is not np and values.dtype == xp.int64 and not isinstance(self._labels, torch.Tensor):
+                values = values.astype(xp.float64)  # CuPy has no sparse integers
             return csr_like(indptr, indices, values, (P, K), self._labels)
-        dense_PK = np.zeros((P, K), values.dtype)
-        dense_PK[np.repeat(np.arange(P), np.diff(indptr)), indices] = values
+        dense_PK = xp.zeros((P, K), values.dtype)
+        dense_PK[row_of_entry(indptr, values.size), indices] = values
         return like(dense_PK, self._labels)
 
 
@@ -144,16 +161,19 @@ class SLR(BaseEstimator):
         """Refine the labels of an epoch, and remember them for the next.
 
         Args:
-            labels: (N,) whole numbers, -1 = outlier, clusters from 0; NumPy or torch. The same images in the same
+            labels: (N,) whole numbers, -1 = outlier, clusters from 0; NumPy, CuPy or torch. The same images in the same
                 order every epoch. In the first epoch the refined labels are these.
         Raises: InputError for labels or settings that cannot be used; the memory is then as before.
         Source: Zia-ur-Rehman et al., arXiv:2410.14242.
         """
         self._check_settings()
+        with on_torch_stream(labels):
+            return self._update(labels)
+
+    def _update(self, labels: Any) -> Refined:
         now_N = check_labels(labels)
-        require_host(now_N, "labels")
-        first = self._before_N is None
-        before_N = np.full_like(now_N, -1) if self._before_N is None else self._before_N
+        xp, first = array_module(now_N), self._before_N is None
+        before_N = xp.full(now_N.size, -1, xp.int32) if self._before_N is None else _beside(self._before_N, now_N)
         if now_N.size != before_N.size:
             raise InputError(
                 f"labels: {now_N.size} images, but the last epoch had {before_N.size}; give the same images in the "
@@ -184,12 +204,13 @@ class SLR(BaseEstimator):
         return renumber(shared.pair_N, label_Q)
 
     def state_dict(self) -> dict[str, torch.Tensor | None]:
-        """The memory, for a checkpoint: `previous`, the labels of the last epoch (N,) int32, or None before the first.
+        """The memory, for a checkpoint: `previous`, the labels of the last epoch (N,) int32 on the CPU, None before
+        the first.
 
         Settings are not part of it.
         """
         before_N = self._before_N
-        return {"previous": None if before_N is None else like(before_N.copy(), torch.empty(0))}
+        return {"previous": None if before_N is None else like(before_N, torch.empty(0)).to("cpu", copy=True)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up the memory of `state_dict`; refinement goes on as if it had not been interrupted."""
@@ -217,3 +238,11 @@ class SLR(BaseEstimator):
             raise InputError(f"min_samples must be None or a whole number of at least 1, got {self.min_samples!r}")
         if not self.merge_distance >= 0:
             raise InputError(f"merge_distance must not be negative, got {self.merge_distance!r}")
+
+
+def _beside(before_N: Array, now_N: Array) -> Array:
+    """Labels of the last epoch on the device of this epoch's: a checkpoint comes from the CPU."""
+    if before_N.device == now_N.device:
+        return before_N
+    anything = torch.empty(0)
+    return as_array(like(before_N, anything).to(like(now_N, anything).device))

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from rapids_slr.arrays import Array
 from rapids_slr.kernels.soft_rows import soft_rows
 from rapids_slr.refinement.overlap import Overlap
@@ -60,10 +58,4 @@ def soft_labels(
         outliers: `project`, or `drop` to leave out images without a cluster now.
     Source: Eqs. 3-4 of Zia-ur-Rehman et al., arXiv:2410.14242.
     """
-    kept_Q = overlap.now_Q >= 0
-    if outliers == "project":
-        kept_Q |= overlap.before_Q >= 0
-    indptr, indices, values, row_Q = soft_rows(overlap.before_Q, overlap.now_Q, kept_Q, *projection, alpha)
-    count_R = np.zeros(indptr.size - 1, np.int64)
-    np.add.at(count_R, row_Q[row_Q >= 0], overlap.count_Q[row_Q >= 0])
-    return Soft(indptr, indices, values, row_Q, count_R)
+    return Soft(*soft_rows(overlap.before_Q, overlap.now_Q, overlap.count_Q, *projection, alpha, outliers == "project"))
