@@ -46,20 +46,16 @@ def retrieval_scores(
     Raises: InputError if no query has a match, or as `query_results` does.
     """
     results = query_results(query, gallery, query_identities, query_cameras, gallery_identities, gallery_cameras, block)
-    valid = results.matches > 0
-    queries = int(valid.sum())
+    valid, first = results.matches > 0, results.first_match
+    sums = [valid.sum(), results.average_precision.sum(), *((valid & (first <= k)).sum() for k in (1, 5, 10))]
+    queries, *scores = torch.stack([value.double() for value in sums]).tolist()
     if queries == 0:
         raise InputError(
             f"none of {len(query)} queries has a match among {len(gallery)} gallery images (its identity, above 0, and "
             "another camera); look at how file names tell identity and camera with `rapids-slr data check`"
         )
-    first = results.first_match[valid]
-    return {
-        "mAP": float(results.average_precision[valid].mean()),
-        **{f"rank{k}": float((first <= k).double().mean()) for k in (1, 5, 10)},
-        "queries": queries,
-        "unmatched": len(query) - queries,
-    }
+    means = {name: score / queries for name, score in zip(("mAP", "rank1", "rank5", "rank10"), scores, strict=True)}
+    return {**means, "queries": int(queries), "unmatched": len(query) - int(queries)}
 
 
 @torch.no_grad()
@@ -80,7 +76,8 @@ def query_results(
     Args:
         query, gallery: (Q, D) and (G, D) float features on one device.
         query_identities, query_cameras, gallery_identities, gallery_cameras: (Q,) and (G,) integers.
-        block: queries ranked at once; memory is about 30 bytes x block x G.
+        block: queries ranked at once; memory is about 30 bytes x block x G. The host waits for a device before the
+            first block and not between blocks.
     Raises: InputError if lengths disagree, there is nothing to rank, or features are not finite.
     """
     _check(query, gallery, query_identities, query_cameras, gallery_identities, gallery_cameras)
@@ -90,8 +87,16 @@ def query_results(
         for labels in (query_identities, query_cameras, gallery_identities, gallery_cameras)
     )
     half_norms = gallery.square().sum(dim=1) / 2
+    most = _most_matches(gallery_identities)  # the last the host waits for: blocks are only queued
     results = [
-        _rank(half_norms.addmm(features, gallery.T, alpha=-1), identities, cameras, gallery_identities, gallery_cameras)
+        _rank(
+            half_norms.addmm(features, gallery.T, alpha=-1),
+            identities,
+            cameras,
+            gallery_identities,
+            gallery_cameras,
+            most,
+        )
         for features, identities, cameras in zip(
             query.split(block), query_identities.split(block), query_cameras.split(block), strict=True
         )
@@ -99,21 +104,36 @@ def query_results(
     return QueryResults(*map(torch.cat, zip(*results, strict=True)))
 
 
+def _most_matches(gallery_identities: Tensor) -> int:
+    """Gallery images of the identity that has most, at least 1."""
+    _, counts = torch.unique(gallery_identities[gallery_identities > 0], return_counts=True)
+    return max(1, int(counts.max())) if len(counts) else 1
+
+
 def _rank(
-    distances: Tensor, identities: Tensor, cameras: Tensor, gallery_identities: Tensor, gallery_cameras: Tensor
+    distances: Tensor,
+    identities: Tensor,
+    cameras: Tensor,
+    gallery_identities: Tensor,
+    gallery_cameras: Tensor,
+    most: int,
 ) -> QueryResults:
-    """Results of the queries that are the rows of `distances`, (b, G) in any rising function of distance."""
+    """Results of the queries that are the rows of `distances`, (b, G) in any rising function of distance.
+
+    Args:
+        most: matches that a query can have.
+    """
     same = identities[:, None] == gallery_identities
     left_out = (gallery_identities == JUNK) | (same & (cameras[:, None] == gallery_cameras))
     match = same & ~left_out & (identities[:, None] > 0)
     order = distances.masked_fill_(left_out, torch.inf).argsort(dim=1, stable=True)
-    rows, ranks = match.gather(1, order).nonzero(as_tuple=True)  # row by row, best first
-    matches = match.sum(dim=1)
-    before = matches.cumsum(0) - matches  # hits of the rows above
-    hit = torch.arange(1, len(rows) + 1, device=rows.device) - before[rows]
-    precision = hit.double() / (ranks + 1)
-    total = torch.zeros(len(match), dtype=torch.float64, device=rows.device).index_add_(0, rows, precision)
-    first = torch.zeros_like(matches).index_add_(0, rows, (ranks + 1) * (hit == 1))
+    G, device = distances.shape[1], distances.device
+    from_last = torch.arange(G, 0, -1, dtype=torch.int32, device=device)  # rank 1 is G from the last
+    hits = torch.where(match.gather(1, order), from_last, 0).topk(most, dim=1).values  # (b, most), best first
+    ranks, matches = G + 1 - hits, match.sum(dim=1)
+    precision = torch.arange(1, most + 1, device=device).double() / ranks
+    total = torch.where(hits > 0, precision, 0.0).cumsum(dim=1)[:, -1]
+    first = torch.where(matches > 0, ranks[:, 0], 0).long()
     return QueryResults(total / matches.clamp_min(1), first, matches)
 
 
