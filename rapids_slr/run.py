@@ -84,7 +84,7 @@ def pretrain_network(session: Session) -> None:
     labels_S = true_identities(session.on_device(source.split.identities)).identities_N
     network = session.new_network()
     network.set_classifiers(int(labels_S.max()) + 1, generator(spec.seed, "classifiers"))
-    network.to(session.device)
+    network.place(session.device)
     optimizer = pretrain_optimizer(network, spec.pretrain)
     done = 0
     if state := session.checkpoint("pretrain"):
@@ -147,7 +147,7 @@ class Adaptation:
 
 def begin_adaptation(session: Session) -> Adaptation:
     """Teacher and student equal to the pre-trained network, or as the checkpoint to resume from left them."""
-    teacher = make_teacher(load_network(session.folder.pretrained_file, session.spec).to(session.device))
+    teacher = make_teacher(load_network(session.folder.pretrained_file, session.spec).place(session.device))
     student = make_teacher(teacher).requires_grad_(True)
     refine = session.spec.refine
     now = Adaptation({}, student, teacher, None if refine is None else SLR(**refine.model_dump()))
@@ -214,7 +214,7 @@ def adapt_network(session: Session) -> None:
 def evaluate(spec: RunSpec, out: Path | None = None) -> dict[str, float]:
     """Scores of the network of a run folder (its teacher, or its pre-trained network) on the target's test split."""
     with Session(spec, out, resume=True) as session:
-        teacher = load_network(session.folder.pretrained_file, spec).to(session.device)
+        teacher = load_network(session.folder.pretrained_file, spec).place(session.device)
         if state := session.checkpoint("adapt"):
             teacher.load_state_dict(state["teacher"])
         scores = evaluate_on(teacher, session.test, session)
@@ -249,7 +249,7 @@ def training_targets(refined_N: Tensor, refined: Refined | None, session: Sessio
     else:
         targets = hard_targets(session.on_device(refined_N))
     if spec.training.labels == "shuffled":
-        return shuffled(targets, generator(spec.seed, "shuffled labels", epoch))
+        return shuffled(targets, generator(spec.seed, "shuffled labels", epoch, device=session.device))
     return targets
 
 

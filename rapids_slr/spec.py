@@ -90,7 +90,11 @@ class DataSpec(Settings):
     on_error: Literal["stop", "skip"] = "stop"
     """What an unreadable or misnamed image does: stop before training, or be left out and counted."""
     store: Literal["auto", "device", "host"] = "auto"
-    """Where the decoded images stay; `auto` takes the training device while they fill at most half of what is free."""
+    """Where the decoded images stay; `auto` takes the training device while all splits fill at most half of its memory
+    that was free before. From the host every batch is copied."""
+    decode: Literal["auto", "pillow", "gpu"] = "auto"
+    """What decodes JPEG files: `auto` takes the GPU (nvJPEG) on CUDA where torchvision can, `gpu` stops if it cannot.
+    Pixels differ slightly from Pillow's. Other files, and JPEG files that the GPU refuses, are left to Pillow."""
 
     @model_validator(mode="after")
     def _values_a_channel(self) -> DataSpec:
@@ -126,6 +130,11 @@ class ModelSpec(Settings):
     """Channels of the three stages of `narrow`; other backbones ignore it."""
     weights: str | None = None
     """Start of the backbone: `imagenet` (torchvision's or IBN-Net's file by name), a file of weights, or none."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What convolutions compute in: `auto` takes bfloat16 on GPUs that have it (compute capability 8.0 and above), else
+    float32 (on GPUs TF32, as torch sets it). Weights, features, losses and the optimizer are float32 in any case."""
+    compile: bool = False
+    """Compile the networks with torch.compile: the first steps take minutes, the others may be faster."""
 
 
 class PretrainSpec(Settings):
@@ -161,7 +170,7 @@ class FeatureSpec(Settings):
     """How the teacher embeds images."""
 
     batch: Count = 256
-    """Images in a forward pass."""
+    """Images in a forward pass; halved, with a warning, where the GPU's memory does not suffice."""
     views: Count = 1
     """Augmented views whose features are averaged before clustering; 1 takes the plain image."""
     bn_recalibrate: bool = False

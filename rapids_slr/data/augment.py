@@ -18,6 +18,8 @@ ERASED_ASPECT = 0.3
 """Flattest erased rectangle, height by width; the steepest is its inverse."""
 ERASE_TRIES = 10
 """Rectangles drawn for an image; the first that fits is erased."""
+DRAWS = 10 + 2 * ERASE_TRIES
+"""Random numbers of an image."""
 
 
 def normalise(pixels_BCHW: Tensor, data: DataSpec) -> Tensor:
@@ -33,7 +35,15 @@ def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: to
     return scale_C.float()[:, None, None].to(device), shift_C.float()[:, None, None].to(device)
 
 
-def augment(pixels_BCHW: Tensor, augment: AugmentSpec, data: DataSpec, generator: torch.Generator) -> Tensor:
+def random_draws(images: int, generator: torch.Generator) -> Tensor:
+    """Random numbers (images, DRAWS) float32 in 0..1 for `augment`, on the generator's device.
+
+    Drawn at once they are those drawn batch by batch.
+    """
+    return torch.rand(images, DRAWS, generator=generator, device=generator.device)
+
+
+def augment(pixels_BCHW: Tensor, augment: AugmentSpec, data: DataSpec, random: torch.Generator | Tensor) -> Tensor:
     """Random jitter, flip, rotation, scale, pad-crop and erasing of a batch; every image draws its own.
 
     Flip and pad-crop move pixels without touching their values; only rotation and scale interpolate. What lies beyond
@@ -41,14 +51,14 @@ def augment(pixels_BCHW: Tensor, augment: AugmentSpec, data: DataSpec, generator
 
     Args:
         pixels_BCHW: uint8.
-        generator: draws the same numbers for every setting, on its own device, so that one seed gives the same
-            augmentation on any device and switching one kind off leaves the others as they were.
+        random: a generator, or numbers (B, DRAWS) of `random_draws`. They are the same for every setting, so that
+            switching one kind off leaves the others as they were. A generator on the CPU gives the same augmentation
+            on any device; one on the device of the pixels spares the copy.
     Returns: (B, C, H, W) float32, normalised.
     """
     B, _, H, W = pixels_BCHW.shape
-    draws = torch.rand(B, 10 + 2 * ERASE_TRIES, generator=generator, device=generator.device).to(
-        pixels_BCHW.device, non_blocking=True
-    )
+    draws = random_draws(B, random) if isinstance(random, torch.Generator) else random
+    draws = draws.to(pixels_BCHW.device, non_blocking=True)
     flip_B = draws[:, 0] < augment.flip
     shift_B2 = (draws[:, 1:3] * (2 * augment.pad + 1)).long() - augment.pad  # rows, columns; -pad..pad
     if augment.jitter > 0:

@@ -1,15 +1,24 @@
-"""One image of any kind to the pixels that a run works on."""
+"""Images of any kind to the pixels that a run works on: by Pillow, and JPEG files by the GPU."""
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
-from PIL import Image, ImageOps
+import torch
+from PIL import ExifTags, Image, ImageOps
+from torch import Tensor
+from torch.nn.functional import interpolate
 
 from rapids_slr.data.domain import Domain
 from rapids_slr.data.faults import Fault
+from rapids_slr.errors import InputError
 from rapids_slr.spec import DataSpec
 
 SIXTEEN_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+JPEG_BATCH = 64
+"""JPEG files that the GPU decodes at once, each in its own size."""
+END_OF_JPEG = b"\xff\xd9"
 
 
 def decode(image: Image.Image, data: DataSpec) -> np.ndarray:
@@ -40,10 +49,98 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return image
 
 
-def decode_or_fault(domain: Domain, name: str, data: DataSpec) -> np.ndarray | Fault:
-    """As `decode`; an image that cannot be read gives its fault."""
+def decode_or_fault(domain: Domain, name: str, data: DataSpec, jpegs: bool = False) -> np.ndarray | Tensor | Fault:
+    """As `decode`; an image that cannot be read gives its fault.
+
+    Args:
+        jpegs: give a file that `decode_jpegs` takes as it is, (bytes,) uint8, and do not decode it.
+    """
     try:
         with domain.open(name) as image:
-            return decode(image, data)
+            encoded = _encoded(image, data) if jpegs else None
+            return decode(image, data) if encoded is None else encoded
     except Exception as fault:  # codecs raise nearly every kind
         return Fault(name, f"cannot be read ({type(fault).__name__}: {fault})")
+
+
+# JPEG files on the GPU ------------------------------------------------------------------------------------------------
+
+
+def decodes_jpegs(data: DataSpec, device: torch.device) -> bool:
+    """Whether JPEG files are decoded on `device`, as data.decode wants it and torchvision can.
+
+    Raises: InputError if data.decode is gpu and it cannot.
+    """
+    if data.decode == "pillow" or (data.decode == "auto" and device.type != "cuda"):
+        return False
+    fault = _why_no_jpegs(device) if device.type == "cuda" else "it is no GPU"
+    if fault is not None and data.decode == "gpu":
+        raise InputError(f"data.decode: JPEG files cannot be decoded on {device} ({fault}); set it to auto or pillow")
+    return fault is None
+
+
+def decode_jpegs(files: list[Tensor], data: DataSpec, device: torch.device) -> list[Tensor | None]:
+    """As `decode`, of JPEG files by the GPU (nvJPEG): pixels (C, H, W) uint8 on `device`; None for what it refuses.
+
+    Pixels may differ slightly from Pillow's: the inverse cosine transform, the colours between two samples and the
+    resizing round in their own ways.
+
+    Args:
+        files: (bytes,) uint8 on the host, as `decode_or_fault` gives them.
+    """
+    found: list[Tensor | None] = []
+    for start in range(0, len(files), JPEG_BATCH):
+        found += _decode_batch(files[start : start + JPEG_BATCH], data, device)
+    return found
+
+
+def _encoded(image: Image.Image, data: DataSpec) -> Tensor | None:
+    """The file of an opened image, if it is a whole, upright JPEG in the colours that `data` wants."""
+    if (
+        image.format != "JPEG"
+        or image.mode != ("RGB" if data.channels == 3 else "L")
+        or image.info.get("adobe_transform", 1) != 1  # RGB that is not stored as luma and chroma
+        or image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    ):
+        return None
+    file = image.fp  # type: ignore[attr-defined]
+    file.seek(0)
+    encoded = file.read()
+    # A decoder on the GPU may fill what is cut off with grey; Pillow calls it a fault.
+    return torch.frombuffer(bytearray(encoded), dtype=torch.uint8) if encoded.endswith(END_OF_JPEG) else None
+
+
+def _decode_batch(files: list[Tensor], data: DataSpec, device: torch.device) -> list[Tensor | None]:
+    try:
+        return [_to_size(image, data) for image in _decoder()(files, "RGB" if data.channels == 3 else "GRAY", device)]
+    except RuntimeError:  # one of them, or no memory for all: the halves tell
+        if len(files) == 1:
+            return [None]
+    half = len(files) // 2
+    return _decode_batch(files[:half], data, device) + _decode_batch(files[half:], data, device)
+
+
+def _to_size(pixels_CHW: Tensor, data: DataSpec) -> Tensor:
+    if pixels_CHW.shape[1:] != (data.height, data.width):
+        size = (data.height, data.width)
+        resized = interpolate(pixels_CHW[None].float(), size, mode="bilinear", antialias=True, align_corners=False)
+        pixels_CHW = resized[0].round_().clamp_(0, 255).byte()
+    return 255 - pixels_CHW if data.invert else pixels_CHW
+
+
+def _decoder():
+    """torchvision's decoder of JPEG files, which it means to drop in a later version."""
+    from torchvision.io import decode_jpeg
+
+    return decode_jpeg
+
+
+def _why_no_jpegs(device: torch.device) -> str | None:
+    """Why a small JPEG cannot be decoded on `device`; None where it can."""
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(file, "JPEG")
+    try:
+        _decoder()([torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)], "RGB", device)
+    except (ImportError, RuntimeError, AssertionError) as fault:  # no decoder, built without nvJPEG, no device
+        return str(fault).splitlines()[0]
+    return None

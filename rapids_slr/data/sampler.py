@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,7 +23,8 @@ def identity_batches(
         identities: P.
         images: K.
         iterations: batches T.
-        generator: source of all that is random; it may live on another device than the labels.
+        generator: source of all that is random. On the device of the labels only a few counts cross to the host; one
+            on the CPU gives the same batches whatever that device is.
     Returns: (T, P * K) int64 on the labels' device: rows of labels_N, the K of an identity side by side.
     Raises: InputError if no label is 0 or more.
     """
@@ -35,7 +35,7 @@ def identity_batches(
     _, member, size_M = torch.unique(labels_N[labelled], return_inverse=True, return_counts=True)
     image_of = labelled[member.argsort(stable=True)]  # images, identity by identity
     first_M = size_M.cumsum(0) - size_M
-    shown_S = torch.from_numpy(_identity_order(len(size_M), identities, iterations, generator)).to(device).flatten()
+    shown_S = _identity_order(len(size_M), identities, iterations, generator, device).flatten()
 
     # A cycle of an identity is a random order of its images, cut into groups of K; a visit shows the next group.
     groups_M = (size_M // K).clamp(min=1)
@@ -58,24 +58,24 @@ def identity_batches(
     return drawn[begin_S[:, None] + step_SK].view(iterations, identities * K)
 
 
-def _identity_order(M: int, P: int, T: int, generator: torch.Generator) -> np.ndarray:
+def _identity_order(M: int, P: int, T: int, generator: torch.Generator, device: torch.device) -> Tensor:
     """Identities (T, P) int64 of T batches, drawn in rounds of all M."""
     whole, rest = divmod(P, M)
-    every_batch = np.tile(np.arange(M), (T, whole))
+    every_batch = torch.arange(M, device=device).repeat(T, whole)
     if rest == 0:
         return every_batch
     rounds = -(-T * rest // M)
     keys = torch.rand(rounds, M, generator=generator, device=generator.device, dtype=torch.float64)
-    order = keys.argsort(dim=1).cpu().numpy()
+    order = keys.to(device).argsort(dim=1)
     for number in range(1, rounds):
         begun = number * M % rest  # places of the open batch that the last round has filled
         if begun:  # its next places go to the first of this round who are not in it yet
-            taken = np.zeros(M, bool)
-            taken[order[number - 1, M - begun :]] = True
-            free = ~taken[order[number]]
-            chosen = free & (free.cumsum() <= rest - begun)
-            order[number] = np.concatenate([order[number][chosen], order[number][~chosen]])
-    return np.concatenate([every_batch, order.ravel()[: T * rest].reshape(T, rest)], axis=1)
+            free_M = torch.ones(M, dtype=torch.bool, device=device)
+            free_M.index_fill_(0, order[number - 1, M - begun :], False)
+            free = free_M[order[number]]
+            chosen = free & (free.cumsum(0) <= rest - begun)
+            order[number] = order[number][(~chosen).byte().argsort(stable=True)]
+    return torch.cat([every_batch, order.flatten()[: T * rest].view(T, rest)], dim=1)
 
 
 def _occurrence(values_S: Tensor, counts_M: Tensor) -> Tensor:

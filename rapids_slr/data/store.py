@@ -6,13 +6,15 @@ import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 
 import numpy as np
 import psutil
 import torch
 from torch import Tensor
 
-from rapids_slr.data.decode import decode_or_fault
+from rapids_slr.backend import device_memory, out_of_memory
+from rapids_slr.data.decode import decode_jpegs, decode_or_fault, decodes_jpegs
 from rapids_slr.data.domain import Domain, Split
 from rapids_slr.data.faults import Fault, faults_error
 from rapids_slr.errors import InputError
@@ -42,6 +44,10 @@ class ImageStore:
     def shape(self) -> torch.Size:
         return self.pixels.shape
 
+    def indices(self, indices: Tensor) -> Tensor:
+        """Indices on the device where `batch` reads them; those of a whole epoch at once spare every step a wait."""
+        return indices.to(self.pixels.device)
+
     def batch(self, indices_B: Tensor) -> Tensor:
         """Images (B, C, H, W) uint8 on the training device; indices (B,) int64 from any device."""
         if self.pixels.device == self.device:
@@ -58,25 +64,26 @@ def load_images(
     device: torch.device,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[ImageStore, Split]:
-    """Decode and resize a split once, on all cores.
+    """Decode and resize a split once: JPEG files on the GPU where data.decode has it so, the others on all cores.
 
     Args:
         progress: called with the number of images done since its last call.
     Returns: the store, and the split of the images in it (row i of one is row i of the other).
     Raises: InputError that names every unreadable image, unless data.on_error is "skip", which leaves them out; if no
-        image is left; or if the images do not fit.
+        image is left; if the images do not fit; or if data.decode asks for what this machine cannot do.
     """
     if not len(split):
         raise InputError(f"{domain.name}: a split without images cannot be loaded; see `rapids-slr data check`")
     device = _with_index(torch.device(device))
+    on_gpu = decodes_jpegs(data, device)
     pixels = _allocate((len(split), data.channels, data.height, data.width), data, device)
     block = torch.empty((min(BLOCK, len(split)), *pixels.shape[1:]), dtype=torch.uint8, pin_memory=pixels.is_cuda)
     rows, faults, filled = block.numpy(), [], 0
     kept = np.zeros(len(split), bool)
 
-    def decode_into(row: int, name: str) -> Fault | None:
-        found = decode_or_fault(domain, name, data)
-        if isinstance(found, Fault):
+    def decode_into(row: int, name: str, jpegs: bool = False) -> Tensor | Fault | None:
+        found = decode_or_fault(domain, name, data, jpegs)
+        if not isinstance(found, np.ndarray):
             return found
         rows[row] = found
         return None
@@ -84,10 +91,17 @@ def load_images(
     with ThreadPoolExecutor(cores()) as pool:
         for start in range(0, len(split), BLOCK):
             names = split.names[start : start + BLOCK]
-            outcomes = list(pool.map(decode_into, range(len(names)), names))
-            good = [row for row, fault in enumerate(outcomes) if fault is None]
-            faults += [fault for fault in outcomes if fault is not None]
+            outcomes = list(pool.map(decode_into, range(len(names)), names, repeat(on_gpu)))
+            encoded = {row: found for row, found in enumerate(outcomes) if isinstance(found, Tensor)}
+            images = decode_jpegs(list(encoded.values()), data, device)
+            for row, image in zip(encoded, images, strict=True):
+                outcomes[row] = decode_into(row, names[row]) if image is None else image
+            good = [row for row, found in enumerate(outcomes) if not isinstance(found, Fault)]
+            faults += [found for found in outcomes if isinstance(found, Fault)]
             pixels[filled : filled + len(good)].copy_(block[good] if len(good) < len(block) else block)
+            for place, row in enumerate(good, filled):
+                if isinstance(found := outcomes[row], Tensor):
+                    pixels[place].copy_(found)
             filled += len(good)
             kept[[start + row for row in good]] = True
             if progress is not None:
@@ -115,21 +129,26 @@ def _allocate(shape: tuple[int, ...], data: DataSpec, device: torch.device) -> T
     """Room for the pixels where data.store wants them."""
     size, advice = int(np.prod(shape, dtype=np.int64)), "lower data.height and data.width"
     if device.type == "cuda" and data.store != "host":
-        free, _ = torch.cuda.mem_get_info(device)
-        if data.store == "device" or size <= free / 2:
+        memory = device_memory(device)  # used: by the splits read before, above all
+        if data.store == "device" or memory.used + size <= (memory.used + memory.free) / 2:
             try:
                 return torch.empty(shape, dtype=torch.uint8, device=device)
-            except torch.OutOfMemoryError as fault:
-                raise InputError(
-                    f"data.store: {shape[0]} images take {size / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free on "
-                    f"{device}; set data.store: auto, or {advice}"
-                ) from fault
+            except (RuntimeError, MemoryError) as fault:
+                if not out_of_memory(fault):
+                    raise
+                if data.store == "device":
+                    raise InputError(
+                        f"data.store: {shape[0]} images take {size / 2**30:.1f} GiB and {memory.free / 2**30:.1f} GiB "
+                        f"are free on {device}; set data.store: auto, or {advice}"
+                    ) from fault
         log.warning(
-            "%d images take %.1f GiB, more than half of the %.1f GiB free on %s: they stay in host memory",
+            "%d images take %.1f GiB and would leave less than half of %s (%.1f GiB in use by this run, %.1f GiB free) "
+            "to training: they stay in host memory",
             shape[0],
             size / 2**30,
-            free / 2**30,
             device,
+            memory.used / 2**30,
+            memory.free / 2**30,
         )
     if size > (free := psutil.virtual_memory().available):
         raise InputError(

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from rapids_slr.models.memory import memory_advice
+
 
 @torch.no_grad()
 def recalibrate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> None:
@@ -18,6 +20,7 @@ def recalibrate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> None:
 
     Args:
         batches: normalised images (B, C, H, W) on the model's device.
+    Raises: RunError if memory runs out; smaller batches would have other statistics, so that is left to the user.
     """
     layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     modes = {module: module.training for module in model.modules()}
@@ -27,13 +30,14 @@ def recalibrate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> None:
         for layer in layers:
             layer.train()
         seen = 0
-        for images in batches:
-            if len(images) == 1:
-                continue
-            seen += len(images)
-            for layer in layers:
-                layer.momentum = len(images) / seen  # 1 for the first batch: the old statistics are forgotten
-            model(images)
+        with memory_advice("BatchNorm on the target", "lower features.batch"):
+            for images in batches:
+                if len(images) == 1:
+                    continue
+                seen += len(images)
+                for layer in layers:
+                    layer.momentum = len(images) / seen  # 1 for the first batch: the old statistics are forgotten
+                model(images)
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum

@@ -12,7 +12,7 @@ from rapids_slr.spec import RunSpec
 
 def architecture(spec: RunSpec) -> dict[str, object]:
     """What two networks must have in common to share weights."""
-    return spec.model.model_dump(exclude={"weights"}) | {"channels": spec.data.channels}
+    return spec.model.model_dump(exclude={"weights", "precision", "compile"}) | {"channels": spec.data.channels}
 
 
 def save_network(path: Path, network: TwoBranch, spec: RunSpec) -> None:

@@ -11,8 +11,9 @@ from rapids_slr.models.two_branch import TwoBranch
 
 
 def make_teacher(student: TwoBranch) -> TwoBranch:
-    """A copy of the student that takes no gradient."""
-    return copy.deepcopy(student).requires_grad_(False)
+    """A copy of the student, on its device, that takes no gradient."""
+    teacher = copy.deepcopy(student).requires_grad_(False)
+    return teacher.place(next(student.parameters()).device)  # a copy of what was compiled is not
 
 
 @torch.no_grad()

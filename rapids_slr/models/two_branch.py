@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -20,7 +21,7 @@ class Outputs(NamedTuple):
     Attributes:
         pooled: (B, d) float32 of each branch, before the neck.
         necked: (B, d) float32 of each branch, batch-normalised.
-        logits: (B, m) of each branch; empty without classifiers.
+        logits: (B, m) float32 of each branch; empty without classifiers.
     """
 
     pooled: tuple[Tensor, Tensor]
@@ -39,14 +40,18 @@ class Neck(nn.BatchNorm1d):
 class TwoBranch(nn.Module):
     """Branch 1 averages over the maps of the last stage; branch 2 takes the maximum behind a copy and one more block.
 
+    Weights are float32. Trunk and branches compute in the precision of the spec; pooling, necks and classifiers always
+    in float32.
+
     Args:
-        spec: backbone and its weights.
+        spec: backbone, its weights, and how it is computed.
         channels: 1 or 3, channels of an image.
     Source: Chen et al., Enhancing Diversity in Teacher-Student Networks via Asymmetric Branches (ABMT), WACV 2021.
     """
 
     def __init__(self, spec: ModelSpec, channels: int = 3) -> None:
         super().__init__()
+        self.precision, self.compiled = spec.precision, spec.compile
         backbone = build_backbone(spec, channels)
         self.trunk = backbone.trunk
         second = nn.Sequential(copy.deepcopy(backbone.last_stage), backbone.extra_block)
@@ -60,13 +65,31 @@ class TwoBranch(nn.Module):
         """Length of an embedding: both branches."""
         return 2 * self.branch_dim
 
+    def place(self, device: torch.device | str) -> TwoBranch:
+        """Move to a device where the network will work: on CUDA the weights lie channels-last, and what the spec wants
+        compiled is compiled at its first batch of a kind."""
+        self.to(device)
+        if torch.device(device).type == "cuda":
+            self.to(memory_format=torch.channels_last)
+        if self.compiled:
+            for part in (self.trunk, *self.branches):
+                part.compile()
+        return self
+
     def forward(self, images: Tensor) -> Outputs:
         """(B, C, H, W) normalised images -> pooled, necked and classified, for each branch."""
-        maps = self.trunk(images)
-        average = self.branches[0](maps).mean((2, 3), dtype=torch.float32)
-        maximum = self.branches[1](maps).amax((2, 3)).float()
+        if images.is_cuda:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with self._autocast(images.device):
+            maps = self.trunk(images)
+            first, second = self.branches[0](maps), self.branches[1](maps)
+        average, maximum = first.mean((2, 3), dtype=torch.float32), second.amax((2, 3)).float()
         necked = (self.necks[0](average), self.necks[1](maximum))
         return Outputs((average, maximum), necked, self.classify(necked))
+
+    def _autocast(self, device: torch.device) -> AbstractContextManager:
+        bfloat16 = takes_bfloat16(device) if self.precision == "auto" else self.precision == "bfloat16"
+        return torch.autocast(device.type, torch.bfloat16) if bfloat16 else nullcontext()
 
     def classify(self, necked: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
         """Logits (B, m) of each branch; empty without classifiers."""
@@ -102,3 +125,8 @@ class TwoBranch(nn.Module):
             classifier = nn.Linear(self.branch_dim, len(weight), bias=False, device="meta")
             classifier.weight = nn.Parameter(weight.detach().to(device))
             self.classifiers.append(classifier)
+
+
+def takes_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is the faster way on this device: a GPU that has it (compute capability 8.0 and above)."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)

@@ -50,19 +50,27 @@ def soft_targets(hard_N: Tensor, rows: SoftRows) -> Targets:
 def class_centroids(features_ND: Tensor, targets: Targets) -> Tensor:
     """Mean feature of every class (K, D) float32; a soft label gives its image to several classes by weight."""
     groups_N = targets.identities_N if targets.row_of_image_N is None else targets.row_of_image_N
-    kept_N = groups_N >= 0
     groups = targets.classes if targets.rows_RK is None else len(targets.rows_RK)
-    sums = features_ND.new_zeros(groups, features_ND.shape[1]).index_add_(0, groups_N[kept_N], features_ND[kept_N])
-    counts = features_ND.new_zeros(groups).index_add_(0, groups_N[kept_N], features_ND.new_ones(int(kept_N.sum())))
+    groups_N = torch.where(groups_N >= 0, groups_N, groups)  # those left out are one more group
+    sums = _sums_by_group(features_ND, groups_N, groups + 1)[:groups]
+    counts = torch.bincount(groups_N, minlength=groups + 1)[:groups].to(sums.dtype)
     if targets.rows_RK is not None:
         sums, counts = targets.rows_RK.T @ sums, targets.rows_RK.T @ counts
     return sums / counts.clamp_min(torch.finfo(sums.dtype).tiny)[:, None]
 
 
+def _sums_by_group(features_ND: Tensor, groups_N: Tensor, groups: int) -> Tensor:
+    """Sum of the features of every group, (groups, D), in the same order of additions every time."""
+    sums = features_ND.new_zeros(groups, features_ND.shape[1])
+    if features_ND.is_cuda:  # where index_add_ adds in any order; this one sorts the groups first
+        return sums.index_put_((groups_N,), features_ND, accumulate=True)
+    return sums.index_add_(0, groups_N, features_ND)
+
+
 def shuffled(targets: Targets, generator: torch.Generator) -> Targets:
     """A control: the same labels, dealt out at random among the images that have one."""
     kept = torch.nonzero(targets.identities_N >= 0).squeeze(1)
-    order = torch.randperm(len(kept), generator=generator).to(kept.device)
+    order = torch.randperm(len(kept), generator=generator, device=generator.device).to(kept.device)
     identities_N = targets.identities_N.clone()
     identities_N[kept] = identities_N[kept[order]]
     return Targets(identities_N, targets.classes)
