@@ -14,141 +14,111 @@ split, its stability is inf, and it outweighs any that contains it. inf is only 
 
 from __future__ import annotations
 
-import numba
-import numpy as np
+import math
 
-from rapids_slr.kernels import cpu
+import numpy as np
+from numba import cuda
+
+from rapids_slr.arrays import Array, array_module
+from rapids_slr.kernels import cpu, gpu, on_gpu, shared
+from rapids_slr.kernels.components import find
 
 TIE = 2.0**-22  # squared distances that differ by less, relatively, are equal: soft labels hold no finer difference
 TIED_STABILITY = 1e-9  # likewise for stabilities, whose sums depend on the order of their terms
 
 
-@numba.njit(cache=True, nogil=True)
-def _find(parent_R, r):
-    while parent_R[r] != r:
-        parent_R[r] = parent_R[parent_R[r]]
-        r = parent_R[r]
-    return r
+@shared
+def _spliced(next_, a, b):
+    """One ring of two, each given by a member, or -1 if it is empty; next_ leads around them."""
+    if a < 0:
+        return b
+    if b >= 0:
+        next_[a], next_[b] = next_[b], next_[a]
+    return a
 
 
-@cpu("int64(int64[::1], float64[::1], int32[::1], int32[::1], float64[::1], int64, int32[::1], float64[::1],"
-     " int32[::1], float64[::1], float64[::1])")  # fmt: skip
-def _condense(count_R, core_R, left, right, weight, min_cluster_size, home_R, level_R, parent_C, birth_C, stability_C):
+@shared
+def _condense(count_R, left, right, length, min_cluster_size, row_work, cluster_work, float_work):
     """Clusters of the condensed tree, children before parents; returns how many.
 
-    home_R, level_R: the cluster a row's points leave, and at which squared distance; -1 for none.
-    parent_C, birth_C: the cluster that a cluster splits off from, -1 for the root, and at which squared distance.
+    left, right, length: edges by ascending squared length, up to the first that is inf.
     """
-    R, E = count_R.size, left.size
-    events = E  # the copies of a row come together at its core distance
-    ends = np.empty((E + R, 2), np.int32)
-    length = np.empty(E + R)
-    for e in range(E):
-        ends[e, 0], ends[e, 1], length[e] = left[e], right[e], weight[e]
-    for r in range(R):
-        home_R[r] = -1
-        if count_R[r] > 1:
-            ends[events, 0], ends[events, 1], length[events] = r, r, core_R[r]
-            events += 1
-    order = np.argsort(length[:events])
-
-    parent_R = np.arange(R).astype(np.int32)
-    size_R, cluster_R = count_R.copy(), np.full(R, -1, np.int32)  # of a component, kept at its root
-    head_R, tail_R, next_R = parent_R.copy(), parent_R.copy(), np.full(R, -1, np.int32)  # its rows without a home
-    old, new = np.empty(2 * R, np.int32), np.empty(R, np.int32)  # components before and after a distance
-    seen_R = np.zeros(R, np.bool_)
-    new_size_R, large_R, large_size_R = np.zeros(R, np.int64), np.zeros(R, np.int32), np.zeros(R, np.int64)
-    new_cluster_R, new_head_R, new_tail_R = np.full(R, -1, np.int32), np.full(R, -1, np.int32), np.empty(R, np.int32)
-    mass_C = stability_C
-    clusters, first = 0, 0
-    while first < events:
+    parent_R, size_R, cluster_R = row_work[1], row_work[2], row_work[3]
+    home_R, head_R, next_R = row_work[0], row_work[4], row_work[5]
+    parent_C, next_C, size_C = cluster_work[0], cluster_work[1], cluster_work[2]
+    level_R, birth_C, stability_C = float_work[0], float_work[1], float_work[2]
+    for r in range(count_R.size):
+        # at the root of a component: its points, a ring of its clusters, a ring of its rows without a home
+        parent_R[r], size_R[r], cluster_R[r], head_R[r], next_R[r], home_R[r] = r, count_R[r], -1, r, r, -1
+    clusters, first, events = 0, 0, length.size
+    while first < events and length[first] < np.inf:
         last = first + 1
-        while last < events and length[order[last]] <= length[order[last - 1]] * (1 + TIE):
+        while last < events and length[last] <= length[last - 1] * (1 + TIE):
             last += 1
-        level = length[order[first]]
-        density = np.inf if level == 0 else 1 / np.sqrt(level)
-
-        olds, news = 0, 0
-        for e in order[first:last]:
-            for side in range(2):
-                root = _find(parent_R, ends[e, side])
-                if not seen_R[root]:
-                    seen_R[root] = True
-                    old[olds] = root
-                    olds += 1
-        for e in order[first:last]:
-            parent_R[_find(parent_R, ends[e, 0])] = _find(parent_R, ends[e, 1])
-        for o in range(olds):
-            part = old[o]
-            seen_R[part] = False
-            root = _find(parent_R, part)
-            if new_size_R[root] == 0:
-                new[news] = root
-                news += 1
-            new_size_R[root] += size_R[part]
-            if cluster_R[part] >= 0:
-                large_R[root] += 1
-                large_size_R[root] += size_R[part]
-                new_cluster_R[root] = cluster_R[part]
-            elif new_head_R[root] < 0:
-                new_head_R[root], new_tail_R[root] = head_R[part], tail_R[part]
-            else:
-                next_R[new_tail_R[root]] = head_R[part]
-                new_tail_R[root] = tail_R[part]
-        for n in range(news):
-            root = new[n]
-            if new_size_R[root] < min_cluster_size:
+        level = length[first]
+        density = np.inf if level == 0 else 1 / math.sqrt(level)
+        for e in range(first, last):
+            a, b = find(parent_R, left[e]), find(parent_R, right[e])
+            if a != b:
+                if size_R[a] < size_R[b]:
+                    a, b = b, a
+                parent_R[b] = a
+                size_R[a] += size_R[b]
+                cluster_R[a] = _spliced(next_C, cluster_R[a], cluster_R[b])
+                head_R[a] = _spliced(next_R, head_R[a], head_R[b])
+        for e in range(first, last):  # a component met again is as it should be
+            root = find(parent_R, left[e])
+            added, cluster = size_R[root], cluster_R[root]
+            if added < min_cluster_size:
                 continue
-            if large_R[root] == 1:
-                added = new_size_R[root] - large_size_R[root]
+            if cluster >= 0 and next_C[cluster] == cluster:
+                added -= size_C[cluster]
             else:
-                new_cluster_R[root] = clusters
-                parent_C[clusters], birth_C[clusters], mass_C[clusters] = -1, np.inf, 0.0
+                child, cluster = cluster, clusters
+                while child >= 0 and parent_C[child] < 0:
+                    parent_C[child], birth_C[child] = cluster, level
+                    stability_C[child] -= size_C[child] * density
+                    child = next_C[child]
+                parent_C[cluster], next_C[cluster], birth_C[cluster], stability_C[cluster] = -1, cluster, np.inf, 0.0
+                cluster_R[root] = cluster
                 clusters += 1
-                added = new_size_R[root]
-            if added:
-                mass_C[new_cluster_R[root]] += added * density
-            row = new_head_R[root]
-            while row >= 0:
-                home_R[row], level_R[row] = new_cluster_R[root], level
+            if added > 0:
+                stability_C[cluster] += added * density
+            size_C[cluster] = size_R[root]
+            row = head_R[root]
+            while row >= 0 and home_R[row] < 0:
+                home_R[row], level_R[row] = cluster, level
                 row = next_R[row]
-            new_head_R[root] = -1
-        for o in range(olds):
-            part = old[o]
-            root = _find(parent_R, part)
-            child = cluster_R[part]
-            if child >= 0 and large_R[root] > 1:
-                parent_C[child], birth_C[child] = new_cluster_R[root], level
-                stability_C[child] = mass_C[child] - size_R[part] * density
-        for n in range(news):
-            root = new[n]
-            size_R[root], cluster_R[root] = new_size_R[root], new_cluster_R[root]
-            head_R[root], tail_R[root] = new_head_R[root], new_tail_R[root]
-            new_size_R[root], large_R[root], large_size_R[root] = 0, 0, 0
-            new_cluster_R[root], new_head_R[root] = -1, -1
+            head_R[root] = -1
         first = last
     return clusters
 
 
-@cpu("void(int32[::1], float64[::1], float64[::1], int64, float64, int32[::1], float64[::1], int32[::1])")
-def _select(parent_C, birth_C, stability_C, clusters, merge_distance, home_R, level_R, label_R):
-    """Excess of mass, then merge_distance, then a label for every row; root: the last cluster."""
+@shared
+def _select(clusters, merge_distance, cluster_work, float_work):
+    """Excess of mass, then merge_distance, then numbers from 1 for the clusters selected and all below them, else 0.
+
+    The root is the last cluster.
+    """
+    parent_C, selected_C, label_C = cluster_work[0], cluster_work[1], cluster_work[2]
+    birth_C, stability_C, below_C = float_work[1], float_work[2], float_work[3]
     root = clusters - 1
-    best_C, selected_C = stability_C[:clusters].copy(), np.ones(clusters, np.bool_)
-    below_C, label_C = np.zeros(clusters), np.full(clusters, -1, np.int32)
     for c in range(clusters):
-        if below_C[c] > stability_C[c] * (1 + TIED_STABILITY):
-            best_C[c], selected_C[c] = below_C[c], False
-        if c != root:
-            below_C[parent_C[c]] += best_C[c]
+        below_C[c], label_C[c] = 0.0, -1
     selected_C[root] = stability_C[root] == np.inf  # one row outweighs all that is around it, and nothing else does
-    for c in range(clusters - 2, -1, -1):  # what lies under a selected cluster is part of it
+    for c in range(root):
+        best, selected_C[c] = stability_C[c], True
+        if below_C[c] > best * (1 + TIED_STABILITY):
+            best, selected_C[c] = below_C[c], False
+        below_C[parent_C[c]] += best
+    for c in range(root - 1, -1, -1):  # what lies under a selected cluster is part of it
         label_C[c] = 0 if selected_C[parent_C[c]] or label_C[parent_C[c]] == 0 else -1
-        selected_C[c] &= label_C[c] < 0
+        if label_C[c] == 0:
+            selected_C[c] = False
     if merge_distance > 0:
         bound = merge_distance * merge_distance
-        for c in range(clusters):
-            if selected_C[c] and c != root and birth_C[c] < bound:
+        for c in range(root):
+            if selected_C[c] and birth_C[c] < bound:
                 upper = c
                 while parent_C[upper] != root:
                     upper = parent_C[upper]
@@ -157,27 +127,81 @@ def _select(parent_C, birth_C, stability_C, clusters, merge_distance, home_R, le
                 selected_C[c] = False
                 selected_C[upper] = True
     labels = 0
-    for c in range(clusters - 1, -1, -1):
-        if c != root and label_C[parent_C[c]] > 0:
-            label_C[c] = label_C[parent_C[c]]
-        elif selected_C[c]:
+    for c in range(root, -1, -1):
+        label_C[c] = 0 if c == root else label_C[parent_C[c]]
+        if label_C[c] == 0 and selected_C[c]:
             labels += 1
             label_C[c] = labels
-        else:
-            label_C[c] = 0
-    for r in range(home_R.size):
-        label_R[r] = label_C[home_R[r]] - 1 if home_R[r] >= 0 else -1
-        if home_R[r] == root and level_R[r] > merge_distance * merge_distance:
-            label_R[r] = -1
+
+
+@shared
+def _label(home, level, merge_distance, parent_C, label_C):
+    """Label of a row that leaves cluster `home` at a squared distance; the root ends where clusters begin to merge."""
+    if home < 0 or (parent_C[home] < 0 and level > merge_distance * merge_distance):
+        return -1
+    return label_C[home] - 1
+
+
+@cpu("void(int64[::1], int32[::1], int32[::1], float64[::1], int64, float64, int32[:, ::1], int32[:, ::1],"
+     " float64[:, ::1], int32[::1])")  # fmt: skip
+def _density_clusters(count_R, left, right, length, min_cluster_size, merge_distance, row_work, cluster_work,
+                      float_work, label_R):  # fmt: skip
+    clusters = _condense(count_R, left, right, length, min_cluster_size, row_work, cluster_work, float_work)
+    if clusters:
+        _select(clusters, merge_distance, cluster_work, float_work)
+    for r in range(label_R.size):
+        label_R[r] = _label(row_work[0, r], float_work[0, r], merge_distance, cluster_work[0], cluster_work[2])
+
+
+@gpu("void(int64[::1], int32[::1], int32[::1], float64[::1], int64, float64, int32[:, ::1], int32[:, ::1],"
+     " float64[:, ::1])")  # fmt: skip
+def _find_clusters_cuda(count_R, left, right, length, min_cluster_size, merge_distance, row_work, cluster_work,
+                        float_work):  # fmt: skip
+    clusters = _condense(count_R, left, right, length, min_cluster_size, row_work, cluster_work, float_work)
+    if clusters:
+        _select(clusters, merge_distance, cluster_work, float_work)
+
+
+@gpu("void(float64, int32[:, ::1], int32[:, ::1], float64[:, ::1], int32[::1])")
+def _label_rows_cuda(merge_distance, row_work, cluster_work, float_work, label_R):
+    r = cuda.grid(1)
+    if r < label_R.size:
+        label_R[r] = _label(row_work[0, r], float_work[0, r], merge_distance, cluster_work[0], cluster_work[2])
+
+
+def _edges_and_space(count_R: Array, core_R: Array, tree: tuple[Array, Array, Array]) -> tuple[tuple, tuple]:
+    """What `_condense` takes: edges by length, among them a loop where the copies of a row come together, and space."""
+    xp, R, (left, right, weight) = array_module(count_R), count_R.size, tree
+    row_R = xp.arange(R, dtype=xp.int32)
+    length = xp.concatenate((weight, xp.where(count_R > 1, core_R, np.inf)))
+    order = xp.argsort(length)
+    edges = xp.concatenate((left, row_R))[order], xp.concatenate((right, row_R))[order], length[order]
+    return edges, (xp.empty((6, R), xp.int32), xp.empty((3, 2 * R), xp.int32), xp.empty((4, 2 * R)))
+
+
+def density_clusters_cuda(
+    count_R: Array, core_R: Array, tree: tuple[Array, Array, Array], min_cluster_size: int, merge_distance: float
+) -> Array:
+    """`density_clusters` on the device: a single thread walks up the tree, then each row has one."""
+    edges, space = _edges_and_space(count_R, core_R, tree)
+    label_R = array_module(count_R).empty(count_R.size, np.int32)
+    _find_clusters_cuda.once(count_R, *edges, min_cluster_size, merge_distance, *space)
+    _label_rows_cuda.each(label_R.size, merge_distance, *space, label_R)
+    return label_R
+
+
+def density_clusters_cpu(
+    count_R: Array, core_R: Array, tree: tuple[Array, Array, Array], min_cluster_size: int, merge_distance: float
+) -> Array:
+    edges, space = _edges_and_space(count_R, core_R, tree)
+    label_R = np.empty(count_R.size, np.int32)
+    _density_clusters(count_R, *edges, min_cluster_size, merge_distance, *space, label_R)
+    return label_R
 
 
 def density_clusters(
-    count_R: np.ndarray,
-    core_R: np.ndarray,
-    tree: tuple[np.ndarray, np.ndarray, np.ndarray],
-    min_cluster_size: int,
-    merge_distance: float,
-) -> np.ndarray:
+    count_R: Array, core_R: Array, tree: tuple[Array, Array, Array], min_cluster_size: int, merge_distance: float
+) -> Array:
     """HDBSCAN label of every row, int32 (R,), -1 = noise, in no particular order.
 
     The root is a cluster only where its stability is inf: there is one row with copies enough to be a cluster at
@@ -191,10 +215,5 @@ def density_clusters(
         merge_distance: clusters that part below this distance stay together (cluster_selection_epsilon), unless they
             part from the root.
     """
-    R = count_R.size
-    home_R, level_R, label_R = np.empty(R, np.int32), np.empty(R), np.full(R, -1, np.int32)
-    parent_C, birth_C, stability_C = np.empty(2 * R, np.int32), np.empty(2 * R), np.empty(2 * R)
-    clusters = _condense(count_R, core_R, *tree, min_cluster_size, home_R, level_R, parent_C, birth_C, stability_C)
-    if clusters:
-        _select(parent_C, birth_C, stability_C, clusters, merge_distance, home_R, level_R, label_R)
-    return label_R
+    run = density_clusters_cuda if on_gpu(count_R) else density_clusters_cpu
+    return run(count_R, core_R, tree, min_cluster_size, merge_distance)

@@ -15,54 +15,80 @@ from __future__ import annotations
 
 import numba
 import numpy as np
+from numba import cuda
 
-from rapids_slr.kernels import cpu
-from rapids_slr.kernels.core_distances import Rows
+from rapids_slr import kernels
+from rapids_slr.arrays import Array, array_module
+from rapids_slr.kernels import SIMULATED, cpu, gpu, on_gpu, shared
+from rapids_slr.kernels.core_distances import Pairs, Rows
+from rapids_slr.kernels.soft_rows import GRID
+
+LANES = 8  # threads that share the pairs of a row
+UNIT = GRID * GRID  # weights are whole multiples of 1 / UNIT
+FAR = 2**63 - 1  # no weight, and no pair
+ROUNDS = 32  # at most: each of them at least halves the components
+
+
+@shared
+def _find_least(by_core_R, norm_R, least_R, second_R):
+    """The row of least norm among the first k + 1 by core distance, and the one after it, -1 for none."""
+    least, second = by_core_R[0], by_core_R[0]
+    least_R[0], second_R[0] = least, -1
+    for k in range(1, by_core_R.size):
+        a = by_core_R[k]
+        if norm_R[a] < norm_R[least]:
+            least, second = a, least
+        elif k == 1 or norm_R[a] < norm_R[second]:
+            second = a
+        least_R[k], second_R[k] = least, second
+
+
+@shared
+def _other(a, k, least_R, second_R):
+    """The row of least norm among the first k + 1, row a left out."""
+    return second_R[k] if least_R[k] == a else least_R[k]
+
+
+@shared
+def _link(a, core_R, norm_R, by_core_R, least_R, second_R):
+    """The row that row a joins."""
+    # smallest k at which the core distance of the last row outweighs the sum of norms, k >= 1 so that one is left
+    low, high = 1, core_R.size - 1
+    while low < high:
+        middle = (low + high) // 2
+        if core_R[by_core_R[middle]] >= norm_R[a] + norm_R[_other(a, middle, least_R, second_R)]:
+            high = middle
+        else:
+            low = middle + 1
+    joins = np.inf
+    for k in range(max(low - 1, 1), low + 1):
+        b = _other(a, k, least_R, second_R)
+        joins = min(joins, max(core_R[a], core_R[by_core_R[k]], norm_R[a] + norm_R[b]))
+    low, high = low, core_R.size - 1  # last k that is active by then
+    while low < high:
+        middle = (low + high + 1) // 2
+        if core_R[by_core_R[middle]] <= joins:
+            low = middle
+        else:
+            high = middle - 1
+    if core_R[by_core_R[low]] > joins:
+        low = max(low - 1, 1)
+    return _other(a, low, least_R, second_R)
 
 
 @cpu("int64(float64[::1], float64[::1], int64[::1], int32[::1], int32[::1])")
 def _links(core_R, norm_R, by_core_R, left, right):
     """At most 2 R pairs that hold a minimum spanning tree of w0; returns how many."""
     R = core_R.size
-    least, second = np.empty(R, np.int64), np.empty(R, np.int64)  # rows of least norm among the first k + 1 by core
-    least[0], second[0] = by_core_R[0], -1
+    least_R, second_R = np.empty(R, np.int32), np.empty(R, np.int32)
+    _find_least(by_core_R, norm_R, least_R, second_R)
     links = 0
     for k in range(1, R):
-        a = by_core_R[k]
-        least[k], second[k] = least[k - 1], second[k - 1]
-        if norm_R[a] < norm_R[least[k]]:
-            least[k], second[k] = a, least[k]
-        elif second[k] < 0 or norm_R[a] < norm_R[second[k]]:
-            second[k] = a
-    for k in range(1, R):
-        if least[k] != least[k - 1]:
-            left[links], right[links] = least[k], least[k - 1]
+        if least_R[k] != least_R[k - 1]:
+            left[links], right[links] = least_R[k], least_R[k - 1]
             links += 1
     for a in range(R):
-        # smallest k at which the core distance of the last row outweighs the sum of norms, k >= 1 so that one is left
-        low, high = 1, R - 1
-        while low < high:
-            middle = (low + high) // 2
-            b = second[middle] if least[middle] == a else least[middle]
-            if core_R[by_core_R[middle]] >= norm_R[a] + norm_R[b]:
-                high = middle
-            else:
-                low = middle + 1
-        joins = np.inf
-        for k in range(max(low - 1, 1), low + 1):
-            b = second[k] if least[k] == a else least[k]
-            joins = min(joins, max(core_R[a], core_R[by_core_R[k]], norm_R[a] + norm_R[b]))
-        low, high = low, R - 1  # last k that is active by then
-        while low < high:
-            middle = (low + high + 1) // 2
-            if core_R[by_core_R[middle]] <= joins:
-                low = middle
-            else:
-                high = middle - 1
-        if core_R[by_core_R[low]] > joins:
-            low = max(low - 1, 1)
-        b = second[low] if least[low] == a else least[low]
-        left[links], right[links] = a, b
+        left[links], right[links] = a, _link(a, core_R, norm_R, by_core_R, least_R, second_R)
         links += 1
     return links
 
@@ -152,12 +178,143 @@ def _prim(indptr, indices, values, column_indptr, column_rows, column_values, no
             _sink(height, key_R, heap, place_R)
 
 
-def spanning_tree(rows: Rows, core_R: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Edges (left, right int32, weight float64) of a minimum spanning tree; R - 1 of them, in no order.
+@cuda.jit(device=True)
+def _wait_for_all(arrived, times):
+    """A barrier of all blocks, for the times-th time: what any thread wrote before it, all threads see after it."""
+    cuda.syncthreads()
+    if cuda.threadIdx.x == 0:
+        cuda.threadfence()
+        cuda.atomic.add(arrived, 0, 1)
+        while cuda.atomic.add(arrived, 0, 0) < times * cuda.gridDim.x:
+            pass
+        cuda.threadfence()
+    cuda.syncthreads()
 
-    Args:
-        core_R: squared core distances, float64. Weights are squared as well.
+
+@cuda.jit(device=True)
+def _offer(a, b, length, choose, component_R, shortest_R, pick_R):
+    """Offer the edge (a, b) to the component of a: its length first, then the edge itself if it is as short as any."""
+    c = component_R[a]
+    if not choose:
+        if length < shortest_R[c]:
+            cuda.atomic.min(shortest_R, c, length)
+    elif length == shortest_R[c]:
+        cuda.atomic.min(pick_R, c, np.int64(min(a, b)) * component_R.size + max(a, b))
+
+
+@cuda.jit(device=True)
+def _offer_link(a, b, choose, norm_R, core_R, component_R, shortest_R, pick_R):
+    if component_R[a] != component_R[b]:
+        length = np.int64(max(core_R[a], core_R[b], norm_R[a] + norm_R[b]) * UNIT)
+        _offer(a, b, length, choose, component_R, shortest_R, pick_R)
+        _offer(b, a, length, choose, component_R, shortest_R, pick_R)
+
+
+@cuda.jit(device=True)
+def _nearest_outside(a, lane, indptr, indices, products, norm_R, core_R, component_R):
+    """Length of the shortest edge from row a out of its component, among those of a lane, and the row it leads to."""
+    nearest, shortest = np.int64(a), np.int64(FAR)
+    for e in range(indptr[a] + lane, indptr[a + 1], LANES):
+        b = indices[e]
+        if component_R[b] != component_R[a]:
+            between = norm_R[a] + norm_R[b] - 2 * products[e] / UNIT
+            length = np.int64(max(core_R[a], core_R[b], between) * UNIT)
+            if length < shortest:
+                nearest, shortest = np.int64(b), length
+    return nearest, shortest
+
+
+@gpu("void(int64[::1], int32[::1], int64[::1], float64[::1], float64[::1], int64[::1], int32[:, ::1], int64[:, ::1],"
+     " int32[:, ::1], int64[:, ::1], int32[::1], int32[::1], int32[::1], float64[::1])")  # fmt: skip
+def _boruvka_cuda(indptr, indices, products, norm_R, core_R, by_core_R, row_work, pair_work,
+                  nearest_RL, length_RL, state, left, right, weight):  # fmt: skip
+    """All components at once take the shortest edge that leads out of them, round by round, until one is left.
+
+    All blocks have to run at the same time. Edges of one length are told apart by their rows, so that each has its
+    place in one order, and what threads do first makes no difference. A component that joins another puts the edge at
+    the place of its root. state: blocks at the barrier, edges; zeros before.
     """
+    R, first, step = core_R.size, cuda.grid(1), cuda.gridsize(1)
+    least_R, second_R, link_R, component_R, above_R = row_work[0], row_work[1], row_work[2], row_work[3], row_work[4]
+    shortest_R, pick_R = pair_work[0], pair_work[1]
+    if first == 0:
+        _find_least(by_core_R, norm_R, least_R, second_R)
+    for a in range(first, R, step):
+        component_R[a], shortest_R[a], pick_R[a] = a, FAR, FAR
+    times = 1
+    _wait_for_all(state, times)
+    for i in range(first, R * LANES, step):
+        a, lane = i // LANES, i % LANES
+        nearest_RL[a, lane], length_RL[a, lane] = a, 0  # to be looked for
+        if lane == 0:
+            link_R[a] = _link(a, core_R, norm_R, by_core_R, least_R, second_R)
+    for _ in range(ROUNDS):
+        for choose in range(2):
+            times += 1
+            _wait_for_all(state, times)
+            for i in range(first, R * LANES, step):
+                a, lane = i // LANES, i % LANES
+                if length_RL[a, lane] < FAR and component_R[nearest_RL[a, lane]] == component_R[a]:
+                    nearest, length = _nearest_outside(a, lane, indptr, indices, products, norm_R, core_R, component_R)
+                    nearest_RL[a, lane], length_RL[a, lane] = nearest, length
+                if length_RL[a, lane] < FAR:
+                    b, length = nearest_RL[a, lane], length_RL[a, lane]
+                    _offer(a, b, length, choose, component_R, shortest_R, pick_R)
+                if lane == 0:
+                    _offer_link(a, link_R[a], choose, norm_R, core_R, component_R, shortest_R, pick_R)
+                    _offer_link(
+                        least_R[a], least_R[max(a - 1, 0)], choose, norm_R, core_R, component_R, shortest_R, pick_R
+                    )
+        times += 1
+        _wait_for_all(state, times)
+        for c in range(first, R, step):
+            if component_R[c] == c:
+                above_R[c] = c
+                pick = pick_R[c]
+                if pick < FAR:
+                    a, b = pick // R, pick % R
+                    other = component_R[b] if component_R[a] == c else component_R[a]
+                    if pick_R[other] != pick or c > other:  # two that take the same edge join once
+                        above_R[c] = other
+                        left[c], right[c], weight[c] = a, b, shortest_R[c] / UNIT
+                        cuda.atomic.add(state, 1, 1)
+        times += 1
+        _wait_for_all(state, times)
+        for a in range(first, R, step):
+            c = component_R[a]
+            while above_R[c] != c:
+                c = above_R[c]
+            component_R[a], shortest_R[a], pick_R[a] = c, FAR, FAR
+        if state[1] == R - 1:
+            break
+    times += 1
+    _wait_for_all(state, times)
+    root = component_R[0]  # the only one that joined no other: the last edge takes its place
+    if first == 0 and root < R - 1:
+        left[root], right[root], weight[root] = left[R - 1], right[R - 1], weight[R - 1]
+
+
+def _blocks_at_once() -> int:
+    """Blocks that any GPU runs at the same time; Numba's simulator runs one after the other."""
+    return 1 if SIMULATED else 2 * cuda.get_current_device().MULTIPROCESSOR_COUNT
+
+
+def spanning_tree_cuda(rows: Pairs, core_R: Array) -> tuple[Array, Array, Array]:
+    """`spanning_tree` on the device, in a single launch."""
+    xp, R = array_module(core_R), core_R.size
+    left, right, weight = xp.empty(R, xp.int32), xp.empty(R, xp.int32), xp.empty(R)
+    if R > 1:
+        row_work, pair_work = xp.empty((5, R), xp.int32), xp.empty((2, R), xp.int64)
+        nearest_RL, length_RL = xp.empty((R, LANES), xp.int32), xp.empty((R, LANES), xp.int64)
+        state, by_core_R = xp.zeros(2, xp.int32), xp.argsort(core_R)
+        _boruvka_cuda.blocks(
+            min(_blocks_at_once(), -(-R * LANES // kernels.THREADS)), *rows, core_R, by_core_R,
+            row_work, pair_work, nearest_RL, length_RL, state, left, right, weight,
+        )  # fmt: skip
+    return left[: R - 1], right[: R - 1], weight[: R - 1]
+
+
+def spanning_tree_cpu(rows: Rows, core_R: Array) -> tuple[Array, Array, Array]:
     R = core_R.size
     left, right, weight = np.empty(R - 1, np.int32), np.empty(R - 1, np.int32), np.empty(R - 1)
     if R < 2:
@@ -170,3 +327,13 @@ def spanning_tree(rows: Rows, core_R: np.ndarray) -> tuple[np.ndarray, np.ndarra
     np.cumsum(np.bincount(ends, minlength=R), out=link_indptr[1:])
     _prim(*rows, core_R, link_indptr, others[np.argsort(ends, kind="stable")], left, right, weight)
     return left, right, weight
+
+
+def spanning_tree(rows: Rows | Pairs, core_R: Array) -> tuple[Array, Array, Array]:
+    """Edges (left, right int32, weight float64) of a minimum spanning tree; R - 1 of them, in no order.
+
+    Args:
+        rows: one at least.
+        core_R: squared core distances, float64. Weights are squared as well.
+    """
+    return (spanning_tree_cuda if on_gpu(core_R) else spanning_tree_cpu)(rows, core_R)

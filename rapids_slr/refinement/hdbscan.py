@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from rapids_slr.arrays import Array
+from rapids_slr.arrays import Array, array_module
 from rapids_slr.kernels.core_distances import core_distances, rows_by_column
 from rapids_slr.kernels.density_clusters import density_clusters
 from rapids_slr.kernels.spanning_tree import spanning_tree
@@ -32,7 +30,8 @@ def weighted_hdbscan(
     - One distinct row only is one cluster.
 
     Args:
-        indptr, indices, values: distinct rows, CSR of int64, int32 and positive float64.
+        indptr, indices, values: distinct rows, CSR of int64, int32 and positive float64, for CUDA on the grid of soft
+            labels (multiples of 2^-26).
         count_R: int64, at least 1.
         columns: width of the rows.
         min_cluster_size: points of the smallest cluster, at least 2.
@@ -41,7 +40,8 @@ def weighted_hdbscan(
     Returns: (R,) int32, -1 = noise; clusters in no particular order.
     """
     if count_R.size <= 1:
-        return np.zeros(count_R.size, np.int32)
+        xp = array_module(count_R)
+        return xp.zeros(count_R.size, xp.int32)
     rows = rows_by_column(indptr, indices, values, columns)
-    core_R = core_distances(rows, count_R, min(min_samples, int(count_R.sum()) - 1))
+    core_R = core_distances(rows, count_R, min_samples)
     return density_clusters(count_R, core_R, spanning_tree(rows, core_R), min_cluster_size, merge_distance)
