@@ -41,8 +41,10 @@ def _renumber_cuda(group_N, label_G, number_L, out_N):
 def renumber_cuda(group_N: Array, label_G: Array) -> Array:
     """`renumber` on the device: the first image of a label by atomic minimum, then its rank among them."""
     xp = array_module(group_N)
-    L, out_N = int(label_G.max()) + 1 if label_G.size else 0, xp.empty(group_N.size, xp.int32)
-    first_L, number_L = xp.full(L, 2**31 - 1, xp.int32), xp.empty(L, xp.int32)
+    L = int(label_G.max()) + 1 if label_G.size else 0
+    if not L:
+        return xp.full(group_N.size, -1, xp.int32)
+    first_L, number_L, out_N = xp.full(L, 2**31 - 1, xp.int32), xp.empty(L, xp.int32), xp.empty_like(group_N)
     _first_image_cuda.each(group_N.size, group_N, label_G, first_L)
     number_L[xp.argsort(first_L)] = xp.arange(L, dtype=xp.int32)
     _renumber_cuda.each(group_N.size, group_N, label_G, number_L, out_N)

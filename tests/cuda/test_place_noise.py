@@ -14,19 +14,7 @@ from rapids_slr.refinement.soft_labels import soft_labels
 from tests.cuda.cases import assert_same
 from tests.cuda.test_projection import shared_images
 from tests.refinement.cases import label_pair
-
-
-def heirs_by_hand(raw_N, label_N):
-    """The largest (images of the raw cluster, images) among the refined clusters, unless two have the same."""
-    L, found = label_N.max(initial=-1) + 1, []
-    for k in range(raw_N.max(initial=-1) + 1):
-        ranks = sorted(
-            (((raw_N == k) & (label_N == label)).sum(), (label_N == label).sum(), label) for label in range(L)
-        )
-        ranks = [rank for rank in ranks if rank[0]]
-        alone = len(ranks) == 1 or (len(ranks) > 1 and ranks[-1][:2] != ranks[-2][:2])
-        found.append(int(ranks[-1][2]) if alone else L + k)
-    return found
+from tests.refinement.test_hard_labels import heirs_by_hand
 
 
 @pytest.mark.parametrize("seed", range(8))

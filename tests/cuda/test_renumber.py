@@ -15,6 +15,17 @@ def test_equals_the_cpu(seed, device, host):
     np.testing.assert_array_equal(host(renumber_cuda(*device((group_N, label_G)))), expected)
 
 
-def test_no_label_at_all(device, host):
-    group_N, label_G = np.array([0, 1, 0], np.int32), np.array([-1, -1], np.int32)
-    np.testing.assert_array_equal(host(renumber_cuda(*device((group_N, label_G)))), [-1, -1, -1])
+@pytest.mark.parametrize(
+    ("group", "label", "expected"),
+    [
+        ([0, 1, 0], [-1, -1], [-1, -1, -1]),
+        ([2, 2, 0, 1, 0], [7, -1, 3], [0, 0, 1, -1, 1]),  # numbers with gaps
+        ([1, 0, 2, 1], [4, 4, 4], [0, 0, 0, 0]),
+        ([0], [0], [0]),
+        ([], [], []),
+    ],
+)
+def test_corner_cases(group, label, expected, device, host):
+    arrays = np.array(group, np.int32), np.array(label, np.int32)
+    np.testing.assert_array_equal(host(renumber_cuda(*device(arrays))), expected)
+    np.testing.assert_array_equal(renumber_cpu(*arrays), expected)

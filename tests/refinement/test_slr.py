@@ -263,6 +263,12 @@ def test_scikit_learn_conventions():
         ([0, 1, -2, -3], r"labels\[2\] is -2, expected -1 \(outlier\) or a cluster from 0 \(2 such labels\)"),
         ([0, 1.5], r"labels\[1\] is 1.5, expected a whole number \(1 such labels\)"),
         ([0, np.nan], r"labels\[1\] is nan, expected a whole number"),
+        (
+            np.array([0, -7], np.int8),
+            r"labels\[1\] is -7, expected -1 \(outlier\) or a cluster from 0 \(1 such labels\)",
+        ),
+        (np.array([2**64 - 1], np.uint64), r"labels\[0\] is 18446744073709551615, expected below 16777216"),
+        ([-2, 1.5], r"labels\[1\] is 1.5, expected a whole number \(1 such labels\)"),
         ([0, 2**40], r"labels\[1\] is 1099511627776, expected below 16777216; number clusters 0, 1, ..."),
     ],
 )
