@@ -114,9 +114,14 @@ class Reader:
         self._walk(node.body, names, device)
 
     def _remember(self, statement: ast.Assign, names: dict[str, Any]) -> None:
-        """Objects of library classes that get a name."""
+        """Objects of library classes, and libraries, that get a name."""
         target, value = statement.targets[0], statement.value
         if isinstance(target, ast.Name) and isinstance(value, ast.Call):
+            if ast.unparse(value.func) == "pytest.importorskip" and _of_library(
+                name := ast.literal_eval(value.args[0])
+            ):
+                names[target.id] = self._import(name, statement)
+                return
             made = self._resolve(value.func, names, report=False)
             if made and inspect.isclass(made[0][1]):
                 names[target.id] = Instance(made[0][1])
@@ -414,15 +419,17 @@ def _own_nodes(statement: ast.AST) -> Iterator[ast.AST]:
 
 
 def read_files(root: Path, host: dict[str, frozenset[str]]) -> list[Reader]:
-    """All files of the package and its kernels, read."""
+    """All files of the package, of its kernels and of the tests that only a GPU can run, read."""
     readers = []
-    for path in sorted([*(root / "rapids_slr").rglob("*.py"), *(root / "kernels").glob("*.py")]):
+    for path in sorted(
+        path for folder in ("rapids_slr", "kernels", "tests/gpu") for path in (root / folder).rglob("*.py")
+    ):
         name = path.relative_to(root).as_posix()
         reader = Reader(
             name,
             host=host.get(name, frozenset()),
             tables=name == "rapids_slr/tables.py",
-            twins=path.parent.name in TWIN_ROOMS,
+            twins=path.parent.name in TWIN_ROOMS and not name.startswith("tests"),
         )
         reader.read(path.read_text(encoding="utf-8"))
         readers.append(reader)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import numpy as np
 import torch
 
@@ -14,9 +16,18 @@ SHARE = 4  # the matrix may take a quarter of the free memory; cuML takes anothe
 NO_PAIR = 3.0  # beyond any distance; infinity is refused
 
 
-def fits_cuml(graph: Graph) -> bool:
-    """Whether N x N float32 distances take a quarter of the device's free memory at most."""
-    return _free_memory(graph) // SHARE >= 4 * graph.N**2
+def takes_cuml(graph: Graph, solver: str) -> bool:
+    """Whether DBSCAN of a graph is cuML's work.
+
+    Args:
+        solver: "cuml": yes, "graph": no, "auto": where cuML is installed and N x N float32 distances take a quarter of
+            the device's free memory at most. A graph in host memory is none of cuML's.
+    """
+    if array_module(graph.indptr) is np or solver == "graph":
+        return False
+    if solver == "cuml":
+        return True
+    return importlib.util.find_spec("cuml") is not None and _free_memory(graph) // SHARE >= 4 * graph.N**2
 
 
 def dbscan_cuml(graph: Graph, eps: float, min_samples: int) -> Array:
