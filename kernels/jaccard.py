@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import numpy as np
+from numba import cuda
 
-from rapids_slr.kernels import cpu, in_parallel
+from rapids_slr.arrays import Array, array_module
+from rapids_slr.kernels import cpu, gpu, in_parallel, on_gpu, shared
+from rapids_slr.kernels.shared_columns import pairs_sharing_columns
 
 ZERO = 1e-6  # distances below are 0: equal rows whose sums were rounded
+UNIT = 2.0**-40  # of weights in whole numbers on CUDA: float32 above 2^-17 are whole multiples, others off by 2^-41
+
+
+@shared
+def _distance(common):
+    """Of two rows that sum to 1, from the sum over columns of the lesser weight."""
+    distance = 1 - common / (2 - common)
+    return distance if distance >= ZERO else 0.0
 
 
 @cpu("void(int64[::1], int32[::1], float32[::1], int64[::1], int32[::1], float32[::1], int64[::1])")
@@ -55,10 +66,8 @@ def _fill(start, stop, indptr, indices, values, place, column_indptr, rows, colu
                     end += 1
                 shared_N[j] += min(value, column_values[q])
         for e in range(out_indptr[i], end):
-            shared = shared_N[out_indices[e]]
+            distances[e] = _distance(shared_N[out_indices[e]])
             shared_N[out_indices[e]] = 0
-            distance = 1 - shared / (2 - shared)
-            distances[e] = distance if distance >= ZERO else 0
 
 
 @cpu("void(int64, int64, int64[::1], int32[::1], float32[::1], int64[::1], int32[::1], float32[::1])")
@@ -89,14 +98,26 @@ def _upper(start, stop, below_N, indptr, indices, values):
             following[i - start] += 1
 
 
-def jaccard_distances(
+@gpu("void(int64[::1], float32[::1])")
+def _distances_cuda(common, distances):
+    e = cuda.grid(1)
+    if e < distances.size:
+        distances[e] = _distance(common[e] * UNIT)
+
+
+def jaccard_distances_cuda(indptr: Array, indices: Array, weights: Array) -> tuple[Array, Array, Array]:
+    """`jaccard_distances` on the device, from sums of whole numbers, whose order does not matter."""
+    xp = array_module(indptr)
+    whole = xp.maximum(xp.rint(weights.astype(xp.float64) / UNIT), 1).astype(xp.int64)
+    out_indptr, out_indices, common = pairs_sharing_columns(indptr, indices, whole, indptr.size - 1, "min")
+    distances = xp.empty(out_indices.size, xp.float32)
+    _distances_cuda.each(distances.size, common, distances)
+    return out_indptr, out_indices, distances
+
+
+def jaccard_distances_cpu(
     indptr: np.ndarray, indices: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Jaccard distance of all pairs of rows that share a column, both triangles without the diagonal.
-
-    Args: an (N, N) CSR matrix: indptr int64, indices int32, weights float32, positive, rows summing to 1.
-    Returns: CSR (indptr int64, indices int32 ascending, distances float32 in [0, 1)); zeros are stored.
-    """
     N, nnz = indptr.size - 1, indices.size
     column_indptr, rows = np.zeros(N + 1, np.int64), np.empty(nnz, np.int32)
     column_weights, place = np.empty(nnz, np.float32), np.empty(nnz, np.int64)
@@ -114,3 +135,12 @@ def jaccard_distances(
     in_parallel(_lower, N, upper, upper_indices, upper_distances, out_indptr, out_indices, distances, smallest=256)
     in_parallel(_upper, N, below_N, out_indptr, out_indices, distances, smallest=256)
     return out_indptr, out_indices, distances
+
+
+def jaccard_distances(indptr: Array, indices: Array, weights: Array) -> tuple[Array, Array, Array]:
+    """Jaccard distance of all pairs of rows that share a column, both triangles without the diagonal.
+
+    Args: an (N, N) CSR matrix: indptr int64, indices int32, weights float32, positive, rows summing to 1.
+    Returns: CSR (indptr int64, indices int32 ascending, distances float32 in [0, 1)); zeros are stored.
+    """
+    return (jaccard_distances_cuda if on_gpu(indptr) else jaccard_distances_cpu)(indptr, indices, weights)

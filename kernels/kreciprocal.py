@@ -6,11 +6,33 @@ with it; its weights exp(-D) sum to 1.
 
 from __future__ import annotations
 
+import math
+
 import numba
 import numpy as np
+from numba import cuda
 
-from rapids_slr.kernels import cpu, in_parallel
-from rapids_slr.kernels.nearest import squared_distance
+from rapids_slr.arrays import Array, array_module
+from rapids_slr.errors import InputError
+from rapids_slr.kernels import THREADS, cpu, gpu, in_parallel, on_gpu, shared
+from rapids_slr.kernels.block import sum_before
+from rapids_slr.kernels.nearest import ZERO, squared_distance
+
+NEIGHBOURS = 256  # k1 + 1 on CUDA, at most: this and the next two are places in shared memory
+MEMBERS = 3072  # of an expanded set, at most
+TABLE = 4096  # slots of its hash table, at most; a power of 2
+FREE = np.int32(-1)
+LANES = 32  # threads that add up an inner product
+
+
+@shared
+def _place(j, i, index_NK):
+    """Where image j stands in the list of image i; K if it does not."""
+    K = index_NK.shape[1]
+    for p in range(K):
+        if index_NK[i, p] == j:
+            return p
+    return K
 
 
 @cpu("void(int64, int64, int32[:, ::1], int16[:, ::1])")
@@ -18,12 +40,7 @@ def _back_ranks(start, stop, index_NK, back_NK):
     K = index_NK.shape[1]
     for i in range(start, stop):
         for p in range(K):
-            back_NK[i, p] = K
-            neighbours_K = index_NK[index_NK[i, p]]
-            for q in range(K):
-                if neighbours_K[q] == i:
-                    back_NK[i, p] = q
-                    break
+            back_NK[i, p] = _place(i, index_NK[i, p], index_NK)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -84,17 +101,173 @@ def _fill(start, stop, features_ND, furthest_N, index_NK, back_NK, k1, half, dis
             weights[indptr[i] + m] = weight[m] / total
 
 
-def kreciprocal_weights(
+@gpu("void(int32[:, ::1], int16[:, ::1])")
+def _back_ranks_cuda(index_NK, back_NK):
+    e = cuda.grid(1)
+    if e < index_NK.size:
+        i, p = e // index_NK.shape[1], e % index_NK.shape[1]
+        back_NK[i, p] = _place(i, index_NK[i, p], index_NK)
+
+
+@cuda.jit(device=True)
+def _slot(j, table):
+    return (np.int64(j) * 2654435761 >> 16) & (table.size - 1)
+
+
+@cuda.jit(device=True)
+def _insert(j, table):
+    """Put j into the hash table; whether it is new."""
+    slot = _slot(j, table)
+    while True:
+        found = cuda.atomic.cas(table, slot, FREE, j)
+        if found == FREE:
+            return True
+        if found == j:
+            return False
+        slot = (slot + 1) & (table.size - 1)
+
+
+@cuda.jit(device=True)
+def _holds(j, table):
+    slot = _slot(j, table)
+    while table[slot] != FREE and table[slot] != j:
+        slot = (slot + 1) & (table.size - 1)
+    return table[slot] == j
+
+
+@cuda.jit(device=True)
+def _expanded_set_cuda(i, index_NK, back_NK, k1, half, table, members, total, agree, size):
+    """`_expanded_set` by a block, members in any order.
+
+    Args, all in shared memory: the slots of a hash table; two counts for each member of R(i, k1); a place for the size.
+    """
+    for slot in range(cuda.threadIdx.x, table.size, cuda.blockDim.x):
+        table[slot] = FREE
+    for m in range(cuda.threadIdx.x, k1 + 1, cuda.blockDim.x):
+        total[m] = agree[m] = 0
+    if cuda.threadIdx.x == 0:
+        size[0] = 0
+    cuda.syncthreads()
+    for p in range(cuda.threadIdx.x, k1 + 1, cuda.blockDim.x):
+        if back_NK[i, p] <= k1:
+            _insert(index_NK[i, p], table)
+            members[cuda.atomic.add(size, 0, 1)] = index_NK[i, p]
+    cuda.syncthreads()
+    pairs = size[0] * (half + 1)  # of a member of R(i, k1) and a place in its list
+    for e in range(cuda.threadIdx.x, pairs, cuda.blockDim.x):
+        m, p = e // (half + 1), e % (half + 1)
+        if back_NK[members[m], p] <= half:
+            cuda.atomic.add(total, m, 1)
+            if _holds(index_NK[members[m], p], table):
+                cuda.atomic.add(agree, m, 1)
+    cuda.syncthreads()
+    for e in range(cuda.threadIdx.x, pairs, cuda.blockDim.x):
+        m, p = e // (half + 1), e % (half + 1)
+        if 3 * agree[m] > 2 * total[m] and back_NK[members[m], p] <= half:
+            j = index_NK[members[m], p]
+            if _insert(j, table):
+                members[cuda.atomic.add(size, 0, 1)] = j
+    cuda.syncthreads()
+    return size[0]
+
+
+@gpu("void(int32[:, ::1], int16[:, ::1], int64, int64, int64, int64[::1])")
+def _count_cuda(index_NK, back_NK, k1, half, slots, size_N):
+    table = cuda.shared.array(TABLE, np.int32)
+    members = cuda.shared.array(MEMBERS, np.int32)
+    total = cuda.shared.array(NEIGHBOURS, np.int32)
+    agree = cuda.shared.array(NEIGHBOURS, np.int32)
+    size = cuda.shared.array(1, np.int32)
+    i = cuda.blockIdx.x
+    found = _expanded_set_cuda(i, index_NK, back_NK, k1, half, table[:slots], members, total, agree, size)
+    if cuda.threadIdx.x == 0:
+        size_N[i] = found
+
+
+@gpu("void(float32[:, ::1], float32[::1], int32[:, ::1], int16[:, ::1], int64, int64, int64, float32[:, ::1],"
+     " int64[::1], int32[::1], float32[::1])")  # fmt: skip
+def _fill_cuda(features_ND, furthest_N, index_NK, back_NK, k1, half, slots, distance_NK, indptr, indices, weights):
+    table = cuda.shared.array(TABLE, np.int32)
+    members = cuda.shared.array(MEMBERS, np.int32)
+    total = cuda.shared.array(NEIGHBOURS, np.int32)
+    agree = cuda.shared.array(NEIGHBOURS, np.int32)
+    size = cuda.shared.array(1, np.int32)
+    scratch = cuda.shared.array(THREADS, np.float64)
+    i, thread, threads = cuda.blockIdx.x, cuda.threadIdx.x, cuda.blockDim.x
+    found = _expanded_set_cuda(i, index_NK, back_NK, k1, half, table[:slots], members, total, agree, size)
+    start = indptr[i]
+    for m in range(thread, found, threads):  # in ascending order, so that sums do not depend on who came first
+        place = start
+        for other in range(found):
+            place += members[other] < members[m]
+        indices[place] = members[m]
+    cuda.syncthreads()
+
+    lanes = min(LANES, threads)
+    group, lane = thread // lanes, thread % lanes
+    for first in range(start, start + found, threads // lanes):  # weights hold distances at first
+        e, part, p = first + group, 0.0, 0
+        if e < start + found:
+            j = indices[e]
+            p = _place(j, i, index_NK)
+            if p == index_NK.shape[1]:
+                for d in range(lane, features_ND.shape[1], lanes):
+                    part += np.float64(features_ND[i, d]) * np.float64(features_ND[j, d])
+        scratch[thread] = part
+        cuda.syncthreads()
+        if e < start + found and lane == 0:
+            if p < index_NK.shape[1]:
+                weights[e] = distance_NK[i, p]
+            else:
+                for other in range(thread + 1, thread + lanes):
+                    part += scratch[other]
+                weights[e] = 2 - 2 * part if 2 - 2 * part >= ZERO else 0
+        cuda.syncthreads()
+
+    scale, part = 1 / np.float64(furthest_N[i]) if furthest_N[i] > 0 else 0.0, 0.0
+    for e in range(start + thread, start + found, threads):
+        part += math.exp(-scale * weights[e])
+    _, whole = sum_before(part, scratch)
+    for e in range(start + thread, start + found, threads):
+        weights[e] = math.exp(-scale * weights[e]) / whole
+
+
+def kreciprocal_weights_cuda(
+    features_ND: Array, furthest_N: Array, index_NK: Array, distance_NK: Array, k1: int
+) -> tuple[Array, Array, Array]:
+    """`kreciprocal_weights` on the device, a block to an image; rows are ascending.
+
+    Raises: InputError for a k1 whose sets could outgrow a block's shared memory.
+    """
+    xp, half = array_module(index_NK), round(k1 / 2)
+    most = largest_set(k1)
+    if most > MEMBERS:
+        fits = next(k for k in range(k1, 0, -1) if largest_set(k) <= MEMBERS)
+        raise InputError(
+            f"k1={k1}: sets of up to {most} images, but a GPU takes {MEMBERS}; lower k1 to {fits} or less, "
+            "or cluster on the CPU"
+        )
+    slots = min(TABLE, 2 ** (2 * most - 1).bit_length())
+    (N, K), back_NK = index_NK.shape, xp.empty(index_NK.shape, xp.int16)
+    _back_ranks_cuda.each(N * K, index_NK, back_NK)
+    indptr = xp.zeros(N + 1, xp.int64)
+    _count_cuda.blocks(N, index_NK, back_NK, k1, half, slots, indptr[1:])
+    indptr = xp.cumsum(indptr)
+    entries = int(indptr[-1])
+    indices, weights = xp.empty(entries, xp.int32), xp.empty(entries, xp.float32)
+    _fill_cuda.blocks(N, features_ND, furthest_N, index_NK, back_NK, k1, half, slots, distance_NK,
+                      indptr, indices, weights)  # fmt: skip
+    return indptr, indices, weights
+
+
+def largest_set(k1: int) -> int:
+    """Bound on the size of an expanded set: a member of R(i, k1) adds less than a third of its half-sized set."""
+    return (k1 + 1) * (1 + round(k1 / 2) // 3)
+
+
+def kreciprocal_weights_cpu(
     features_ND: np.ndarray, furthest_N: np.ndarray, index_NK: np.ndarray, distance_NK: np.ndarray, k1: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows of V as CSR (indptr int64, indices int32, weights float32); every row holds its own image and sums to 1.
-
-    Args:
-        features_ND: (N, D) float32, unit rows.
-        furthest_N: (N,) float32, the largest squared distance of a row; 0 where all images are equal.
-        index_NK: (N, K >= k1 + 1) int32, images by ascending distance, the image itself first.
-        distance_NK: float32, their squared distances.
-    """
     N, K = index_NK.shape
     half = round(k1 / 2)  # half to even
     back_NK, indptr = np.empty((N, K), np.int16), np.zeros(N + 1, np.int64)
@@ -105,3 +278,18 @@ def kreciprocal_weights(
     in_parallel(_fill, N, features_ND, furthest_N, index_NK, back_NK, k1, half, distance_NK, indptr, indices, weights,
                 smallest=256)  # fmt: skip
     return indptr, indices, weights
+
+
+def kreciprocal_weights(
+    features_ND: Array, furthest_N: Array, index_NK: Array, distance_NK: Array, k1: int
+) -> tuple[Array, Array, Array]:
+    """Rows of V as CSR (indptr int64, indices int32, weights float32); every row holds its own image and sums to 1.
+
+    Args:
+        features_ND: (N, D) float32, unit rows.
+        furthest_N: (N,) float32, the largest squared distance of a row; 0 where all images are equal.
+        index_NK: (N, K >= k1 + 1) int32, images by ascending distance, the image itself first.
+        distance_NK: float32, their squared distances.
+    """
+    weights = kreciprocal_weights_cuda if on_gpu(index_NK) else kreciprocal_weights_cpu
+    return weights(features_ND, furthest_N, index_NK, distance_NK, k1)

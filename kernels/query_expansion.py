@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+from numba import cuda
 
-from rapids_slr.kernels import cpu, in_parallel
+from rapids_slr.arrays import Array, array_module
+from rapids_slr.kernels import cpu, gpu, in_parallel, on_gpu
 
 
 @cpu("void(int64, int64, int32[:, ::1], int64, int64[::1], int32[::1], int64[::1])")
@@ -39,10 +41,66 @@ def _fill(start, stop, index_NK, k2, indptr, indices, weights, out_indptr, out_i
             sum_N[out_indices[e]] = 0
 
 
-def expand_queries(
+@cuda.jit(device=True)
+def _next_column(i, index_NK, k2, indptr, indices, weights, place_Nk2):
+    """The least column that the rows of the first k2 images of rank_i still hold, or -1, and the sum of its weights.
+
+    place_Nk2: where each of the rows, in ascending order, goes on; moved past the column.
+    """
+    least, total = -1, 0.0
+    for p in range(k2):
+        place = place_Nk2[i, p]
+        if place < indptr[index_NK[i, p] + 1] and (least < 0 or indices[place] < least):
+            least = indices[place]
+    for p in range(k2):
+        place = place_Nk2[i, p]
+        if place < indptr[index_NK[i, p] + 1] and indices[place] == least:
+            total += np.float64(weights[place])
+            place_Nk2[i, p] = place + 1
+    return least, total
+
+
+@gpu("void(int32[:, ::1], int64, int64[::1], int32[::1], float32[::1], int64[:, ::1], int64[::1])")
+def _count_cuda(index_NK, k2, indptr, indices, weights, place_Nk2, size_N):
+    i = cuda.grid(1)
+    if i < size_N.size:
+        size = 0
+        while _next_column(i, index_NK, k2, indptr, indices, weights, place_Nk2)[0] >= 0:
+            size += 1
+        size_N[i] = size
+
+
+@gpu("void(int32[:, ::1], int64, int64[::1], int32[::1], float32[::1], int64[:, ::1], int64[::1], int32[::1],"
+     " float32[::1])")  # fmt: skip
+def _fill_cuda(index_NK, k2, indptr, indices, weights, place_Nk2, out_indptr, out_indices, out_weights):
+    i = cuda.grid(1)
+    if i < out_indptr.size - 1:
+        for e in range(out_indptr[i], out_indptr[i + 1]):
+            column, total = _next_column(i, index_NK, k2, indptr, indices, weights, place_Nk2)
+            out_indices[e] = column
+            out_weights[e] = total / k2
+
+
+def expand_queries_cuda(
+    indptr: Array, indices: Array, weights: Array, index_NK: Array, k2: int
+) -> tuple[Array, Array, Array]:
+    """`expand_queries` on the device, a thread to an image: rows must be ascending, and stay so."""
+    if k2 == 1:
+        return indptr, indices, weights
+    xp, N = array_module(indptr), indptr.size - 1
+    place_Nk2 = indptr[index_NK[:, :k2]]
+    out_indptr = xp.zeros(N + 1, xp.int64)
+    _count_cuda.each(N, index_NK, k2, indptr, indices, weights, place_Nk2.copy(), out_indptr[1:])
+    out_indptr = xp.cumsum(out_indptr)
+    entries = int(out_indptr[-1])
+    out_indices, out_weights = xp.empty(entries, xp.int32), xp.empty(entries, xp.float32)
+    _fill_cuda.each(N, index_NK, k2, indptr, indices, weights, place_Nk2, out_indptr, out_indices, out_weights)
+    return out_indptr, out_indices, out_weights
+
+
+def expand_queries_cpu(
     indptr: np.ndarray, indices: np.ndarray, weights: np.ndarray, index_NK: np.ndarray, k2: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """V (CSR) with row i replaced by the mean of the rows of the first k2 images of rank_i, i itself included."""
     if k2 == 1:
         return indptr, indices, weights
     out_indptr = np.zeros_like(indptr)
@@ -52,3 +110,10 @@ def expand_queries(
     in_parallel(_fill, indptr.size - 1, index_NK, k2, indptr, indices, weights, out_indptr, out_indices, out_weights,
                 smallest=256)  # fmt: skip
     return out_indptr, out_indices, out_weights
+
+
+def expand_queries(
+    indptr: Array, indices: Array, weights: Array, index_NK: Array, k2: int
+) -> tuple[Array, Array, Array]:
+    """V (CSR) with row i replaced by the mean of the rows of the first k2 images of rank_i, i itself included."""
+    return (expand_queries_cuda if on_gpu(indptr) else expand_queries_cpu)(indptr, indices, weights, index_NK, k2)

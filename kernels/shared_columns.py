@@ -15,24 +15,11 @@ from numba import cuda
 
 from rapids_slr.arrays import Array, array_module
 from rapids_slr.kernels import THREADS, gpu
+from rapids_slr.kernels.block import sum_before
 
 BLOCKS = 1024  # at most; eight for each multiprocessor of a large GPU
 SPACE = 256 * 2**20  # bytes that the sums of all blocks may take, if one row fits
 LANES = 32  # threads that go through a column side by side
-
-
-@cuda.jit(device=True)
-def sum_before(value, scratch):
-    """Sum of the values of the block's threads before this one, and of all; all threads call it. int64 (THREADS,)."""
-    scratch[cuda.threadIdx.x] = value
-    cuda.syncthreads()
-    before = total = 0
-    for thread in range(cuda.blockDim.x):
-        if thread == cuda.threadIdx.x:
-            before = total
-        total += scratch[thread]
-    cuda.syncthreads()
-    return before, total
 
 
 @gpu("void(int32[::1], int64[::1])")

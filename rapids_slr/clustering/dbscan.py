@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from sklearn.base import BaseEstimator, ClusterMixin
 
-from rapids_slr.arrays import Array, csr_like, like
+from rapids_slr.arrays import Array, array_module, csr_like, like, row_of_entry
 from rapids_slr.clustering.jaccard import Graph, add_source_term, jaccard_graph, source_reach
 from rapids_slr.clustering.neighbours import check_features, nearest_neighbours
 from rapids_slr.errors import InputError
@@ -23,8 +23,8 @@ def radius(graph: Graph, *, pairs_per_image: float | None = None, rho: float | N
 
     Pairs that are not stored take part with their distance once the stored ones are used up.
     """
-    N = graph.N
-    nonzero = int(np.count_nonzero(graph.distances)) // 2  # every pair is stored twice
+    N, xp = graph.N, array_module(graph.distances)
+    nonzero = int(xp.count_nonzero(graph.distances)) // 2  # every pair is stored twice
     M = N * (N - 1) // 2 - (graph.distances.size // 2 - nonzero)
     if rho is not None:
         count = round(rho * M)
@@ -46,30 +46,35 @@ def _mean_with_source(graph: Graph, reach_N: Array, count: int) -> float:
     """Mean of the `count` smallest nonzero distances where pairs that are not stored differ among themselves.
 
     Those are all pairs of a sorted list of u less the stored ones: counted and summed below any bound without listing
-    them, so the bound is found by halving an interval.
+    them, so the bound is found by halving an interval. It stays on the device, and only the mean is waited for.
     """
-    reach_N = reach_N.astype(np.float64)
-    as_if_far = graph.far + np.repeat(reach_N, np.diff(graph.indptr)) + reach_N[graph.indices]
+    xp, reach_N = array_module(reach_N), reach_N.astype(np.float64)
+    row = row_of_entry(graph.indptr, graph.indices.size)
+    as_if_far = graph.far + reach_N[row] + reach_N[graph.indices]
     nonzero = graph.distances[graph.distances > 0].astype(np.float64)
-    reach_N = np.sort(reach_N)
-    before_N = np.concatenate([[0], np.cumsum(reach_N)])
+    reach_N, place_N = xp.sort(reach_N), xp.arange(graph.N)
 
-    def below(bound: float) -> tuple[float, float]:
-        """How many nonzero pairs are at most `bound` apart, and the sum of their distances."""
-        partners_N = np.searchsorted(reach_N, bound - graph.far - reach_N, side="right")
-        with_itself = partners_N > np.arange(graph.N)
-        pairs = partners_N.sum() - with_itself.sum()
-        total = (partners_N * (graph.far + reach_N) + before_N[partners_N]).sum()
-        total -= (graph.far + 2 * reach_N)[with_itself].sum()
-        near, counted = nonzero[nonzero <= bound], as_if_far[as_if_far <= bound]
-        return (near.size + pairs - counted.size) / 2, (near.sum() + total - counted.sum()) / 2
+    def partners(bound: Array) -> tuple[Array, Array]:
+        """Of each image, how many are at most `bound` away as if none were stored, and whether it is one of them."""
+        partners_N = xp.searchsorted(reach_N, bound - graph.far - reach_N, side="right")
+        return partners_N, partners_N > place_N
 
-    low, high = 0.0, float(graph.far + 2 * reach_N[-1] + 1)
-    for _ in range(60):
+    def pairs_below(bound: Array) -> Array:
+        """How many pairs at a nonzero distance are at most `bound` apart."""
+        partners_N, itself_N = partners(bound)
+        return (xp.sum(nonzero <= bound) + xp.sum(partners_N) - xp.sum(itself_N) - xp.sum(as_if_far <= bound)) / 2
+
+    low, high = xp.zeros(()), graph.far + 2 * reach_N[-1] + 1
+    for _ in range(40):  # to 4e-12 at worst
         middle = (low + high) / 2
-        low, high = (low, middle) if below(middle)[0] >= count else (middle, high)
-    pairs, total = below(low)
-    return (total + (count - pairs) * high) / count
+        enough = pairs_below(middle) >= count
+        low, high = xp.where(enough, low, middle), xp.where(enough, middle, high)
+    partners_N, itself_N = partners(low)
+    before_N = xp.concatenate([xp.zeros(1), xp.cumsum(reach_N)])
+    total = xp.sum(partners_N * (graph.far + reach_N) + before_N[partners_N])
+    total = total - xp.sum(xp.where(itself_N, graph.far + 2 * reach_N, 0))
+    total = total + xp.sum(xp.where(nonzero <= low, nonzero, 0)) - xp.sum(xp.where(as_if_far <= low, as_if_far, 0))
+    return float((total / 2 + (count - pairs_below(low)) * high) / count)
 
 
 def dbscan(graph: Graph, eps: float, min_samples: int) -> Array:
@@ -82,11 +87,12 @@ def dbscan(graph: Graph, eps: float, min_samples: int) -> Array:
         lowest of the clusters it touches, as in scikit-learn and cuML.
     Raises: InputError if eps reaches pairs whose distance the graph does not hold.
     """
+    xp = array_module(graph.distances)
     if graph.reach_N is None:
         if eps >= graph.far:  # no pair is further apart
-            return np.full(graph.N, 0 if min_samples <= graph.N else -1, np.int32)
+            return xp.full(graph.N, 0 if min_samples <= graph.N else -1, xp.int32)
     else:
-        nearest = graph.far + float(np.partition(graph.reach_N, 1)[:2].sum()) if graph.N > 1 else np.inf
+        nearest = graph.far + float(xp.partition(graph.reach_N, 1)[:2].sum()) if graph.N > 1 else np.inf
         if eps >= nearest:
             raise InputError(
                 f"clusters: eps={eps:.4g} reaches pairs without a common neighbour, which are {nearest:.4g} or more "
@@ -97,11 +103,13 @@ def dbscan(graph: Graph, eps: float, min_samples: int) -> Array:
 
 def drop_small(labels_N: Array, min_size: int) -> Array:
     """Labels (N,) int32 in which clusters of fewer than min_size images are outliers; the rest keep their order."""
-    if min_size <= 1 or not (labels_N >= 0).any():
+    if min_size <= 1:
         return labels_N
-    kept = np.bincount(labels_N[labels_N >= 0]) >= min_size
-    renumbered = np.where(kept, np.cumsum(kept) - 1, -1).astype(np.int32)
-    return np.where(labels_N >= 0, renumbered[labels_N], -1).astype(np.int32)
+    xp = array_module(labels_N)
+    kept = xp.bincount(labels_N + 1, minlength=1) >= min_size  # outliers are the first
+    kept[0] = False
+    renumbered = xp.where(kept, xp.cumsum(kept, dtype=xp.int32) - 1, -1).astype(xp.int32)
+    return renumbered[labels_N + 1]
 
 
 class JaccardDBSCAN(ClusterMixin, BaseEstimator):
@@ -119,7 +127,8 @@ class JaccardDBSCAN(ClusterMixin, BaseEstimator):
         source_weight: lambda of the source term, in [0, 1); above 0, `fit` needs source features.
 
     After `fit`: `labels_` (N,) int32 with -1 = outlier, `eps_`, `graph_` (CSR of the distances of all pairs with J < 1,
-    both triangles without the diagonal, zeros stored), `n_features_in_`. Arrays are of the library of the features.
+    both triangles without the diagonal, zeros stored), `n_features_in_`. Arrays are of the library of the features and
+    on their device.
     """
 
     def __init__(
@@ -146,7 +155,7 @@ class JaccardDBSCAN(ClusterMixin, BaseEstimator):
         """Cluster unit rows.
 
         Args:
-            features: (N, D) array or tensor, NumPy or torch, finite unit rows.
+            features: (N, D) array or tensor, NumPy, CuPy or torch, on the CPU or on CUDA, finite unit rows.
             y: ignored, for scikit-learn.
             source: (M, D) features of the source domain; used where source_weight > 0.
         Raises: InputError for features or settings that cannot be used; rows are named.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rapids_slr.arrays import Array
+from rapids_slr.arrays import Array, array_module, row_of_entry
 from rapids_slr.clustering.neighbours import Neighbours, similarity_blocks
 from rapids_slr.errors import InputError
 from rapids_slr.kernels.jaccard import jaccard_distances
@@ -55,7 +55,7 @@ def jaccard_graph(features_ND: Array, neighbours: Neighbours, k1: int, k2: int) 
     return Graph(*jaccard_distances(*expand_queries(*weights, index_Nk, k2)))
 
 
-def source_reach(features_ND: Array, source_MD: Array) -> np.ndarray:
+def source_reach(features_ND: Array, source_MD: Array) -> Array:
     """How far each image is from the source domain: u_i = min_j (1 - exp(-d(f_i, source_j))), scaled to 1 at most.
 
     Returns: float32 (N,), in [0, 1]; all 0 where every image has an equal in the source.
@@ -65,17 +65,18 @@ def source_reach(features_ND: Array, source_MD: Array) -> np.ndarray:
             f"source: expected features of {features_ND.shape[1]} dimensions like the target's, "
             f"got {source_MD.shape[1]}"
         )
-    nearest_N = np.full(len(features_ND), -np.inf, np.float32)
+    xp = array_module(features_ND)
+    nearest_N = xp.full(len(features_ND), -np.inf, xp.float32)
     for row, _, block_IJ in similarity_blocks(features_ND, source_MD):
         part = nearest_N[row : row + len(block_IJ)]
-        np.maximum(part, block_IJ.max(axis=1), out=part)
-    distance_N = np.maximum(0, 2 - 2 * nearest_N.astype(np.float64))
-    distance_N[distance_N < 1e-6] = 0
-    reach_N = -np.expm1(-distance_N)
-    return (reach_N / (reach_N.max() or 1)).astype(np.float32)
+        xp.maximum(part, block_IJ.max(axis=1), out=part)
+    distance_N = 2 - 2 * nearest_N.astype(xp.float64)
+    reach_N = xp.where(distance_N < 1e-6, 0, -xp.expm1(-distance_N))
+    furthest = reach_N.max()
+    return (reach_N / xp.where(furthest > 0, furthest, 1)).astype(xp.float32)
 
 
-def add_source_term(graph: Graph, reach_N: np.ndarray, weight: float) -> Graph:
+def add_source_term(graph: Graph, reach_N: Array, weight: float) -> Graph:
     """distance = (1 - weight) J + weight (u_i + u_j), for stored pairs; `far` and `reach_N` say the rest.
 
     Args:
@@ -83,6 +84,6 @@ def add_source_term(graph: Graph, reach_N: np.ndarray, weight: float) -> Graph:
         weight: lambda, in [0, 1).
     """
     reach_N = (weight * reach_N).astype(np.float32)
-    rows = np.repeat(reach_N, np.diff(graph.indptr))
-    distances = np.float32(1 - weight) * graph.distances + rows + reach_N[graph.indices]
+    row = row_of_entry(graph.indptr, graph.indices.size)
+    distances = np.float32(1 - weight) * graph.distances + reach_N[row] + reach_N[graph.indices]
     return Graph(graph.indptr, graph.indices, distances, 1 - weight, reach_N)
