@@ -1,7 +1,8 @@
 """Residual networks cut where the two-branch network joins them: a trunk, a last stage, one more block.
 
-All of them do without the ReLU after the stem, and the last stage of a torchvision ResNet keeps its resolution (stride
-1). Weights are loaded by name into the whole network before it is cut, so official files fit as they are.
+The last stage of a torchvision ResNet keeps its resolution (stride 1). There is no ReLU after the stem but in
+IBN-ResNet-50-a: so they are in ABMT. Weights are loaded by name into the whole network before it is cut, so official
+files fit as they are.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from rapids_slr.errors import InputError
 from rapids_slr.spec import ModelSpec
 
 IBN_RESNET50_A_URL = "https://github.com/XingangPan/IBN-Net/releases/download/v1.0/resnet50_ibn_a-d9d0bb7b.pth"
+
+RELU_AFTER_STEM = ("ibn_resnet50_a",)
+"""ABMT, as MMT before it, leaves out the ReLU after the stem of ResNet-50 and keeps that of IBN-ResNet-50-a."""
 
 CLASSIFIER = "fc."
 """Names of the ImageNet classifier, which no part of the two-branch network uses."""
@@ -55,7 +59,7 @@ def build_backbone(spec: ModelSpec, channels: int) -> Backbone:
         network.conv1 = _first_convolution(network.conv1, channels)
     if spec.weights is not None:
         load_weights(network, read_weights(spec), spec.weights)
-    return _cut(network)
+    return _cut(network, spec.backbone in RELU_AFTER_STEM)
 
 
 # Networks -------------------------------------------------------------------------------------------------------------
@@ -143,8 +147,9 @@ def _first_convolution(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
     return new
 
 
-def _cut(network: ResNet | NarrowResNet) -> Backbone:
-    trunk = [name for name in ("conv1", "bn1", "maxpool", "layer1", "layer2", "layer3") if hasattr(network, name)]
+def _cut(network: ResNet | NarrowResNet, relu_after_stem: bool) -> Backbone:
+    stem = ("conv1", "bn1", "relu", "maxpool") if relu_after_stem else ("conv1", "bn1", "maxpool")
+    trunk = [name for name in (*stem, "layer1", "layer2", "layer3") if hasattr(network, name)]
     last = "layer4" if hasattr(network, "layer4") else trunk.pop()
     last_stage = getattr(network, last)
     block = last_stage[-1]

@@ -74,8 +74,13 @@ def test_narrow_goes_from_32_to_4():
     assert backbone.trunk.conv1.kernel_size == (5, 5)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "ibn_resnet50_a", "narrow"])
-def test_there_is_no_relu_behind_the_stem(name):
+def test_ibn_has_a_relu_behind_the_stem():
+    backbone = build("ibn_resnet50_a")
+    assert [type(layer) for layer in backbone.trunk[:4]] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "narrow"])
+def test_the_others_have_no_relu_behind_the_stem(name):
     backbone = build(name)
     assert [type(layer) for layer in backbone.trunk[:2]] == [nn.Conv2d, nn.BatchNorm2d]
     assert not any(isinstance(layer, nn.ReLU) for layer in backbone.trunk)
