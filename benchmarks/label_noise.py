@@ -226,15 +226,15 @@ def measure(
         "repeat": repeat,
         "epochs": epochs,
         "seeds": seeds,
-        "wrong_again": {name: mean(shares) if shares else None for name, shares in again.items()},
+        "wrong_again": {name: round(mean(shares), 5) if shares else None for name, shares in again.items()},
     }
     for name, rows_of_seeds in found.items():
         ari = [mean(row["ari"] for row in rows) for rows in rows_of_seeds]
         every = [row for rows in rows_of_seeds for row in rows]
         result[name] = {
-            "ari": mean(ari),
-            "ari_spread": stdev(ari) if seeds > 1 else None,
-            **{key: mean(row[key] for row in every) for key in ("ari_labelled", "clusters", "outliers")},
+            "ari": round(mean(ari), 5),
+            "ari_spread": round(stdev(ari), 5) if seeds > 1 else None,
+            **{key: round(mean(row[key] for row in every), 5) for key in ("ari_labelled", "clusters", "outliers")},
         }
     return result
 
@@ -255,6 +255,19 @@ def show(results: list[dict[str, Any]], settings: Collection[str]) -> None:
             f"{row['kind']:16s} {row['noise']:5.2f} {row['repeat']:6.2f} {again:>12s} {row['raw']['ari']:8.3f}  "
             + "  ".join(gains)
         )
+
+
+def a_line_a_case(found: dict[str, Any]) -> str:
+    """JSON with a line for each entry of each part."""
+    parts = []
+    for name, part in found.items():
+        if isinstance(part, list):
+            lines = [f"  {json.dumps(entry)}" for entry in part]
+            parts.append(f"{json.dumps(name)}: [\n" + ",\n".join(lines) + "\n ]")
+        else:
+            lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in part.items()]
+            parts.append(f"{json.dumps(name)}: {{\n" + ",\n".join(lines) + "\n }")
+    return "{\n " + ",\n ".join(parts) + "\n}"
 
 
 def main() -> None:
@@ -289,7 +302,7 @@ def main() -> None:
         if cases:
             show(found[part], cases[0][3])
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(found, indent=1) + "\n")
+    options.out.write_text(a_line_a_case(found) + "\n")
     print(f"\n{time.perf_counter() - start:.0f} s; written to {options.out}")
 
 
