@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from rapids_slr.kernels import cpu, in_parallel
+from rapids_slr.kernels import cpu, in_parallel, shared
 
 CHUNK = 64  # similarities looked at together; one branch decides that none is a candidate
 ZERO = 1e-6  # squared distances below are 0: equal images whose inner product was rounded
@@ -45,14 +45,20 @@ def rounding(D: int) -> float:
     return (D + 2) * 2.0**-24
 
 
+@shared
+def distance_of(dot):
+    """max(0, 2 - 2 dot); below ZERO it is 0."""
+    distance = 2.0 - 2.0 * dot
+    return distance if distance >= ZERO else 0.0
+
+
 @numba.njit(cache=True, nogil=True, fastmath=True)
 def squared_distance(x_D, y_D):
     """max(0, 2 - 2 x.y) in float64; below ZERO it is 0."""
     dot = 0.0
     for d in range(x_D.size):
         dot += np.float64(x_D[d]) * np.float64(y_D[d])
-    distance = 2.0 - 2.0 * dot
-    return distance if distance >= ZERO else 0.0
+    return distance_of(dot)
 
 
 @numba.njit(cache=True, nogil=True)

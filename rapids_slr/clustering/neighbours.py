@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
-from rapids_slr.arrays import Array, array_module, as_array, require_host
-from rapids_slr.errors import InputError
-from rapids_slr.kernels import nearest
+from rapids_slr.arrays import Array, array_module, as_array
+from rapids_slr.errors import InputError, RunError
+from rapids_slr.kernels import nearest, nearest_cuda, on_gpu
 
 BLOCK = 1024  # rows of a block of the product
 STRIP = 4096  # columns: 16 MB of similarities, which stay in the cache
+SPACE = 4 * 2**30  # bytes that a block on CUDA, of whole rows, may take
+FEWEST_ROWS = 16  # of a block on CUDA: with less memory the search gives up
+SPARE = 128  # places in a list of candidates beyond four times the neighbours
 UNIT = 1e-4  # largest deviation of a squared row norm from 1
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,73 +53,143 @@ def check_features(features: object, name: str = "features") -> Array:
     x_ND = xp.ascontiguousarray(x_ND, dtype=xp.float32)
     if coarse:
         x_ND = x_ND / xp.maximum(xp.linalg.norm(x_ND, axis=1, keepdims=True), np.float32(1e-12))
-    square_N = xp.einsum("nd,nd->n", x_ND, x_ND)
+    square_N = _squared_lengths(x_ND)
+    off_N = ~(xp.abs(square_N - 1) <= UNIT)
+    if not bool(off_N.any()):  # on CUDA the only wait
+        return x_ND
     if not bool(xp.isfinite(square_N).all()):
         raise InputError(
             f"{name}: NaN or infinite values in {_rows(~xp.isfinite(square_N))}; "
             "look at the images behind these rows and at the network that embedded them"
         )
-    off_N = xp.abs(square_N - 1) > UNIT
-    if bool(off_N.any()):
-        low, high = float(square_N.min()) ** 0.5, float(square_N.max()) ** 0.5
-        raise InputError(
-            f"{name}: expected rows of unit length, got lengths {low:.4g}..{high:.4g} in {_rows(off_N)}; "
-            "divide every row by its length first (torch.nn.functional.normalize, or cluster --normalise)"
-        )
-    return x_ND
+    low, high = float(square_N.min()) ** 0.5, float(square_N.max()) ** 0.5
+    raise InputError(
+        f"{name}: expected rows of unit length, got lengths {low:.4g}..{high:.4g} in {_rows(off_N)}; "
+        "divide every row by its length first (torch.nn.functional.normalize, or cluster --normalise)"
+    )
+
+
+def _squared_lengths(x_ND: Array) -> Array:
+    """Without a second array (N, D), which NumPy's norm would make."""
+    xp = array_module(x_ND)
+    return np.einsum("nd,nd->n", x_ND, x_ND) if xp is np else xp.square(xp.linalg.norm(x_ND, axis=1))
 
 
 def _rows(bad_N: Array) -> str:
     """'3 of 100 rows: 4, 17, 56'."""
-    rows = [int(row) for row in bad_N.nonzero()[0]]
-    shown = ", ".join(map(str, rows[:10])) + (", ..." if len(rows) > 10 else "")
-    return f"{len(rows)} of {bad_N.size} rows: {shown}"
+    rows = bad_N.nonzero()[0]
+    shown = ", ".join(map(str, rows[:10].tolist())) + (", ..." if rows.size > 10 else "")
+    return f"{rows.size} of {bad_N.size} rows: {shown}"
 
 
 def nearest_neighbours(features_ND: Array, k: int) -> Neighbours:
     """The k nearest images of each image, the image itself included and first.
 
-    Only the upper triangle of the product is computed, block by block; each block serves its rows and its columns.
-    Ranks are settled in float64 and hence the same for every block size, thread count and library of matrix products.
+    Ranks are settled in float64 and hence the same for every block size, thread count, engine and library of matrix
+    products. On the CPU only the upper triangle of the product is computed; a block serves its rows and its columns.
 
     Args:
-        features_ND: (N, D) float32, contiguous, finite unit rows (see check_features).
+        features_ND: (N, D) float32, contiguous, finite unit rows (see check_features), NumPy or CuPy.
         k: neighbours, 1 <= k <= N.
-    Raises: InputError if there are fewer images than neighbours.
+    Raises: InputError if there are fewer images than neighbours; RunError if GPU memory does not suffice.
     """
-    require_host(features_ND, "features")
     N = len(features_ND)
     if not 1 <= k <= N:
         raise InputError(f"features: {N} rows, but k={k} neighbours were asked for; k must lie in [1, {N}]")
-    candidates = nearest.no_candidates(N, k - 1)
+    return (nearest_on_cuda if on_gpu(features_ND) else nearest_on_cpu)(features_ND, k - 1)
+
+
+def nearest_on_cpu(features_ND: np.ndarray, k: int) -> Neighbours:
+    """Every image, then its k nearest others."""
+    candidates = nearest.no_candidates(len(features_ND), k)
     for rows, columns, block_IJ in similarity_blocks(features_ND, features_ND, upper=True):
-        nearest.offer(candidates, block_IJ, rows, columns, features_ND, k - 1)
-    index_Nk, distance_Nk = nearest.rank(candidates, features_ND, k - 1)
+        nearest.offer(candidates, block_IJ, rows, columns, features_ND, k)
+    index_NK, distance_NK = nearest.rank(candidates, features_ND, k)
     furthest_N = np.maximum(0, 2 - 2 * candidates.least_N)
     furthest_N[furthest_N < nearest.ZERO] = 0
-    return Neighbours(index_Nk, distance_Nk, furthest_N)
+    return Neighbours(index_NK, distance_NK, furthest_N)
 
 
-def similarity_blocks(x_ND: np.ndarray, y_MD: np.ndarray, upper: bool = False) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Yield (row, column, block) over the product x y^T; a block is overwritten by the next one.
+def nearest_on_cuda(features_ND: Array, k: int) -> Neighbours:
+    """`nearest_on_cpu` on the device, from a product in TF32, of 10 bits, into short lists of candidates.
+
+    Images with more candidates than a list holds, many equal or all much alike, have theirs from a product in float32
+    into lists of any length. Beyond features and results it takes SPACE at most.
+    """
+    xp, (N, D) = array_module(features_ND), features_ND.shape
+    found = nearest_cuda.no_results(features_ND, k)
+    room = min(4 * k + SPARE, 2 * N)
+    _search(features_ND, xp.arange(N), k, room, 2.01 * 2.0**-10 + 2 * nearest.rounding(D), "tf32", found)
+    crowded = xp.flatnonzero(found.unsettled_N)  # the only wait
+    _search(features_ND, crowded, k, 2 * N, 2 * nearest.rounding(D), "ieee", found)
+    return Neighbours(found.index_NK, found.distance_NK, found.furthest_N)
+
+
+def _search(
+    features_ND: Array, image_I: Array, k: int, room: int, rounding: float, precision: str, found: nearest_cuda.Nearest
+) -> None:
+    """Settle images int64 (I,) block by block, in smaller blocks when memory runs out."""
+    xp, N, x = array_module(features_ND), len(features_ND), _tensor(features_ND)
+    rows = max(FEWEST_ROWS, min(BLOCK, SPACE // nearest_cuda.bytes_of_a_row(N, room)))
+    done = 0
+    while done < image_I.size:
+        try:
+            block_RN, lists = xp.empty((rows, N), xp.float32), nearest_cuda.no_lists(xp, rows, room)
+            while done < image_I.size:
+                images = image_I[done : done + rows]
+                block_IN = block_RN[: images.size]
+                _product(_tensor(features_ND[images]), x, _tensor(block_IN), precision)
+                nearest_cuda.pick(block_IN, images, k, rounding, lists)
+                nearest_cuda.settle(features_ND, images, lists, found)
+                done += images.size
+        except (torch.OutOfMemoryError, MemoryError) as fault:
+            block_RN = block_IN = lists = None
+            rows //= 2
+            if rows < FEWEST_ROWS:
+                raise RunError(
+                    f"nearest neighbours of {N} images: GPU memory does not hold {2 * rows} rows of similarities "
+                    f"beside the features ({fault}); free GPU memory, use fewer images, or run with --device cpu"
+                ) from fault
+            log.warning("nearest neighbours: GPU memory ran out; going on with blocks of %d rows", rows)
+
+
+def similarity_blocks(x_ND: Array, y_MD: Array, upper: bool = False) -> Iterator[tuple[int, int, Array]]:
+    """Yield (row, column, block) over the product x y^T in float32; a block is overwritten by the next one.
 
     Args:
         upper: leave out what lies below the diagonal; the squares on it come first.
     """
     x, y = _tensor(x_ND), _tensor(y_MD)
-    space = torch.empty(min(BLOCK, len(x)) * min(STRIP, len(y)))
+    space = array_module(x_ND).empty(min(BLOCK, len(x)) * min(STRIP, len(y)), np.float32)
     rows = range(0, len(x), BLOCK)
     diagonal = [(row, row, row + BLOCK) for row in rows] if upper else []
     strips = [(row, c, c + STRIP) for row in rows for c in range(row + BLOCK if upper else 0, len(y), STRIP)]
     for row, column, end in diagonal + strips:
         left, right = x[row : row + BLOCK], y[column:end]
-        block = space[: len(left) * len(right)].view(len(left), len(right))
-        torch.mm(left, right.T, out=block)
-        yield row, column, block.numpy()
+        block = space[: len(left) * len(right)].reshape(len(left), len(right))
+        _product(left, right, _tensor(block), "ieee")
+        yield row, column, block
 
 
-def _tensor(x_ND: np.ndarray) -> torch.Tensor:
-    """A tensor that shares memory; torch cannot mark it as read-only, but nothing here writes to it."""
+def _product(x_ID: torch.Tensor, y_JD: torch.Tensor, out_IJ: torch.Tensor, precision: str) -> None:
+    """x y^T, "ieee" or on CUDA "tf32", whatever is set for torch; its settings are as they were afterwards."""
+    settings: list[Any] = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]  # type: ignore[attr-defined]
+    before = [setting.fp32_precision for setting in settings]
+    try:
+        for setting in settings:
+            setting.fp32_precision = precision
+        torch.mm(x_ID, y_JD.T, out=out_IJ)
+    finally:
+        for setting, value in zip(settings, before, strict=True):
+            setting.fp32_precision = "none"  # which follows torch.backends.fp32_precision
+            if setting.fp32_precision != value:
+                setting.fp32_precision = value
+
+
+def _tensor(x_ND: Array) -> torch.Tensor:
+    """A tensor that shares memory; torch cannot mark it as read-only, but nothing writes to features."""
+    if array_module(x_ND) is not np:
+        return torch.from_dlpack(x_ND)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.from_numpy(x_ND)

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+
+from rapids_slr import kernels
+from rapids_slr.arrays import array_module
+from rapids_slr.clustering import neighbours
+from rapids_slr.clustering.neighbours import Neighbours, nearest_neighbours, nearest_on_cpu, nearest_on_cuda
+from rapids_slr.errors import RunError
+from rapids_slr.kernels import nearest_cuda
+from tests.clustering.cases import families, unit
+from tests.reference import jaccard as reference
+
+FAMILIES = families(np.random.default_rng(0))
+product = neighbours._product
+
+
+def truncated(x: torch.Tensor) -> torch.Tensor:
+    """What tensor cores read of float32 in TF32: 10 bits of the 23."""
+    return (x.contiguous().view(torch.int32) & ~0x1FFF).view(torch.float32)
+
+
+@pytest.fixture(autouse=True)
+def rows_of_products(monkeypatch):
+    """The product in TF32 as inexact as it may be; precision -> rows asked for."""
+    asked = {"tf32": 0, "ieee": 0}
+
+    def inexact(x, y, out, precision):
+        asked[precision] += len(x)
+        if precision == "tf32":
+            x, y = truncated(x), truncated(y)
+        product(x, y, out, "ieee")
+
+    monkeypatch.setattr(neighbours, "_product", inexact)
+    return asked
+
+
+def on_cpu(features: np.ndarray, k: int) -> Neighbours:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(neighbours, "_product", product)
+        return nearest_on_cpu(features, k)
+
+
+def near_ties(N: int) -> np.ndarray:
+    """Images whose similarities differ by less than TF32 can tell."""
+    rng = np.random.default_rng(3)
+    return unit(unit(rng.normal(size=(1, 4))) + 0.03 * rng.normal(size=(N, 4)))
+
+
+def assert_equals_the_cpu(found: Neighbours, features: np.ndarray, k: int, host) -> None:
+    expected, index_NK = on_cpu(features, k), host(found.indices_Nk)
+    assert_array_equal(index_NK, expected.indices_Nk)
+    assert_allclose(host(found.distances_Nk), expected.distances_Nk, rtol=1e-7)
+    assert_allclose(host(found.furthest_N), reference.squared_distances(features).max(axis=1), rtol=1e-6, atol=1e-12)
+    results = (index_NK, host(found.distances_Nk), host(found.furthest_N))
+    assert [x.dtype for x in results] == ["i4", "f4", "f4"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_equals_the_cpu(family, device, host):
+    features = np.ascontiguousarray(FAMILIES[family][::4][:18])
+    assert_equals_the_cpu(nearest_neighbours(device(features), 5), features, 4, host)
+
+
+def test_what_the_product_cannot_tell_apart(device, host, rows_of_products):
+    features = near_ties(24)
+    x = truncated(torch.from_numpy(features)).numpy()
+    inexact = np.argsort(2 - 2 * x @ x.T, axis=1)[:, :4]
+    assert (np.sort(inexact) != np.sort(on_cpu(features, 3).indices_Nk)).any(axis=1).sum() > 10
+    assert_equals_the_cpu(nearest_on_cuda(device(features), 3), features, 3, host)
+    assert rows_of_products == {"tf32": 24, "ieee": 0}
+
+
+def test_more_candidates_than_a_list_holds(device, host, monkeypatch, rows_of_products):
+    """Ten equal images crowd their own lists and those of whom they are nearest to or furthest from."""
+    monkeypatch.setattr(neighbours, "SPARE", 2)
+    some = unit(np.random.default_rng(1).normal(size=(10, 24)))
+    features = np.concatenate([some[:4], np.repeat(some[4:5], 10, axis=0), some[5:]])
+    order = reference.ranks(reference.squared_distances(features))
+    crowded = np.isin(order[:, [1, 2, -1]], range(4, 14)).any(axis=1).sum()
+    assert 10 < crowded < 19
+    assert_equals_the_cpu(nearest_on_cuda(device(features), 2), features, 2, host)
+    assert rows_of_products == {"tf32": 19, "ieee": crowded}
+
+
+@pytest.mark.parametrize("places", [1, 2, 20])
+def test_a_list_is_full_to_the_last_place(places, device, host, monkeypatch, rows_of_products):
+    """Of equal images every other is near as well as far; the image itself takes a place too."""
+    features = np.repeat(FAMILIES["constant"][:1], 11, axis=0)
+    monkeypatch.setattr(neighbours, "SPARE", places - 4)
+    assert_equals_the_cpu(nearest_on_cuda(device(features), 1), features, 1, host)
+    assert rows_of_products["ieee"] == 11
+    monkeypatch.setattr(neighbours, "SPARE", 17)
+    assert_equals_the_cpu(nearest_on_cuda(device(features), 1), features, 1, host)
+    assert rows_of_products["ieee"] == 11
+
+
+@pytest.mark.parametrize(("block", "threads"), [(1, 4), (5, 1), (8, 16)])
+def test_blocks_and_threads_change_nothing(block, threads, device, host, monkeypatch):
+    features = np.concatenate([near_ties(12), np.roll(near_ties(2), 1, axis=1)])
+    whole = nearest_on_cuda(device(features), 3)
+    monkeypatch.setattr(neighbours, "BLOCK", block)
+    monkeypatch.setattr(neighbours, "FEWEST_ROWS", 1)
+    monkeypatch.setattr(kernels, "THREADS", threads)
+    parts = nearest_on_cuda(device(features), 3)
+    assert_array_equal(host(parts.indices_Nk), host(whole.indices_Nk))
+    assert_array_equal(host(parts.distances_Nk), host(whole.distances_Nk))
+    assert_array_equal(host(parts.furthest_N), host(whole.furthest_N))
+
+
+def test_the_order_of_images_changes_their_numbers_alone(device, host):
+    features, order = near_ties(14), np.random.default_rng(2).permutation(14)
+    found, shuffled = (nearest_on_cuda(device(np.ascontiguousarray(x)), 4) for x in (features, features[order]))
+    assert_array_equal(order[host(shuffled.indices_Nk)], host(found.indices_Nk)[order])
+    assert_array_equal(host(shuffled.furthest_N), host(found.furthest_N)[order])
+
+
+@pytest.mark.parametrize(("N", "k"), [(1, 0), (2, 1), (9, 0), (9, 8)])
+def test_no_neighbour_and_all(N, k, device, host):
+    features = np.ascontiguousarray(FAMILIES["random"][:N])
+    assert_equals_the_cpu(nearest_on_cuda(device(features), k), features, k, host)
+
+
+@pytest.mark.parametrize("k", [0, 1, 6])
+def test_lists_hold_what_rounding_may_hide_and_little_more(k, device, host):
+    rng, rounding = np.random.default_rng(5), 0.01
+    similarity_IN = rng.uniform(-1, 1, (8, 60)).astype(np.float32)
+    similarity_IN[0, :30] = 0.5
+    similarity_IN[1, [2, 3]] = 1.0001, -1.0001
+    image_I = np.array([3, 0, 59, 8, 9, 10, 11, 12])
+    lists = nearest_cuda.no_lists(array_module(device(similarity_IN)), 8, 120)
+    nearest_cuda.pick(*device((similarity_IN, image_I)), k, rounding, lists)
+    index_IC, _, near_I, far_I = host(lists)
+    for i, similarity_N, index_C, near, far in zip(image_I, similarity_IN, index_IC, near_I, far_I, strict=True):
+        others = np.delete(np.arange(60), i)
+        kth = np.sort(similarity_N[others])[-k] if k else np.inf
+        least, bin_ = similarity_N[others].min(), 2 / nearest_cuda.BINS
+        for found, gap_N in (index_C[:near], kth - similarity_N), (index_C[120 - far :], similarity_N - least):
+            assert i not in found
+            assert len(set(found)) == len(found)
+            assert set(found) >= {j for j in others if gap_N[j] <= 2 * rounding}
+            assert (gap_N[found] < 2 * rounding + 4 * bin_).all()
+        assert index_C[near] == i
+
+
+@pytest.mark.parametrize("fault", [torch.OutOfMemoryError("no memory"), MemoryError("no memory")])
+def test_blocks_are_halved_when_memory_runs_out(fault, device, host, monkeypatch, caplog):
+    features, inexact, sizes = near_ties(14), neighbours._product, []
+
+    def scarce(x, y, out, precision):
+        sizes.append(len(x))
+        if len(x) > 4 or len(sizes) == 4:
+            raise fault
+        inexact(x, y, out, precision)
+
+    monkeypatch.setattr(neighbours, "BLOCK", 12)
+    monkeypatch.setattr(neighbours, "FEWEST_ROWS", 1)
+    monkeypatch.setattr(neighbours, "_product", scarce)
+    with caplog.at_level(logging.WARNING, "rapids_slr"):
+        assert_equals_the_cpu(nearest_on_cuda(device(features), 3), features, 3, host)
+    assert sizes == [12, 6, 3, 3, 1, *[1] * 10]
+    assert caplog.messages == [
+        f"nearest neighbours: GPU memory ran out; going on with blocks of {rows} rows" for rows in (6, 3, 1)
+    ]
+    monkeypatch.setattr(neighbours, "FEWEST_ROWS", 6)
+    with pytest.raises(RunError, match=r"of 14 images: GPU memory does not hold 6 rows .* \(no memory\); free GPU"):
+        nearest_on_cuda(device(features), 3)
