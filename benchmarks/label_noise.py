@@ -276,7 +276,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=float, nargs="+", default=list(REPEATS), help="for errors that persist")
     parser.add_argument("--persistent-noise", type=float, default=0.2, help="their noise")
     parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
 
