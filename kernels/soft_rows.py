@@ -20,7 +20,7 @@ def _kept(a, b, outliers):
 @shared
 def _blend(a, b, indptr_P, indices, values, past_values, alpha, place, out_indices, out_values):
     """Write the soft label of the pair (a, b) from `place` on; the place after its last entry."""
-    if a < 0 or (b >= 0 and alpha == 1.0):
+    if a < 0:
         out_indices[place], out_values[place] = b, 1.0
         return place + 1
     for e in range(indptr_P[a], indptr_P[a + 1]):

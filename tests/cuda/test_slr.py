@@ -101,8 +101,8 @@ def test_soft_labels_equal_one_hot_matrices(outliers, device):
 @pytest.mark.parametrize("hard", HARD)
 def test_neither_the_order_of_images_nor_the_numbers_of_clusters_matter(hard, noise, device):
     rng = np.random.default_rng(HARD.index(hard))
-    before_N, now_N = label_pair(rng, 40, 5, 0.4, 0.2)
-    order = rng.permutation(40)
+    before_N, now_N = label_pair(rng, 24, 4, 0.4, 0.2)
+    order = rng.permutation(24)
     renumbered = [np.append(rng.permutation(x.max() + 1), -1)[x][order].astype(np.int32) for x in (before_N, now_N)]
     settings = {"hard": hard, "noise": noise, "min_cluster_size": 3}
     expected = epochs(device((before_N, now_N)), **settings)[1][0]
@@ -110,7 +110,7 @@ def test_neither_the_order_of_images_nor_the_numbers_of_clusters_matter(hard, no
     assert canonical(expected[order]) == canonical(found)
 
 
-@pytest.mark.parametrize("hard", HARD)
+@pytest.mark.parametrize("hard", ["hdbscan", "argmax"])
 @pytest.mark.parametrize(
     ("before", "now"),
     [
