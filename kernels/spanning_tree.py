@@ -19,7 +19,7 @@ from numba import cuda
 
 from rapids_slr import kernels
 from rapids_slr.arrays import Array, array_module
-from rapids_slr.kernels import SIMULATED, cpu, gpu, on_gpu, shared
+from rapids_slr.kernels import SIMULATED, THREADS, cpu, gpu, on_gpu, shared
 from rapids_slr.kernels.core_distances import Pairs, Rows
 from rapids_slr.kernels.soft_rows import GRID
 
@@ -30,17 +30,27 @@ ROUNDS = 32  # at most: each of them at least halves the components
 
 
 @shared
-def _find_least(by_core_R, norm_R, least_R, second_R):
-    """The row of least norm among the first k + 1 by core distance, and the one after it, -1 for none."""
-    least, second = by_core_R[0], by_core_R[0]
-    least_R[0], second_R[0] = least, -1
-    for k in range(1, by_core_R.size):
-        a = by_core_R[k]
-        if norm_R[a] < norm_R[least]:
-            least, second = a, least
-        elif k == 1 or norm_R[a] < norm_R[second]:
-            second = a
+def _take_in(a, least, second, norm_R):
+    """The rows of least norm, with row a among them; -1 for none."""
+    if a < 0:
+        return least, second
+    if least < 0 or norm_R[a] < norm_R[least]:
+        return a, least
+    if second < 0 or norm_R[a] < norm_R[second]:
+        return least, a
+    return least, second
+
+
+@shared
+def _find_least(start, stop, least, second, by_core_R, norm_R, least_R, second_R):
+    """The row of least norm among the first k + 1 by core distance, and the one after it, for k from start to stop.
+
+    least, second: the same for k = start - 1. Returns them for k = stop - 1.
+    """
+    for k in range(start, stop):
+        least, second = _take_in(by_core_R[k], least, second, norm_R)
         least_R[k], second_R[k] = least, second
+    return least, second
 
 
 @shared
@@ -81,7 +91,7 @@ def _links(core_R, norm_R, by_core_R, left, right):
     """At most 2 R pairs that hold a minimum spanning tree of w0; returns how many."""
     R = core_R.size
     least_R, second_R = np.empty(R, np.int32), np.empty(R, np.int32)
-    _find_least(by_core_R, norm_R, least_R, second_R)
+    _find_least(0, R, -1, -1, by_core_R, norm_R, least_R, second_R)
     links = 0
     for k in range(1, R):
         if least_R[k] != least_R[k - 1]:
@@ -192,6 +202,23 @@ def _wait_for_all(arrived, times):
 
 
 @cuda.jit(device=True)
+def _find_least_together(by_core_R, norm_R, least_R, second_R):
+    """`_find_least` by the threads of a block: every one looks at its share, then again, after all those before."""
+    least_T = cuda.shared.array(THREADS, np.int64)
+    second_T = cuda.shared.array(THREADS, np.int64)
+    thread, R = cuda.threadIdx.x, by_core_R.size
+    share = -(-R // cuda.blockDim.x)
+    start, stop = min(share * thread, R), min(share * thread + share, R)
+    least_T[thread], second_T[thread] = _find_least(start, stop, -1, -1, by_core_R, norm_R, least_R, second_R)
+    cuda.syncthreads()
+    least, second = -1, -1
+    for before in range(thread):
+        least, second = _take_in(least_T[before], least, second, norm_R)
+        least, second = _take_in(second_T[before], least, second, norm_R)
+    _find_least(start, stop, least, second, by_core_R, norm_R, least_R, second_R)
+
+
+@cuda.jit(device=True)
 def _offer(a, b, length, choose, component_R, shortest_R, pick_R):
     """Offer the edge (a, b) to the component of a: its length first, then the edge itself if it is as short as any."""
     c = component_R[a]
@@ -237,8 +264,8 @@ def _boruvka_cuda(indptr, indices, products, norm_R, core_R, by_core_R, row_work
     R, first, step = core_R.size, cuda.grid(1), cuda.gridsize(1)
     least_R, second_R, link_R, component_R, above_R = row_work[0], row_work[1], row_work[2], row_work[3], row_work[4]
     shortest_R, pick_R = pair_work[0], pair_work[1]
-    if first == 0:
-        _find_least(by_core_R, norm_R, least_R, second_R)
+    if cuda.blockIdx.x == 0:
+        _find_least_together(by_core_R, norm_R, least_R, second_R)
     for a in range(first, R, step):
         component_R[a], shortest_R[a], pick_R[a] = a, FAR, FAR
     times = 1
