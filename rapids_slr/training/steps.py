@@ -179,9 +179,9 @@ def pretrain_epoch(
         generator=generator(spec.seed, "pretrain target", epoch, device=device),
         device=device,
     )
+    batches = zip(batches_TB, source.indices(batches_TB), target.indices(passers_TB), strict=True)
     meter = meter_of(report, where, device)
     network.train()
-    batches = zip(batches_TB, source.indices(batches_TB), target.indices(passers_TB), strict=True)
     with step_memory("pretrain", where):
         for batch_B, source_B, passers_B in batches:
             images = augment(source.batch(source_B), spec.augment, spec.data, draw)
@@ -231,11 +231,12 @@ def adapt_epoch(
         settings.iterations,
         generator(spec.seed, "sampler", epoch, device=device),
     )
+    batches = zip(batches_TB, target.indices(batches_TB), strict=True)
     meter = meter_of(report, where, device)
     student.train()
     teacher.train()
     with step_memory("training", where):
-        for batch_B, stored_B in zip(batches_TB, target.indices(batches_TB), strict=True):
+        for batch_B, stored_B in batches:
             images = augment(target.batch(stored_B), spec.augment, spec.data, draw)
             taught = student(images)
             with torch.no_grad():

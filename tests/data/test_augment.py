@@ -13,6 +13,7 @@ from rapids_slr.data.augment import (
     flip_and_shift,
     jitter,
     normalise,
+    random_draws,
     warp,
 )
 from rapids_slr.spec import AugmentSpec, DataSpec, DomainSpec
@@ -176,3 +177,10 @@ def test_the_device_of_the_batch_does_not_matter(kind):
     here, there = (augment(images, kind, DATA, drawn(4)) for images in (PIXELS, PIXELS.cuda()))
     assert there.is_cuda
     assert_allclose(here, there.cpu(), atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", [AugmentSpec(), AugmentSpec(rotate=20, scale=0.2, jitter=0.3)])
+def test_numbers_drawn_at_once_are_those_drawn_batch_by_batch(kind):
+    generator = drawn(7)
+    expected = torch.cat([augment(images, kind, DATA, generator) for images in PIXELS.split(5)])
+    assert torch.equal(augment(PIXELS, kind, DATA, random_draws(len(PIXELS), drawn(7))), expected)

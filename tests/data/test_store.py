@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -151,11 +152,34 @@ def test_images_that_do_not_fit_are_an_error_before_decoding(market, monkeypatch
         load_images(domain, domain.train, data(), CPU)
 
 
-def test_auto_leaves_images_on_the_host_when_they_would_crowd_the_device(monkeypatch, caplog):
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 2000))
+@pytest.mark.parametrize(
+    ("used", "free", "where"),
+    [(0, 3072, "cuda"), (0, 3071, "cpu"), (1000, 4072, "cuda"), (1000, 4071, "cpu"), (3000, 6071, "cpu")],
+)
+def test_all_images_together_leave_half_of_the_device_to_training(monkeypatch, caplog, used, free, where):
+    """1,536 bytes of images; what other splits hold counts with them."""
+    memory = SimpleNamespace(used=used, free=free)
+    monkeypatch.setattr(store_module, "device_memory", lambda device: memory)
+    monkeypatch.setattr(store_module.torch, "empty", lambda *_, device="cpu", **__: SimpleNamespace(device=device))
     pixels = store_module._allocate((2, 3, 16, 16), data(), torch.device("cuda", 0))
-    assert pixels.device == CPU
-    assert "stay in host memory" in caplog.text
+    assert torch.device(pixels.device).type == where
+    assert ("they stay in host memory" in caplog.text) == (where == "cpu")
+
+
+@pytest.mark.parametrize("fault", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("std::bad_alloc: rmm")])
+def test_a_device_that_is_full_after_all(monkeypatch, caplog, fault):
+    def empty(*_, device="cpu", **__):
+        if torch.device(device).type == "cuda":
+            raise fault
+        return SimpleNamespace(device=device)
+
+    monkeypatch.setattr(store_module, "device_memory", lambda device: SimpleNamespace(used=0, free=2**31))
+    monkeypatch.setattr(store_module.torch, "empty", empty)
+    shape, cuda = (2, 3, 16, 16), torch.device("cuda", 0)
+    assert store_module._allocate(shape, data(), cuda).device == "cpu"
+    assert "they stay in host memory" in caplog.text
+    with pytest.raises(InputError, match=r"data\.store: 2 images .* 2\.0 GiB are free .*set data\.store: auto"):
+        store_module._allocate(shape, data(store="device"), cuda)
 
 
 @needs_gpu

@@ -138,3 +138,11 @@ def test_lengths_that_differ_are_named():
         retrieval_scores(arguments[0][:0], arguments[1], *arguments[2:])
     with pytest.raises(InputError, match=r"expected \(Q, D\) and \(G, D\), got \(4, 2\) and \(10, 3\)"):
         retrieval_scores(arguments[0][:, :2], *arguments[1:])
+
+
+def test_an_identity_may_fill_the_gallery():
+    lists = [[[0], [3]], [[1], [2], [0]], [4, 4], [0, 9], [4, 4, 4], [1, 2, 0]]
+    results = query_results(*tensors(lists))
+    assert results.matches.tolist() == [2, 3]
+    assert results.average_precision.tolist() == [1.0, 1.0]
+    assert retrieval_scores(*tensors(lists)) == reid_metrics.scores(*lists)

@@ -41,7 +41,7 @@ def test_labels_never_leave_the_device():
         with clock.stage("targets"):
             targets = hard_targets(refined.hard)
             class_centroids(features_ND, targets)
-            identity_batches(targets.identities_N, 16, 4, 20, generator(0, "sampler", 1))
+            identity_batches(targets.identities_N, 16, 4, 20, generator(0, "sampler", 1, device=device))
 
     epoch(epochs[0])  # compiles kernels, fills pools
     with recorded() as ledger:

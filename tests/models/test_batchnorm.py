@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from rapids_slr.errors import RunError
 from rapids_slr.models import TwoBranch, recalibrate_batchnorm
 from rapids_slr.spec import ModelSpec
 
@@ -95,4 +96,14 @@ def test_a_failing_batch_leaves_the_network_usable(network):
     with pytest.raises(RuntimeError):
         recalibrate_batchnorm(network, [torch.zeros(4, 7, 16, 16)])
     assert not any(module.training for module in network.modules())
+    assert network.trunk.bn1.momentum == 0.1
+
+
+def test_no_memory_for_a_batch_says_what_to_lower(network, images, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(TwoBranch, "forward", full)
+    with pytest.raises(RunError, match=r"BatchNorm on the target: memory has run out; lower features\.batch"):
+        recalibrate_batchnorm(network, images.split(4))
     assert network.trunk.bn1.momentum == 0.1

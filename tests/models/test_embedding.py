@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rapids_slr.data import ImageStore, augment, normalise
+from rapids_slr.errors import RunError
 from rapids_slr.models import TwoBranch, embed
 from rapids_slr.spec import AugmentSpec, DataSpec, FeatureSpec, ModelSpec
 
@@ -81,3 +82,51 @@ def test_progress_counts_images(network, store):
     done = []
     embed(network, store, DATA, FeatureSpec(batch=4), progress=done.append)
     assert done == [4, 4, 2]
+
+
+# Memory ---------------------------------------------------------------------------------------------------------------
+
+
+class Small(TwoBranch):
+    """A network that has no memory for more than `room` images."""
+
+    room = 3
+    fault: Exception = torch.OutOfMemoryError("CUDA out of memory")
+
+    def forward(self, images):
+        if len(images) > self.room:
+            raise self.fault
+        return super().forward(images)
+
+
+@pytest.fixture
+def small(network) -> Small:
+    network.__class__ = Small
+    return network
+
+
+@pytest.mark.parametrize("fault", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("std::bad_alloc: rmm")])
+@pytest.mark.parametrize("views", [1, 3])
+@pytest.mark.parametrize("batch", [4, 7, 100])
+def test_batches_are_halved_where_memory_runs_out_and_views_stay_the_same(network, store, views, batch, fault, caplog):
+    settings, done = FeatureSpec(batch=batch, views=views), []
+    expected = embed(network, store, DATA, settings, AUGMENT, torch.Generator().manual_seed(5))
+    network.__class__, Small.fault = Small, fault
+    rows = embed(network, store, DATA, settings, AUGMENT, torch.Generator().manual_seed(5), done.append)
+    torch.testing.assert_close(rows, expected, rtol=1e-4, atol=1e-6)
+    assert sum(done) == N
+    assert max(done) <= 3
+    assert "memory has run out; going on with batches of" in caplog.text
+
+
+def test_no_room_for_one_image_is_an_error(small, store):
+    small.room = 0
+    with pytest.raises(RunError, match=r"embedding: memory has run out; one image.*lower data\.height and data\.width"):
+        embed(small, store, DATA, FeatureSpec(batch=4))
+    assert small.training
+
+
+def test_another_fault_is_no_lack_of_memory(small, store):
+    small.room, small.fault = 0, RuntimeError("CUDA error: an illegal memory access was encountered")
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        embed(small, store, DATA, FeatureSpec(batch=4))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rapids_slr.errors import InputError
-from rapids_slr.models import TwoBranch
+from rapids_slr.models import TwoBranch, make_teacher, two_branch
 from rapids_slr.models.backbones import build_backbone
 from rapids_slr.spec import ModelSpec
 
@@ -146,3 +146,68 @@ def test_the_extra_block_is_of_the_kind_of_its_backbone():
     assert [type(m) for m in build_backbone(ModelSpec(backbone="resnet18"), 3).extra_block.children()] == [
         nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Conv2d, nn.BatchNorm2d,
     ]  # fmt: skip
+
+
+# Precision and place --------------------------------------------------------------------------------------------------
+
+
+def twin(network: TwoBranch, **settings) -> TwoBranch:
+    """A network of the same weights under other settings."""
+    other = TwoBranch(NARROW.model_copy(update=settings))
+    other.load_state_dict(network.state_dict(), strict=False)
+    return other
+
+
+@pytest.mark.parametrize("backbone", ["narrow", "ibn_resnet50_a"])
+def test_bfloat16_computes_the_maps_and_nothing_else(images, backbone):
+    network = TwoBranch(ModelSpec(backbone=backbone, widths=[4, 6, 8], precision="bfloat16"))
+    network.set_classifiers(5, torch.Generator().manual_seed(0))
+    seen: dict[str, set[torch.dtype]] = {}
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(lambda _, __, out, name=name: seen.setdefault(name, set()).add(out.dtype))
+    out = network(images)
+    assert {next(iter(found)) for name, found in seen.items() if "classifiers" not in name} == {torch.bfloat16}
+    assert {x.dtype for part in out for x in part} == {torch.float32}
+    assert network.embed(images).dtype == torch.float32
+    sum(logits.sum() for logits in out.logits).backward()
+    assert {p.grad.dtype for p in network.parameters() if p.grad is not None} == {torch.float32}
+
+
+def test_bfloat16_gives_nearly_the_same_features(network, images):
+    rows, rounded = network.eval().embed(images), twin(network, precision="bfloat16").eval().embed(images)
+    assert not torch.equal(rows, rounded)
+    assert (rows * rounded).sum(1).min() > 0.999
+    torch.testing.assert_close(rounded.norm(dim=1), torch.ones(6))
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((7, 5), False), ((8, 0), True), ((9, 0), True), ((12, 0), True)])
+def test_auto_takes_bfloat16_where_a_gpu_has_it(network, monkeypatch, capability, expected):
+    assert not two_branch.takes_bfloat16(torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert two_branch.takes_bfloat16(torch.device("cuda", 0)) == expected
+
+
+@pytest.mark.parametrize("precision", ["auto", "float32"])
+def test_the_cpu_keeps_float32_unless_told_otherwise(network, images, precision):
+    assert torch.equal(twin(network, precision=precision).eval().embed(images), network.eval().embed(images))
+
+
+def test_channels_last_weights_give_the_same_outputs(network, images):
+    other = twin(network).to(memory_format=torch.channels_last)
+    torch.testing.assert_close(other(images).necked, network(images).necked, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_compiled_keeps_its_names_and_compiles_again_in_a_copy(network, images, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda call, **_: compiled.append(call) or call)
+    other = twin(network, compile=True).place("cpu")
+    assert len(compiled) == 3  # trunk and branches
+    assert other.state_dict().keys() == network.state_dict().keys()
+    assert torch.equal(other.eval().embed(images), network.eval().embed(images))
+    teacher = make_teacher(other)
+    assert len(compiled) == 6
+    assert torch.equal(teacher.embed(images), network.embed(images))
+    assert {call.__self__ for call in compiled[3:]} == {teacher.trunk, *teacher.branches}
+    network.place("cpu")
+    assert len(compiled) == 6

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import Counter
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rapids_slr.data import ImageStore
 from rapids_slr.errors import RunError
@@ -220,3 +222,73 @@ def test_another_fault_of_a_step_passes_as_it_is(tiny, monkeypatch):
     with pytest.raises((ValueError, RuntimeError)) as raised:
         adapt(tiny, student, teacher)
     assert not isinstance(raised.value, RunError)
+
+
+# What the host waits for ----------------------------------------------------------------------------------------------
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations whose result the host needs before it can go on."""
+
+    OPERATIONS = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "_unique2", "bincount")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        name = operation.__name__.split(".")[0]
+        indices = args[1] if len(args) > 1 and isinstance(args[1], list | tuple) else ()
+        masks = any(isinstance(part, torch.Tensor) and part.dtype == torch.bool for part in indices)
+        if name in self.OPERATIONS or masks:
+            self.found[name] += 1
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("teacher_ce", [False, True])
+def test_more_steps_wait_no_more_often(tiny, ahead, teacher_ce):
+    """Losses are read by tolist, which is not counted; nothing else in a step may be read."""
+
+    def waits(iterations: int) -> Counter[str]:
+        student, teacher = networks(tiny)
+        with Waits() as counted:
+            adapt(longer(tiny, teacher_ce=teacher_ce, iterations=iterations), student, teacher)
+        return counted.found
+
+    assert waits(13) == waits(3)
+
+
+def test_more_steps_of_pretraining_wait_no_more_often(tiny, ahead):
+    def waits(iterations: int) -> Counter[str]:
+        spec = tiny.model_copy(update={"pretrain": tiny.pretrain.model_copy(update={"iterations": iterations})})
+        student, _ = networks(tiny)
+        optimizer = steps.pretrain_optimizer(student, spec.pretrain)
+        labels = torch.arange(16) % 4
+        with Waits() as counted:
+            pretrain_epoch(student, optimizer, images(), labels, images(8), spec, 1, lambda *_, **__: None)
+        return counted.found
+
+    assert waits(13) == waits(3)
+
+
+def test_losses_are_read_once_an_interval(tiny, ahead, monkeypatch):
+    reads = []
+    real = LossMeter._read
+    monkeypatch.setattr(LossMeter, "_read", lambda meter: reads.append(meter._steps) or real(meter))
+    student, teacher = networks(tiny)
+    adapt(longer(tiny, iterations=24), student, teacher)
+    assert reads == [10, 20, 24]
+
+
+def test_the_count_of_waits_sees_a_read(tiny, ahead, monkeypatch):
+    real = steps.update_teacher
+
+    def reading(teacher, student, *arguments, **settings):
+        float(student.necks[0].running_mean[0])
+        real(teacher, student, *arguments, **settings)
+
+    monkeypatch.setattr(steps, "update_teacher", reading)
+    student, teacher = networks(tiny)
+    with Waits() as counted:
+        adapt(longer(tiny, iterations=7), student, teacher)
+    assert counted.found["_local_scalar_dense"] >= 7

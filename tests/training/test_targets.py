@@ -6,7 +6,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rapids_slr.training.targets import Targets, class_centroids, hard_targets, shuffled, true_identities
+from rapids_slr.training.targets import (
+    Targets,
+    _sums_by_group,
+    class_centroids,
+    hard_targets,
+    shuffled,
+    true_identities,
+)
 
 
 def plain_centroids(features, weights):
@@ -53,3 +60,18 @@ def test_true_identities_have_no_gaps_and_leave_out_junk_and_distractors():
     targets = true_identities(torch.tensor([7, -1, 3, 0, 7]))
     assert targets.identities_N.tolist() == [1, -1, 0, -1, 1]
     assert targets.classes == 2
+
+
+@given(st.lists(st.integers(-1, 5), min_size=1, max_size=40).filter(lambda labels: max(labels) >= 0))
+def test_both_ways_to_sum_groups_agree(labels):
+    features, groups = torch.randn(len(labels), 3), torch.tensor(labels) + 1
+    scattered = torch.zeros(7, 3).index_put_((groups,), features, accumulate=True)
+    torch.testing.assert_close(_sums_by_group(features, groups, 7), scattered)
+
+
+def test_shuffling_takes_its_order_from_the_device_of_the_generator(monkeypatch):
+    asked = []
+    real = torch.randperm
+    monkeypatch.setattr(torch, "randperm", lambda *args, **kw: asked.append(kw["device"]) or real(*args, **kw))
+    shuffled(hard_targets(torch.tensor([0, 1, -1])), torch.Generator())
+    assert asked == [torch.device("cpu")]
