@@ -230,7 +230,7 @@ def cluster(features_ND: Tensor, source_SD: Tensor | None, spec: ClusterSpec) ->
     """Cluster labels (N,) int32 of one epoch, where the features are; -1 for outliers."""
     if spec.method == "hdbscan":
         return cluster_hdbscan(features_ND, spec.min_cluster_size)
-    settings = spec.model_dump(exclude={"method", "min_cluster_size", "solver"})
+    settings = spec.model_dump(exclude={"method", "min_cluster_size"})
     return JaccardDBSCAN(**settings).fit_predict(features_ND, source=source_SD)
 
 

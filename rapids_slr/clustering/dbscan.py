@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from sklearn.base import BaseEstimator, ClusterMixin
 
-from rapids_slr.arrays import Array, array_module, csr_like, like, row_of_entry
+from rapids_slr.arrays import Array, array_module, csr_like, like, on_torch_stream, row_of_entry
+from rapids_slr.clustering.cuml_dbscan import dbscan_cuml, takes_cuml
 from rapids_slr.clustering.jaccard import Graph, add_source_term, jaccard_graph, source_reach
 from rapids_slr.clustering.neighbours import check_features, nearest_neighbours
 from rapids_slr.errors import InputError
@@ -77,12 +78,13 @@ def _mean_with_source(graph: Graph, reach_N: Array, count: int) -> float:
     return float((total / 2 + (count - pairs_below(low)) * high) / count)
 
 
-def dbscan(graph: Graph, eps: float, min_samples: int) -> Array:
+def dbscan(graph: Graph, eps: float, min_samples: int, solver: str = "auto") -> Array:
     """DBSCAN on the distances of the graph.
 
     Args:
         eps: largest distance of neighbours, in the distance's own units (0..1); compared as float32.
         min_samples: points within eps, the point itself included, that make a core point.
+        solver: of a graph on a GPU: "cuml", "graph" (own kernels) or "auto" (see takes_cuml); labels are equal.
     Returns: int32 (N,), -1 = outlier; clusters are numbered by their first core point, and a border point joins the
         lowest of the clusters it touches, as in scikit-learn and cuML.
     Raises: InputError if eps reaches pairs whose distance the graph does not hold.
@@ -98,6 +100,8 @@ def dbscan(graph: Graph, eps: float, min_samples: int) -> Array:
                 f"clusters: eps={eps:.4g} reaches pairs without a common neighbour, which are {nearest:.4g} or more "
                 "apart; lower eps, pairs_per_image or rho, or raise k1"
             )
+    if takes_cuml(graph, solver):
+        return dbscan_cuml(graph, eps, min_samples)
     return kernel.dbscan(graph.indptr, graph.indices, graph.distances, eps, min_samples)
 
 
@@ -125,6 +129,8 @@ class JaccardDBSCAN(ClusterMixin, BaseEstimator):
         min_samples: points within eps, the point itself included, that make a core point.
         min_size: clusters with fewer images become outliers.
         source_weight: lambda of the source term, in [0, 1); above 0, `fit` needs source features.
+        solver: DBSCAN on CUDA: `cuml` on all N x N distances, own kernels on the `graph`, or `auto`: cuML where it is
+            installed and these distances take a quarter of the free memory at most. Labels are equal.
 
     After `fit`: `labels_` (N,) int32 with -1 = outlier, `eps_`, `graph_` (CSR of the distances of all pairs with J < 1,
     both triangles without the diagonal, zeros stored), `n_features_in_`. Arrays are of the library of the features and
@@ -141,6 +147,7 @@ class JaccardDBSCAN(ClusterMixin, BaseEstimator):
         min_samples: int = 4,
         min_size: int = 1,
         source_weight: float = 0.0,
+        solver: str = "auto",
     ) -> None:
         self.k1 = k1
         self.k2 = k2
@@ -150,6 +157,7 @@ class JaccardDBSCAN(ClusterMixin, BaseEstimator):
         self.min_samples = min_samples
         self.min_size = min_size
         self.source_weight = source_weight
+        self.solver = solver
 
     def fit(self, features, y=None, *, source=None) -> JaccardDBSCAN:
         """Cluster unit rows.
@@ -161,6 +169,10 @@ class JaccardDBSCAN(ClusterMixin, BaseEstimator):
         Raises: InputError for features or settings that cannot be used; rows are named.
         """
         self._check_settings()
+        with on_torch_stream(features):
+            return self._fit(features, source)
+
+    def _fit(self, features, source) -> JaccardDBSCAN:
         x_ND = check_features(features)
         needed = max(self.k1 + 1, self.k2)
         if len(x_ND) < needed:
@@ -179,7 +191,7 @@ class JaccardDBSCAN(ClusterMixin, BaseEstimator):
         eps = self.eps
         if eps is None:
             eps = radius(graph, pairs_per_image=self.pairs_per_image, rho=self.rho)
-        labels_N = drop_small(dbscan(graph, eps, self.min_samples), self.min_size)
+        labels_N = drop_small(dbscan(graph, eps, self.min_samples, self.solver), self.min_size)
 
         self.labels_ = like(labels_N, features)
         self.eps_ = float(eps)
@@ -204,3 +216,5 @@ class JaccardDBSCAN(ClusterMixin, BaseEstimator):
             raise InputError("give one of pairs_per_image, rho and eps; all three are None")
         if not 0 <= self.source_weight < 1:
             raise InputError(f"source_weight must lie in [0, 1), got {self.source_weight!r}")
+        if self.solver not in ("auto", "cuml", "graph"):
+            raise InputError(f"solver must be auto, cuml or graph, got {self.solver!r}")

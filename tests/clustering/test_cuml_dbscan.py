@@ -11,7 +11,8 @@ import pytest
 from sklearn import cluster
 
 from rapids_slr.backend import DeviceMemory
-from rapids_slr.clustering import cuml_dbscan
+from rapids_slr.clustering import JaccardDBSCAN, cuml_dbscan
+from rapids_slr.clustering import dbscan as dbscan_module
 from rapids_slr.clustering.cuml_dbscan import NO_PAIR, dbscan_cuml, dense_distances, takes_cuml
 from rapids_slr.clustering.dbscan import dbscan, radius
 from rapids_slr.clustering.jaccard import Graph, add_source_term, jaccard_graph
@@ -106,6 +107,17 @@ def test_what_cuml_is_told(cuml):
         },
         {"waits": True},
     ]
+
+
+def test_the_estimator_hands_its_graph_to_cuml(cuml, monkeypatch):
+    features_ND = groups(np.random.default_rng(0), 240, 20)
+    settings = {"k1": 12, "k2": 3, "pairs_per_image": 3}
+    expected = JaccardDBSCAN(**settings, solver="graph").fit(features_ND)
+    assert not cuml
+    monkeypatch.setattr(dbscan_module, "takes_cuml", lambda graph, solver: solver == "cuml")
+    found = JaccardDBSCAN(**settings, solver="cuml").fit(features_ND)
+    assert cuml[0]["eps"] == expected.eps_
+    np.testing.assert_array_equal(found.labels_, expected.labels_)
 
 
 def test_what_does_not_fit_is_refused(cuml, monkeypatch):
