@@ -20,6 +20,9 @@ STRIP = 4096  # columns: 16 MB of similarities, which stay in the cache
 SPACE = 4 * 2**30  # bytes that a block on CUDA, of whole rows, may take
 FEWEST_ROWS = 16  # of a block on CUDA: with less memory the search gives up
 SPARE = 128  # places in a list of candidates beyond four times the neighbours
+SAMPLE = 512  # images whose exact lists tell the recall of an approximate search
+RECALL = 0.99  # below, it warns
+DEGREE = 64  # of the graph that an approximate search improves, at least
 UNIT = 1e-4  # largest deviation of a squared row norm from 1
 
 log = logging.getLogger(__name__)
@@ -35,6 +38,8 @@ class Neighbours:
     """float32, squared Euclidean distances of unit rows, 0..4; below 1e-6 they are 0."""
     furthest_N: Array
     """float32, the largest distance of each row; 0 where all images are equal."""
+    recall: float | None = None
+    """Share of the neighbours that an approximate search found, measured on SAMPLE images; None for an exact one."""
 
 
 def check_features(features: object, name: str = "features") -> Array:
@@ -82,7 +87,7 @@ def _rows(bad_N: Array) -> str:
     return f"{rows.size} of {bad_N.size} rows: {shown}"
 
 
-def nearest_neighbours(features_ND: Array, k: int) -> Neighbours:
+def nearest_neighbours(features_ND: Array, k: int, approximate: bool = False) -> Neighbours:
     """The k nearest images of each image, the image itself included and first.
 
     Ranks are settled in float64 and hence the same for every block size, thread count, engine and library of matrix
@@ -91,11 +96,18 @@ def nearest_neighbours(features_ND: Array, k: int) -> Neighbours:
     Args:
         features_ND: (N, D) float32, contiguous, finite unit rows (see check_features), NumPy or CuPy.
         k: neighbours, 1 <= k <= N.
-    Raises: InputError if there are fewer images than neighbours; RunError if GPU memory does not suffice.
+        approximate: for CuPy arrays of some 100,000 rows and more: miss some neighbours, but do without N^2 D
+            multiplications. Needs cuVS.
+    Raises: InputError if there are fewer images than neighbours, or an approximate search is not to be had; RunError
+        if GPU memory does not suffice.
     """
     N = len(features_ND)
     if not 1 <= k <= N:
         raise InputError(f"features: {N} rows, but k={k} neighbours were asked for; k must lie in [1, {N}]")
+    if approximate and not on_gpu(features_ND):
+        raise InputError("approximate: only the CUDA engine searches approximately; leave it out for an exact search")
+    if approximate and 1 < k <= N // 4:
+        return nearest_approximately(features_ND, k - 1)
     return (nearest_on_cuda if on_gpu(features_ND) else nearest_on_cpu)(features_ND, k - 1)
 
 
@@ -116,13 +128,82 @@ def nearest_on_cuda(features_ND: Array, k: int) -> Neighbours:
     Images with more candidates than a list holds, many equal or all much alike, have theirs from a product in float32
     into lists of any length. Beyond features and results it takes SPACE at most.
     """
-    xp, (N, D) = array_module(features_ND), features_ND.shape
     found = nearest_cuda.no_results(features_ND, k)
+    _settle(features_ND, array_module(features_ND).arange(len(features_ND)), k, found)
+    return Neighbours(found.index_NK, found.distance_NK, found.furthest_N)
+
+
+def nearest_approximately(features_ND: Array, k: int) -> Neighbours:
+    """`nearest_on_cuda` among the images that NN-descent (cuVS) finds near; distances and their order are exact.
+
+    furthest_N is an image's largest distance to SAMPLE others, and hence may be a little low. SAMPLE images are
+    searched exactly, as are those for which NN-descent finds too few.
+    """
+    xp, N = array_module(features_ND), len(features_ND)
+    found = nearest_cuda.no_results(features_ND, k)
+    near_NC = _descend(features_ND, min(max(2 * k, DEGREE), N - 1))
+    for first in range(0, N, BLOCK):
+        image_I = xp.arange(first, min(first + BLOCK, N))
+        nearest_cuda.settle(features_ND, image_I, _lists(image_I, near_NC[first : first + BLOCK], N, k), found)
+    sample = xp.arange(SAMPLE) * N // SAMPLE
+    for row, _, block_IJ in similarity_blocks(features_ND, features_ND[sample]):
+        part = found.furthest_N[row : row + len(block_IJ)]
+        xp.maximum(part, 2 - 2 * block_IJ.min(axis=1), out=part)
+    few, before = xp.flatnonzero(found.unsettled_N), found.distance_NK[sample, 1:]
+    found.unsettled_N[:] = False
+    _settle(features_ND, xp.concatenate([sample, few]), k, found)
+    recall = float((before <= found.distance_NK[sample, -1:]).mean())
+    log.log(
+        logging.INFO if recall >= RECALL else logging.WARNING,
+        "nearest neighbours: the approximate search found %.2f %% of those of %d images",
+        100 * recall,
+        SAMPLE,
+    )
+    furthest_N = xp.maximum(found.furthest_N, found.distance_NK[:, -1])
+    return Neighbours(found.index_NK, found.distance_NK, xp.where(furthest_N < nearest.ZERO, 0, furthest_N), recall)
+
+
+def _descend(features_ND: Array, degree: int) -> Array:
+    """Numbers int64 (N, degree) of near images, in any order; itself, gaps and repetitions may be among them."""
+    try:
+        from cuvs.common import Resources
+        from cuvs.neighbors import all_neighbors, nn_descent
+    except ImportError as fault:
+        raise InputError(
+            f"approximate: needs cuVS ({fault}); pip install cuvs-cu13, or cuvs-cu12 for CUDA 12, or search exactly"
+        ) from fault
+    import cupy
+
+    descent = nn_descent.IndexParams(metric="sqeuclidean", graph_degree=degree, intermediate_graph_degree=2 * degree)
+    params = all_neighbors.AllNeighborsParams(algo="nn_descent", metric="sqeuclidean", nn_descent_params=descent)
+    near_NC = array_module(features_ND).empty((len(features_ND), degree), np.int64)
+    resources = Resources(stream=cupy.cuda.get_current_stream().ptr)
+    all_neighbors.build(features_ND, degree, params, indices=near_NC, resources=resources)
+    resources.sync()
+    return near_NC
+
+
+def _lists(image_I: Array, near_IC: Array, N: int, k: int) -> nearest_cuda.Lists:
+    """Lists of the distinct other images; one of fewer than k counts as one that does not fit."""
+    xp, (rows, C) = array_module(near_IC), near_IC.shape
+    gap_IC = (near_IC < 0) | (near_IC >= N) | (near_IC == image_I[:, None])
+    near_IC = xp.sort(xp.where(gap_IC, N, near_IC), axis=1)
+    again_IC = xp.concatenate([xp.zeros((rows, 1), xp.bool_), near_IC[:, 1:] == near_IC[:, :-1]], axis=1)
+    near_IC = xp.sort(xp.where(again_IC, N, near_IC), axis=1)
+    near_I = (near_IC < N).sum(axis=1)
+    index_IC = xp.concatenate([near_IC, image_I[:, None]], axis=1).astype(xp.int32)
+    index_IC[xp.arange(rows), near_I] = image_I
+    near_I = xp.where(near_I < k, C + 1, near_I).astype(xp.int32)
+    return nearest_cuda.Lists(index_IC, xp.empty((rows, C + 1), xp.float64), near_I, xp.zeros(rows, xp.int32))
+
+
+def _settle(features_ND: Array, image_I: Array, k: int, found: nearest_cuda.Nearest) -> None:
+    """Find the neighbours of images int64 (I,) exactly."""
+    xp, (N, D) = array_module(features_ND), features_ND.shape
     room = min(4 * k + SPARE, 2 * N)
-    _search(features_ND, xp.arange(N), k, room, 2.01 * 2.0**-10 + 2 * nearest.rounding(D), "tf32", found)
+    _search(features_ND, image_I, k, room, 2.01 * 2.0**-10 + 2 * nearest.rounding(D), "tf32", found)
     crowded = xp.flatnonzero(found.unsettled_N)  # the only wait
     _search(features_ND, crowded, k, 2 * N, 2 * nearest.rounding(D), "ieee", found)
-    return Neighbours(found.index_NK, found.distance_NK, found.furthest_N)
 
 
 def _search(

@@ -67,6 +67,11 @@ def test_more_neighbours_than_images():
         nearest_neighbours(FAMILIES["random"], 101)
 
 
+def test_no_approximate_search_on_the_cpu():
+    with pytest.raises(InputError, match="approximate: only the CUDA engine searches approximately"):
+        nearest_neighbours(FAMILIES["random"], 5, approximate=True)
+
+
 @pytest.mark.parametrize("kind", [np.float64, np.float16, "fortran", "strided", "read-only", "torch", "bfloat16"])
 def test_features_are_converted(kind):
     x = FAMILIES["random"]

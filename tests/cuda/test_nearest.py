@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import logging
+import sys
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from rapids_slr import kernels
 from rapids_slr.arrays import array_module
 from rapids_slr.clustering import neighbours
 from rapids_slr.clustering.neighbours import Neighbours, nearest_neighbours, nearest_on_cpu, nearest_on_cuda
-from rapids_slr.errors import RunError
+from rapids_slr.errors import InputError, RunError
 from rapids_slr.kernels import nearest_cuda
 from tests.clustering.cases import families, unit
 from tests.reference import jaccard as reference
@@ -170,3 +172,69 @@ def test_blocks_are_halved_when_memory_runs_out(fault, device, host, monkeypatch
     monkeypatch.setattr(neighbours, "FEWEST_ROWS", 6)
     with pytest.raises(RunError, match=r"of 14 images: GPU memory does not hold 6 rows .* \(no memory\); free GPU"):
         nearest_on_cuda(device(features), 3)
+
+
+@pytest.fixture
+def cuvs(monkeypatch, device, host):
+    """A cuVS whose NN-descent finds the nearest but leaves gaps; it takes the calls that cuVS 26.10 takes."""
+    cupy = pytest.importorskip("cupy")
+    modules = {name: ModuleType(name) for name in ("cuvs", "cuvs.common", "cuvs.neighbors")}
+    lost = {3: 9, 5: 1}  # image -> neighbours that are missing
+
+    def index_params(*, metric, graph_degree, intermediate_graph_degree):
+        assert graph_degree < intermediate_graph_degree
+        return metric
+
+    def all_neighbors_params(*, algo, metric, nn_descent_params):
+        assert (algo, metric, nn_descent_params) == ("nn_descent", "sqeuclidean", "sqeuclidean")
+
+    def build(dataset, k, params, *, indices, resources):
+        order = reference.ranks(reference.squared_distances(host(dataset)))[:, :k].astype(np.int64)
+        for i, missing in lost.items():
+            order[i, 1 : 1 + missing] = [-1, len(order), order[i, 0], *[order[i, -1]] * 6][:missing]
+        indices[:] = device(np.random.default_rng(0).permuted(order, axis=1))
+
+    common, found = modules["cuvs.common"], modules["cuvs.neighbors"]
+    common.Resources = lambda stream: SimpleNamespace(sync=lambda: None)
+    found.nn_descent = SimpleNamespace(IndexParams=index_params)
+    found.all_neighbors = SimpleNamespace(AllNeighborsParams=all_neighbors_params, build=build)
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    if kernels.SIMULATED:
+        monkeypatch.setattr(cupy.cuda, "get_current_stream", lambda: SimpleNamespace(ptr=0))
+    monkeypatch.setattr(neighbours, "DEGREE", 12)
+    return lost
+
+
+def test_approximate_neighbours_are_measured_exactly(cuvs, device, host, monkeypatch, caplog, rows_of_products):
+    """Of image 3 fewer than 4 others are found, so it is searched exactly; 5 misses its nearest; 0 and 11 are known."""
+    monkeypatch.setattr(neighbours, "SAMPLE", 2)
+    features = near_ties(22)
+    expected = on_cpu(features, 4)
+    with caplog.at_level(logging.INFO, "rapids_slr"):
+        found = nearest_neighbours(device(features), 5, approximate=True)
+    index_NK, others = host(found.indices_Nk), np.arange(22) != 5
+    assert_array_equal(index_NK[others], expected.indices_Nk[others])
+    assert_allclose(host(found.distances_Nk)[others], expected.distances_Nk[others], rtol=1e-7)
+    assert_array_equal(index_NK[5, :4], expected.indices_Nk[5, [0, 2, 3, 4]])
+    assert found.recall == 1
+    assert caplog.messages == ["nearest neighbours: the approximate search found 100.00 % of those of 2 images"]
+    assert rows_of_products == {"tf32": 3, "ieee": 22}  # the latter for the largest distances
+    furthest_N = reference.squared_distances(features).max(axis=1)
+    assert_allclose(host(found.furthest_N)[[0, 3, 11]], furthest_N[[0, 3, 11]], rtol=1e-6)
+    assert (host(found.furthest_N) <= furthest_N + 1e-6).all()
+    assert (host(found.furthest_N) >= host(found.distances_Nk)[:, -1]).all()
+
+
+def test_the_recall_of_an_approximate_search(cuvs, device, monkeypatch, caplog):
+    monkeypatch.setattr(neighbours, "SAMPLE", 22)
+    cuvs.pop(3)
+    found = nearest_neighbours(device(near_ties(22)), 5, approximate=True)
+    assert found.recall == pytest.approx(1 - 1 / (22 * 4))
+    assert caplog.messages == ["nearest neighbours: the approximate search found 98.86 % of those of 22 images"]
+
+
+def test_an_approximate_search_without_cuvs(device, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cuvs", None)
+    with pytest.raises(InputError, match=r"approximate: needs cuVS \(.*\); pip install cuvs-cu13"):
+        nearest_neighbours(device(near_ties(22)), 5, approximate=True)
