@@ -11,21 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from rapids_slr.arrays import Array, array_module, as_array
+from rapids_slr.arrays import array_module, as_array
 from rapids_slr.data import Split
 
 Frame = Any
 """pandas.DataFrame or cudf.DataFrame."""
 
 
-def data_frames(x: Array) -> ModuleType:
-    """The library of tables for an array: cuDF for one on a GPU where it is installed, else pandas."""
-    on_device = array_module(x) is not np and importlib.util.find_spec("cudf") is not None
+def data_frames(*columns: Any) -> ModuleType:
+    """The library of tables for arrays: cuDF where one of them lies on a GPU and it is installed, else pandas."""
+    on_device = any(array_module(x) is not np for x in columns) and importlib.util.find_spec("cudf") is not None
     return import_module("cudf" if on_device else "pandas")
 
 
 def table(columns: Mapping[str, Any]) -> Frame:
-    """A table of equally long columns; it lies where the last of them does.
+    """A table of equally long columns; it lies on a GPU if one of them does.
 
     Args:
         columns: arrays and tensors of any library, or sequences of text.
@@ -33,7 +33,7 @@ def table(columns: Mapping[str, Any]) -> Frame:
     arrays = {
         name: column if isinstance(column, (tuple, list)) else as_array(column) for name, column in columns.items()
     }
-    frames = data_frames(list(arrays.values())[-1])
+    frames = data_frames(*arrays.values())
     if frames.__name__ == "pandas":  # which does not read CuPy arrays
         arrays = {name: column.get() if hasattr(column, "get") else column for name, column in arrays.items()}
     return frames.DataFrame(arrays)

@@ -88,21 +88,35 @@ def test_without_a_cluster_there_are_no_means(split):
     assert len(cluster_statistics(label_table(split, None, nothing, nothing, None))) == 0
 
 
-def test_the_library_of_tables_follows_the_array(monkeypatch):
-    assert data_frames(np.zeros(2)) is pd
-    monkeypatch.setattr(tables, "array_module", lambda x: None)  # an array of a GPU
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setattr(tables, "import_module", lambda name: name)
-    assert data_frames(np.zeros(2)) == "cudf"
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert data_frames(np.zeros(2)) == "pandas"
+class OfGpu:
+    """An array of a GPU."""
+
+    def get(self) -> np.ndarray:
+        return np.arange(3)
 
 
-def test_without_cudf_columns_of_a_gpu_come_to_the_host(monkeypatch):
-    class OfGpu:
-        def get(self):
-            return np.arange(3)
-
+@pytest.fixture
+def gpu(monkeypatch):
+    monkeypatch.setattr(tables, "array_module", lambda x: None if isinstance(x, OfGpu) else np)
     monkeypatch.setattr(tables, "as_array", lambda column: column)
-    monkeypatch.setattr(tables, "data_frames", lambda x: pd)
+
+
+@pytest.mark.parametrize(
+    ("columns", "installed", "name"),
+    [
+        ([np.zeros(3), ["a", "b", "c"]], True, "pandas"),
+        ([np.zeros(3), OfGpu()], True, "cudf"),
+        ([OfGpu(), ("a", "b", "c")], True, "cudf"),
+        ([OfGpu()], False, "pandas"),
+    ],
+)
+def test_the_library_of_tables_follows_the_arrays(gpu, monkeypatch, columns, installed, name):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if installed else None)
+    monkeypatch.setattr(tables, "import_module", lambda name: name)
+    assert data_frames(*columns) == name
+
+
+def test_without_cudf_columns_of_a_gpu_come_to_the_host(gpu, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert table({"a": np.zeros(3), "b": OfGpu()})["b"].tolist() == [0, 1, 2]
+    assert table({"a": OfGpu(), "b": np.zeros(3)})["a"].tolist() == [0, 1, 2]
