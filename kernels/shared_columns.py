@@ -17,8 +17,8 @@ from rapids_slr.arrays import Array, array_module
 from rapids_slr.kernels import THREADS, gpu
 from rapids_slr.kernels.block import sum_before
 
-BLOCKS = 1024  # at most; eight for each multiprocessor of a large GPU
-SPACE = 256 * 2**20  # bytes that the sums of all blocks may take, if one row fits
+BLOCKS = 512  # at most; four for each multiprocessor of a large GPU
+SPACE = 2**30  # bytes that the sums of all blocks may take, if one row fits
 LANES = 32  # threads that go through a column side by side
 
 

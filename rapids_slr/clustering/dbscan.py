@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from sklearn.base import BaseEstimator, ClusterMixin
 
-from rapids_slr.arrays import Array, array_module, csr_like, like, on_torch_stream, row_of_entry
+from rapids_slr.arrays import Array, array_module, csr_like, like, on_torch_stream
 from rapids_slr.clustering.cuml_dbscan import dbscan_cuml, takes_cuml
-from rapids_slr.clustering.jaccard import Graph, add_source_term, jaccard_graph, source_reach
+from rapids_slr.clustering.jaccard import Graph, add_source_term, jaccard_graph, of_rows, source_reach
 from rapids_slr.clustering.neighbours import check_features, nearest_neighbours
 from rapids_slr.errors import InputError
 from rapids_slr.kernels import dbscan as kernel
@@ -50,8 +50,7 @@ def _mean_with_source(graph: Graph, reach_N: Array, count: int) -> float:
     them, so the bound is found by halving an interval. It stays on the device, and only the mean is waited for.
     """
     xp, reach_N = array_module(reach_N), reach_N.astype(np.float64)
-    row = row_of_entry(graph.indptr, graph.indices.size)
-    as_if_far = graph.far + reach_N[row] + reach_N[graph.indices]
+    as_if_far = graph.far + of_rows(reach_N, graph) + reach_N[graph.indices]
     nonzero = graph.distances[graph.distances > 0].astype(np.float64)
     reach_N, place_N = xp.sort(reach_N), xp.arange(graph.N)
 

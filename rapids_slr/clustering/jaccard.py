@@ -84,6 +84,12 @@ def add_source_term(graph: Graph, reach_N: Array, weight: float) -> Graph:
         weight: lambda, in [0, 1).
     """
     reach_N = (weight * reach_N).astype(np.float32)
-    row = row_of_entry(graph.indptr, graph.indices.size)
-    distances = np.float32(1 - weight) * graph.distances + reach_N[row] + reach_N[graph.indices]
+    distances = np.float32(1 - weight) * graph.distances + of_rows(reach_N, graph) + reach_N[graph.indices]
     return Graph(graph.indptr, graph.indices, distances, 1 - weight, reach_N)
+
+
+def of_rows(value_N: Array, graph: Graph) -> Array:
+    """For every entry of the graph the value of its row."""
+    if array_module(value_N) is np:
+        return np.repeat(value_N, np.diff(graph.indptr))
+    return value_N[row_of_entry(graph.indptr, graph.indices.size)]  # CuPy repeats by lists of the host only

@@ -14,12 +14,12 @@ from rapids_slr.errors import InputError
 from tests.clustering.cases import groups, unit
 from tests.reference import jaccard as reference
 
-CLUSTERED = groups(np.random.default_rng(0), 36, 4, D=8, noise=0.4)
+CLUSTERED = groups(np.random.default_rng(0), 32, 4, D=8, noise=0.4)
 FAMILIES = {
     "clustered": CLUSTERED,
-    "duplicated": np.repeat(CLUSTERED[:14], 2, axis=0),
-    "constant": np.repeat(CLUSTERED[:1], 20, axis=0),
-    "isolated": np.concatenate([CLUSTERED[:24], unit(-CLUSTERED[:3] + np.eye(3, 8))]),
+    "duplicated": np.repeat(CLUSTERED[:11], 2, axis=0),
+    "constant": np.repeat(CLUSTERED[:1], 12, axis=0),
+    "isolated": np.concatenate([CLUSTERED[:18], unit(-CLUSTERED[:3] + np.eye(3, 8))]),
 }
 
 
