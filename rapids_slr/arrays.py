@@ -17,8 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from rapids_slr.errors import InputError
-
 Array = Any
 """numpy.ndarray or cupy.ndarray."""
 
@@ -92,9 +90,3 @@ def row_of_entry(indptr: Array, size: int) -> Array:
     if xp is np:
         return np.repeat(np.arange(indptr.size - 1), np.diff(indptr))
     return xp.searchsorted(indptr, xp.arange(size), side="right") - 1  # CuPy repeats by lists of the host only
-
-
-def require_host(x: Array, name: str) -> None:
-    """Raise InputError where the kernels of a step have no CUDA twin and `x` lies on a GPU."""
-    if array_module(x) is not np:
-        raise InputError(f"{name}: this step runs on the CPU, got an array on {x.device}; pass it through .cpu()")

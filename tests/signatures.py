@@ -18,10 +18,14 @@ from typing import Any
 import numpy as np
 
 LIBRARIES = ("cupy", "cupyx", "cuml", "cudf", "rmm", "numba.cuda")
+OPTIONAL = ("cuvs",)
+"""Libraries that the package does without; their calls are bound where they are installed."""
 KERNEL = ("cpu", "gpu", "shared", "cuda.jit", "numba.njit")
 """Decorators of functions that Numba compiles; what they call is tried by compiling them."""
 TWIN_ROOMS = ("kernels", "clustering", "refinement")
 """Rooms in which a function works on arrays of either library, unless its name ends in _cpu or Reader.host has it."""
+UNDOCUMENTED = {"cuvs.common.resources.Resources": "Resources(stream=None, memory_tracking_csv_path=None)"}
+"""Signatures that neither Python nor the documentation tells, read in the source."""
 NUMPY_ALLOWED = {"dtype", "finfo", "iinfo", "errstate"}
 
 
@@ -341,7 +345,8 @@ def signature_of(target: Any) -> inspect.Signature | None:
 
 def _documented(target: Any) -> inspect.Signature | None:
     """'name(self, int axis=-1, kind=None)' as a signature."""
-    lines = (getattr(target, "__doc__", None) or "").strip().splitlines()
+    name = f"{getattr(target, '__module__', '')}.{getattr(target, '__name__', '')}"
+    lines = (UNDOCUMENTED.get(name) or getattr(target, "__doc__", None) or "").strip().splitlines()
     found = re.match(r"[\w.]*?(\w+)\((.*)\)", lines[0]) if lines else None
     if found is None or found[1] != getattr(target, "__name__", found[1]):
         return None
@@ -374,7 +379,8 @@ def without_first(signature: inspect.Signature | None) -> inspect.Signature:
 
 
 def _of_library(name: str) -> bool:
-    return any(name == library or name.startswith(library + ".") for library in LIBRARIES)
+    libraries = [*LIBRARIES, *(library for library in OPTIONAL if importlib.util.find_spec(library))]
+    return any(name == library or name.startswith(library + ".") for library in libraries)
 
 
 def _host_branch(test: ast.expr) -> bool | None:

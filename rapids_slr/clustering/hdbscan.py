@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rapids_slr.arrays import Array, array_module, like
+from rapids_slr.arrays import Array, array_module, like, on_torch_stream
 from rapids_slr.clustering.neighbours import check_features
 from rapids_slr.errors import InputError
 
@@ -26,7 +26,8 @@ def cluster_hdbscan(features, min_cluster_size: int):
     if len(x_ND) < min_cluster_size:
         return like(xp.full(len(x_ND), -1, xp.int32), features)
     if xp is not np:
-        return like(hdbscan_cuml(x_ND, min_cluster_size, min_cluster_size - 1), features)
+        with on_torch_stream(features):
+            return like(hdbscan_cuml(x_ND, min_cluster_size, min_cluster_size - 1), features)
     from sklearn.cluster import HDBSCAN
 
     labels_N = HDBSCAN(min_cluster_size=min_cluster_size, copy=True).fit_predict(x_ND)
