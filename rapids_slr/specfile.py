@@ -69,7 +69,12 @@ def load_spec(path: str | Path | None, overrides: Sequence[str] = ()) -> RunSpec
 
 def dump_spec(spec: RunSpec) -> str:
     """The spec as YAML with every default filled in; loading it gives an equal spec."""
-    return yaml.dump(with_none_words(spec.model_dump(mode="json")), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return dump_yaml(spec.model_dump(mode="json"))
+
+
+def dump_yaml(values: Mapping[str, Any]) -> str:
+    """Settings as YAML, None as the word `none`."""
+    return yaml.dump(with_none_words(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def spec_schema() -> dict[str, Any]:

@@ -23,6 +23,7 @@ from rapids_slr.cli.labels import cluster, refine
 from rapids_slr.cli.machine import bench_labels, doctor
 from rapids_slr.cli.runs import adapt, evaluate, pretrain, train
 from rapids_slr.cli.specs import spec_check, spec_schema, spec_show
+from rapids_slr.cli.sweeps import sweep
 from rapids_slr.errors import InputError
 
 DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
@@ -44,6 +45,7 @@ COMMANDS = {
     "pretrain": Command(pretrain, "rapids-slr pretrain omniglot --out runs/a"),
     "adapt": Command(adapt, "rapids-slr adapt --out runs/a"),
     "evaluate": Command(evaluate, "rapids-slr evaluate --out runs/a"),
+    "sweep": Command(sweep, "rapids-slr sweep omniglot-methods --dry-run"),
     "refine": Command(refine, "rapids-slr refine labels/epoch-003.parquet labels/epoch-004.parquet -o refined.parquet"),
     "cluster": Command(cluster, "rapids-slr cluster features.npy -o labels.parquet --k1 30"),
     "data synth": Command(data_synth, "rapids-slr data synth drawn --identities 100 --gap 0.5"),

@@ -1,0 +1,125 @@
+"""Many runs at once, compared."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rapids_slr.cli.options import DeviceOption, print_table
+from rapids_slr.errors import InputError
+
+if TYPE_CHECKING:
+    from rapids_slr.sweep.folder import Results, SweepFolder
+    from rapids_slr.sweep.plan import Sweep
+
+
+def sweep(
+    file: Annotated[
+        str | None,
+        typer.Argument(metavar="SWEEP", help="YAML file, or an embedded sweep by name; that of --out without."),
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a key of the base spec, or of the sweep (seeds, pairs.*, methods.*); may be given again.",
+            show_default=False,
+        ),
+    ] = None,
+    device: DeviceOption = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The folder; runs/<name>-<time> without.", show_default=False)
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with the sweep in --out: what is unfinished, failed or new in SWEEP."),
+    ] = False,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Processes at a time; one a GPU, or one on the CPU, without.", show_default=False
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would run, and check it.")] = False,
+    table: Annotated[
+        bool, typer.Option("--table", help="Print and draw the results in --out again; nothing is run.")
+    ] = False,
+) -> None:
+    """Run methods over seeds and pairs of domains, and compare them with the baseline. Prints tables and the folder.
+
+    A sweep file names a base spec, seeds, and changes of any keys; the top of rapids_slr/sweep/plan.py shows one.
+    Source pre-training is done once for all runs that need the same.
+    """
+    if out is None and (resume or table or file is None):
+        raise InputError("name the folder of the sweep with --out DIR" if file else "give a sweep file, or --out DIR")
+    if table:
+        from rapids_slr.sweep.folder import SweepFolder
+
+        assert out is not None
+        show(SweepFolder(out), SweepFolder(out).read_results())
+        return
+
+    from rapids_slr.sweep.plan import load_sweep
+
+    plan = load_sweep(sweep_file(file, out, resume), [*(changes or ()), *([f"device={device}"] if device else ())])
+    folder = out or Path("runs") / f"{plan.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+    from rapids_slr.sweep.folder import SweepFolder
+    from rapids_slr.sweep.work import failures, run_sweep
+
+    if dry_run:
+        if resume:
+            SweepFolder(folder).may_use(plan, resume)
+        list_runs(plan, SweepFolder(folder))
+        return
+    results = run_sweep(plan, folder, resume, jobs)
+    show(SweepFolder(folder), results)
+    if fault := failures(results):
+        raise fault
+
+
+def sweep_file(file: str | None, out: Path | None, resume: bool) -> str | Path:
+    """The sweep file that a command means: without a name, that of the folder."""
+    if file is not None:
+        return file
+    assert out is not None
+    if not resume:
+        raise InputError(f"give a sweep file, or go on with that of {out} with --resume")
+    if not (out / "sweep.yaml").is_file():
+        raise InputError(f"{out} holds no sweep (no sweep.yaml); name the folder of one, or give a sweep file")
+    return out / "sweep.yaml"
+
+
+def show(folder: SweepFolder, results: Results) -> None:
+    """Print the tables and the folder; write table.md and plot.svg."""
+    from rapids_slr.sweep.folder import write_text
+    from rapids_slr.sweep.plot import draw
+    from rapids_slr.sweep.table import legend, markdown, rows_of, sections
+
+    write_text(folder.table_file, markdown(results))
+    draw(results, folder.plot_file)
+    for section in sections(results):
+        if rows := rows_of(results, section):
+            print_table(section, rows)
+    print("\n".join([*legend(results), str(folder.path)]))
+
+
+def list_runs(plan: Sweep, folder: SweepFolder) -> None:
+    """What is done and what is left, in order, and what each method changes."""
+    from rapids_slr.sweep.plan import in_words
+    from rapids_slr.sweep.work import jobs_of, missing_files
+
+    changes = {(run.pair, run.method): run.changes for run in plan.runs}
+    for (pair, method), changed in changes.items():
+        what = ", ".join(f"{key}: {in_words(value)}" for key, value in changed.items()) or "the base spec"
+        print(f"{pair}/{method}  {what}")
+    jobs = jobs_of(plan, folder)
+    print("\n".join(["", *(job.name for job in jobs), ""]))
+    left = sum(job.command == "adapt" for job in jobs)
+    print(f"{len(plan.runs)} runs, {len(plan.runs) - left} of them done, and {len(jobs) - left} pre-trainings to do")
+    if faults := missing_files(plan):
+        raise InputError("\n".join(faults))

@@ -1,0 +1,154 @@
+"""The folder of a sweep. Every run is a run folder of its own; results.json is put together from them.
+
+sweep.yaml  spec.yaml  results.json  table.md  plot.svg
+runs/<pair>/<method>/seed-<n>/     a run folder, with run.log and starts.jsonl
+pretrained/<digest>/               a run folder that holds a pre-training, shared by all runs that need the same
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rapids_slr.errors import InputError
+from rapids_slr.files import write_atomically
+from rapids_slr.records import seconds_by_stage
+from rapids_slr.runfolder import RunFolder
+from rapids_slr.session import MAY_DIFFER
+from rapids_slr.spec import RunSpec
+from rapids_slr.specfile import dump_yaml, load_spec, spec_differences
+from rapids_slr.sweep.plan import Run, Sweep
+
+FORMAT = 1
+SCORES = ("direct", "direct_bn", "last", "best")
+
+Results = dict[str, Any]
+"""What results.json holds: the axes of the sweep, its base spec, and `runs`, a record each."""
+
+
+class SweepFolder:
+    """A folder of one sweep; reading never creates anything."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.sweep_file = path / "sweep.yaml"
+        self.spec_file = path / "spec.yaml"
+        self.results_file = path / "results.json"
+        self.table_file = path / "table.md"
+        self.plot_file = path / "plot.svg"
+        self.lock_file = path / "lock"
+
+    def of_run(self, run: Run) -> RunFolder:
+        return RunFolder(self.path / "runs" / run.pair / run.method / f"seed-{run.seed}")
+
+    def of_pretraining(self, spec: RunSpec) -> RunFolder:
+        return RunFolder(self.path / "pretrained" / spec.name)
+
+    def may_use(self, sweep: Sweep, resume: bool) -> None:
+        """Refuse a folder that holds something else than this sweep.
+
+        Raises: InputError. With `resume` the sweep may have got or lost runs; those that are there must be the same.
+        """
+        if not self.sweep_file.exists():
+            if resume:
+                raise InputError(f"{self.path} holds no sweep to go on with; leave --resume out to start one")
+            if self.path.exists() and (not self.path.is_dir() or set(self.path.iterdir()) - {self.lock_file}):
+                raise InputError(f"{self.path} exists and is not a sweep; name an empty or new folder with --out")
+            return
+        if not resume:
+            raise InputError(f"{self.path} already holds a sweep; go on with --resume, or name another --out")
+        faults = []
+        for run in sweep.runs:
+            file = self.of_run(run).spec_file
+            differing = spec_differences(load_spec(file), self.linked(run)) if file.exists() else []
+            moved = {"pretrain.checkpoint"} if run.pretraining is not None else set()
+            if differing := [key for key in differing if key not in moved and key.split(".")[0] not in MAY_DIFFER]:
+                faults.append(f"{run.name} was started with other settings: {', '.join(differing)}")
+        if faults:
+            advice = "start a new sweep with another --out, or remove the folders of these runs"
+            raise InputError("\n".join([*(f"{self.path}: {fault}" for fault in faults), advice]))
+
+    def linked(self, run: Run) -> RunSpec:
+        """The spec of a run, starting from the shared pre-training."""
+        if run.pretraining is None:
+            return run.spec
+        checkpoint = str(self.of_pretraining(run.pretraining).pretrained_file.resolve())
+        return run.spec.model_copy(update={"pretrain": run.spec.pretrain.model_copy(update={"checkpoint": checkpoint})})
+
+    @contextmanager
+    def held(self) -> Iterator[int]:
+        """The folder for one sweep at a time; gives the descriptor by which the processes of its runs hold it too.
+
+        Raises: InputError if it is held, be it by a run that outlived its sweep.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.lock_file, "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(
+                    f"{self.path} is in use by another sweep, or by a run that is left of one; wait for it, or stop it"
+                ) from None
+            yield file.fileno()
+
+    def write_sweep(self, sweep: Sweep) -> None:
+        for path, text in ((self.spec_file, dump_yaml(sweep.base)), (self.sweep_file, sweep.text)):
+            write_text(path, text)
+
+    def write_results(self, results: Results) -> None:
+        """results.json, one line a run."""
+        head = json.dumps({key: value for key, value in results.items() if key != "runs"}, indent=2, allow_nan=False)
+        runs = ",\n".join("    " + json.dumps(run, allow_nan=False) for run in results["runs"])
+        write_text(self.results_file, head.removesuffix("\n}") + f',\n  "runs": [\n{runs}\n  ]\n}}\n')
+
+    def read_results(self) -> Results:
+        """Raises: InputError if there is no results.json of a sweep."""
+        try:
+            results = json.loads(self.results_file.read_text(encoding="utf-8"))
+        except FileNotFoundError as fault:
+            raise InputError(f"{self.path} holds no results.json; run the sweep first") from fault
+        except ValueError as fault:
+            raise InputError(f"{self.results_file} is no JSON: {fault}") from fault
+        if not isinstance(results, dict) or results.get("format") != FORMAT:
+            raise InputError(f"{self.results_file} holds no results of a sweep of this version")
+        return results
+
+
+def write_text(path: Path, text: str) -> None:
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def results_of(sweep: Sweep, records: Sequence[dict[str, Any]]) -> Results:
+    axes = {name: getattr(sweep, name) for name in ("name", "baseline", "pairs", "methods", "seeds")}
+    return {"format": FORMAT, **axes, "base": sweep.base, "runs": list(records)}
+
+
+def record_of(run: Run, folder: RunFolder, fault: str | None = None) -> dict[str, Any]:
+    """What is known of a run. `state` is done, failed (with `fault`) or waiting; scores are fractions.
+
+    `epochs` are the rows of metrics.jsonl without their seconds, which `stage_seconds` sums up.
+    """
+    record: dict[str, Any] = {
+        "pair": run.pair,
+        "method": run.method,
+        "seed": run.seed,
+        "changes": dict(run.changes),
+        "state": "failed" if fault else "waiting",
+    }
+    if not folder.summary_file.exists():
+        return record | ({"fault": fault} if fault else {})
+    summary = json.loads(folder.summary_file.read_text(encoding="utf-8"))
+    rows = folder.rows(folder.metrics_file)
+    start = (folder.rows(folder.path / "starts.jsonl") or [{}])[-1]
+    return record | {
+        "state": "done",
+        **{name: summary[name] for name in ("device", "versions", "seconds")},
+        **{name: start.get(name) for name in ("commit", "threads")},
+        "stage_seconds": seconds_by_stage(rows),
+        "scores": {name: summary[name] for name in SCORES},
+        "epochs": [{key: value for key, value in row.items() if not key.startswith("seconds/")} for row in rows],
+    }

@@ -1,0 +1,149 @@
+"""The figures of a sweep: scores of the last epoch, and differences to the baseline by equal pair and seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from rapids_slr.sweep.folder import Results
+
+STARTS = ("direct", "direct_bn")
+"""Scores before adaptation, which open a table; those of the baseline's runs."""
+CONFIDENCE = 0.95
+ALL_PAIRS = "all pairs"
+
+BySeed = Mapping[int, float]
+"""A score of every seed that has one."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    n: int
+    mean: float
+    sd: float
+    """Standard deviation over seeds, with n - 1; nan for one seed."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    n: int
+    """Seeds that both methods have."""
+    mean: float
+    low: float
+    """95 % confidence interval of the mean by Student's t; nan for one seed."""
+    high: float
+    higher: int
+    """Seeds in which it is above 0."""
+
+
+def spread_of(scores: BySeed) -> Spread:
+    values = np.array(list(scores.values()), float)
+    sd = values.std(ddof=1) if len(values) > 1 else np.nan
+    return Spread(len(values), float(values.mean()), float(sd))
+
+
+def differences(scores: BySeed, baseline: BySeed) -> dict[int, float]:
+    """`scores` less `baseline`, seed by seed."""
+    return {seed: scores[seed] - baseline[seed] for seed in scores if seed in baseline}
+
+
+def difference_of(found: BySeed) -> Difference:
+    values = np.array(list(found.values()), float)
+    mean, n = float(values.mean()), len(values)
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n)) if n > 1 else np.nan
+    return Difference(n, mean, mean - half, mean + half, int((values > 0).sum()))
+
+
+def sections(results: Results) -> list[str]:
+    """The pairs, and all of them together if there are several."""
+    pairs = list(results["pairs"])
+    return [*pairs, ALL_PAIRS] if len(pairs) > 1 else pairs
+
+
+def scores_of(results: Results, section: str, method: str, score: str, stage: str = "last") -> dict[int, float]:
+    """A score of every seed; over all pairs the mean of the seeds that are done in each of them."""
+    if section != ALL_PAIRS:
+        return {
+            run["seed"]: run["scores"][stage][score]
+            for run in results["runs"]
+            if (run["pair"], run["method"], run["state"]) == (section, method, "done")
+        }
+    pairs = [scores_of(results, pair, method, score, stage) for pair in results["pairs"]]
+    return {seed: float(np.mean([pair[seed] for pair in pairs])) for seed in pairs[0] if all(seed in p for p in pairs)}
+
+
+def rows_of(results: Results, section: str) -> list[dict[str, str]]:
+    """The table of a section, in percent; methods without a finished run are left out."""
+    baseline = results["baseline"]
+    rows = []
+    for stage, method in [*((stage, baseline) for stage in STARTS), *(("last", name) for name in results["methods"])]:
+        row = {"method": method if stage == "last" else stage, "seeds": ""}
+        for score in ("mAP", "rank1"):
+            label = score.replace("rank1", "rank-1")
+            found = scores_of(results, section, method, score, stage)
+            if not found:
+                break
+            spread = spread_of(found)
+            row |= {"seeds": str(spread.n), label: f"{100 * spread.mean:.1f}{_sd(spread)}"}
+            paired = differences(found, scores_of(results, section, baseline, score))
+            against = stage == "last" and method != baseline and bool(paired)
+            row[f"{label} − {baseline}"] = _difference(difference_of(paired)) if against else "–"
+        else:
+            rows.append(row)
+    return rows
+
+
+def _sd(spread: Spread) -> str:
+    return "" if spread.n < 2 else f" ± {100 * spread.sd:.1f}"
+
+
+def _difference(found: Difference) -> str:
+    interval = "" if found.n < 2 else f" [{100 * found.low:+.2f}, {100 * found.high:+.2f}]"
+    return f"{100 * found.mean:+.2f}{interval} {found.higher}/{found.n}"
+
+
+def legend(results: Results) -> list[str]:
+    """What the columns mean, how far the sweep is, and what it ran on."""
+    runs, baseline = results["runs"], results["baseline"]
+    done = [run for run in runs if run["state"] == "done"]
+    lines = [
+        "Percent, last epoch: mean ± standard deviation over seeds. `direct` is the network before adaptation, "
+        "`direct_bn` with BatchNorm re-estimated on the target.",
+        f"− {baseline}: mean difference to {baseline} over equal seeds [95 % confidence interval, Student t] "
+        "and in how many of these seeds it is higher.",
+    ]
+    if len(results["pairs"]) > 1:
+        lines.append(f"{ALL_PAIRS.capitalize()}: a seed counts with its mean over the pairs, once all of them have it.")
+    lines.append(f"{len(done)} of {len(runs)} runs are finished{_environments(done)}.")
+    lines += [f"Failed: {_name(run)}: {run['fault'].splitlines()[0]}" for run in runs if run["state"] == "failed"]
+    return lines
+
+
+def _environments(done: Iterable[Mapping[str, Any]]) -> str:
+    found = dict.fromkeys(f"{run['device']}, commit {run['commit']}" for run in done)
+    return f" ({'; '.join(found)})" if found else ""
+
+
+def _name(run: Mapping[str, Any]) -> str:
+    return f"{run['pair']}/{run['method']}/seed-{run['seed']}"
+
+
+def markdown(results: Results) -> str:
+    """The tables as a page of Markdown."""
+    lines = [f"# {results['name']}"]
+    for section in sections(results):
+        rows = rows_of(results, section)
+        lines += ["", f"## {section}", ""]
+        if not rows:
+            lines.append("No run is finished yet.")
+            continue
+        lines += [_line(list(rows[0])), "|" + "---|" * len(rows[0]), *(_line(list(row.values())) for row in rows)]
+    return "\n".join([*lines, "", *(f"{line}  " for line in legend(results))]) + "\n"
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"

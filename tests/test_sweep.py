@@ -1,0 +1,784 @@
+"""Sweeps: what a file says, the order of the work, what a stop or a crash costs, and the arithmetic of the table."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shlex
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from scipy import stats
+
+from rapids_slr import run
+from rapids_slr.cli import main
+from rapids_slr.errors import InputError
+from rapids_slr.runfolder import RunFolder
+from rapids_slr.spec import RunSpec
+from rapids_slr.specfile import SpecError, dump_yaml, embedded_specs, load_spec
+from rapids_slr.sweep import plan, work
+from rapids_slr.sweep.folder import SweepFolder
+from rapids_slr.sweep.plan import load_sweep, pretraining_of
+from rapids_slr.sweep.plot import draw, epoch_means
+from rapids_slr.sweep.table import difference_of, differences, markdown, rows_of, scores_of, spread_of
+from tests.conftest import TINY
+from tests.test_run import changed
+
+SWEEP = """\
+name: small
+spec: base.yaml
+seeds: [0, 1]
+pairs: {there: {}, back: {swap: true}}
+methods:
+  abmt: {refine: none}
+  slr: {}
+  shuffled: {training.labels: shuffled, seeds: [0]}
+"""
+
+STANDIN = '''\
+"""Stands in for the program: leaves what a run leaves, without its work. Says what it was asked for in calls.jsonl."""
+import json, os, pathlib, signal, sys, time, zlib
+import yaml
+command, resume, _, out, _, device = sys.argv[1:]
+out = pathlib.Path(out)
+spec = yaml.safe_load((out / "spec.yaml").read_text())
+call = {"command": command, "name": spec["name"], "resume": resume, "device": device, "time": time.time()}
+call |= {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")}
+top = next(folder for folder in out.parents if (folder / "sweep.yaml").exists())
+
+def say(what):
+    with open(top.parent / "calls.jsonl", "a") as file:
+        file.write(json.dumps({**call, "what": what, "time": time.time()}) + "\\n")
+
+def stop(number, frame):
+    say("stopped")
+    sys.exit(130)
+
+signal.signal(signal.SIGTERM, stop)
+signal.signal(signal.SIGINT, stop)
+say("begin")
+crowd = top.parent / "crowd"  # how many there have to be before the first goes on
+while crowd.exists() and (top.parent / "calls.jsonl").read_text().count('"begin"') < int(crowd.read_text()):
+    time.sleep(0.01)
+(out / "checkpoints").mkdir(exist_ok=True)
+iterations = spec["pretrain" if command == "pretrain" else "training"]["iterations"]
+if iterations == 13:
+    print("warning: unlucky\\nerror: 13 iterations bring no luck\\nchoose another number", file=sys.stderr)
+    sys.exit(1)
+if iterations == 14:
+    os.kill(os.getpid(), signal.SIGKILL)
+if (top.parent / "hang").exists() and (top.parent / "hang").read_text() == spec["name"]:
+    (top.parent / "waiting").touch()
+    time.sleep(60)
+if command == "pretrain":
+    (out / "checkpoints/pretrained.pt").touch()
+else:
+    assert pathlib.Path(spec["pretrain"]["checkpoint"]).exists()
+    score = lambda what: {name: zlib.crc32(f"{what} {name} {spec['name']}".encode()) / 2**32
+                          for name in ("mAP", "rank1", "rank5", "rank10")}
+    rows = [{"epoch": e, **score(e), "seconds/training": 0.5, "seconds/epoch": 1.0} for e in (1, 2)]
+    (out / "metrics.jsonl").write_text("".join(json.dumps(row) + "\\n" for row in rows))
+    time.sleep(0.05)
+    summary = {name: score(name) for name in ("direct", "direct_bn", "best")} | {"last": score(2)}
+    summary |= {"device": "CPU, 1 threads", "versions": {"rapids-slr": "0"}, "seconds": 2.0}
+    (out / "summary.json").write_text(json.dumps(summary))
+say("end")
+'''
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch) -> Path:
+    """An empty folder with a sweep in sweep.yaml of the tiny spec in base.yaml."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
+    monkeypatch.setattr(work, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(work, "commit", lambda: "abc123")
+    (tmp_path / "base.yaml").write_text(dump_yaml(TINY))
+    (tmp_path / "sweep.yaml").write_text(SWEEP)
+    return tmp_path
+
+
+@pytest.fixture
+def standin(here, monkeypatch) -> tuple[str, str]:
+    (here / "standin.py").write_text(STANDIN)
+    program = sys.executable, str(here / "standin.py")
+    monkeypatch.setattr(work, "PROGRAM", program)
+    return program
+
+
+def calls(here: Path, what: str = "begin") -> list[dict]:
+    """What the stand-in was asked for, in order."""
+    lines = (here / "calls.jsonl").read_text().splitlines()
+    return [call for call in map(json.loads, lines) if call["what"] == what]
+
+
+def names(here: Path, command: str = "adapt") -> list[str]:
+    return [call["name"] for call in calls(here) if call["command"] == command]
+
+
+def states(results: dict) -> dict[str, str]:
+    return {f"{run['pair']}/{run['method']}/{run['seed']}": run["state"] for run in results["runs"]}
+
+
+# The sweep file -------------------------------------------------------------------------------------------------------
+
+
+def test_a_seed_of_all_methods_comes_before_the_next(here):
+    sweep = load_sweep("sweep.yaml")
+    assert [run.name for run in sweep.runs] == [
+        "there/abmt/seed-0",
+        "there/slr/seed-0",
+        "there/shuffled/seed-0",
+        "back/abmt/seed-0",
+        "back/slr/seed-0",
+        "back/shuffled/seed-0",
+        "there/abmt/seed-1",
+        "there/slr/seed-1",
+        "back/abmt/seed-1",
+        "back/slr/seed-1",
+    ]
+    assert sweep.baseline == "abmt"
+    assert [run.spec.seed for run in sweep.runs] == [0] * 6 + [1] * 4
+    assert [run.spec.refine is None for run in sweep.runs[:3]] == [True, False, False]
+    assert sweep.runs[2].spec.training.labels == "shuffled"
+    assert sweep.runs[5].changes == {"swap": True, "training.labels": "shuffled"}
+
+
+def test_changes_are_made_in_the_order_that_is_told(here):
+    (here / "sweep.yaml").write_text(
+        "spec: base.yaml\nseeds: [0]\nset: {clusters.k1: 4, clusters: {k2: 2}, pretrain.lr: 0.01, augment.pad: 1}\n"
+        "pairs: {a: {clusters.k1: 5, augment: {pad: 3}}}\nmethods: {m: {clusters.k1: 7}, n: {}}\n"
+    )
+    m, n = load_sweep("sweep.yaml", ["clusters.k2=1", "augment.pad=0", "pretrain.lr=0.02"]).runs
+    assert (m.spec.clusters.k1, n.spec.clusters.k1) == (7, 5)
+    assert (m.spec.clusters.k2, m.spec.augment.pad, m.spec.pretrain.lr) == (1, 3, 0.02)
+
+
+def test_swap_exchanges_the_domains_before_the_changes_of_the_pair(here):
+    (here / "sweep.yaml").write_text(
+        "spec: base.yaml\nseeds: [0]\nmethods: {m: {}}\n"
+        "pairs: {back: {swap: true, data.target.path: there.zip}, not: {swap: false}}\n"
+    )
+    back, same = load_sweep("sweep.yaml", ["data.target.synth.gap=0.5"]).runs
+    assert back.spec.data.source.synth.style == "target"
+    assert back.spec.data.source.synth.gap == 0.5
+    assert (back.spec.data.target.path, back.spec.data.target.synth) == ("there.zip", None)
+    assert same.spec.data.source.synth.style == "source"
+
+
+def test_a_grid_is_a_method_a_point(here):
+    (here / "sweep.yaml").write_text(
+        "spec: base.yaml\nseeds: [0]\nbaseline: b-alpha=0.3-width=4\nmethods:\n"
+        "  a: {grid: {refine: [none, {alpha: 0.5}]}}\n"
+        "  b: {grid: {refine.alpha: [0.3, 1], model.widths: [[4, 8, 8]]}}\n"
+    )
+    with pytest.raises(SpecError) as raised:
+        load_sweep("sweep.yaml")
+    assert raised.value.faults == [
+        "sweep.yaml:3: baseline: b-alpha=0.3-width=4 is no method; did you mean b-alpha=0.3-widths=4+8+8?",
+        "sweep.yaml:5: grid: a-refine={'alpha': 0.5} cannot name a folder (letters, digits and _.=+-); "
+        "write these methods out",
+    ]
+    (here / "sweep.yaml").write_text(
+        "spec: base.yaml\nseeds: [0]\nmethods:\n"
+        "  b:\n    clusters.k2: 2\n"
+        "    grid: {refine: {alpha: [0.3, 1]}, refine.min_cluster_size: [4], clusters.min_cluster_size: [5]}\n"
+    )
+    sweep = load_sweep("sweep.yaml")
+    ends = "-refine.min_cluster_size=4-clusters.min_cluster_size=5"
+    assert sweep.methods == (f"b-alpha=0.3{ends}", f"b-alpha=1{ends}")
+    assert [run.spec.refine.alpha for run in sweep.runs] == [0.3, 1]
+    assert {(run.spec.clusters.k2, run.spec.clusters.min_cluster_size) for run in sweep.runs} == {(2, 5)}
+
+
+def test_set_reaches_the_sweep_file_and_the_base(here):
+    sweep = load_sweep(
+        "sweep.yaml",
+        ["seeds=[4]", "methods.slr.refine.alpha=0.9", "methods.more.clusters.k1=5", "baseline=slr", "pretrain.epochs=1",
+         "methods.shuffled.seeds=[4]"],
+    )  # fmt: skip
+    assert sweep.methods == ("abmt", "slr", "shuffled", "more")
+    assert (sweep.seeds, sweep.baseline, len(sweep.runs)) == ((4,), "slr", 8)
+    assert {run.spec.pretrain.epochs for run in sweep.runs} == {1}
+    assert sweep.runs[1].spec.refine.alpha == 0.9
+    assert sweep.runs[3].spec.clusters.k1 == 5
+
+
+def test_the_text_of_a_sweep_gives_it_again(here):
+    sweep = load_sweep("sweep.yaml", ["seeds=[0, 2]", "clusters.k1=5", "pairs.third.data.target.path=x.zip"])
+    (here / "copy").mkdir()
+    (here / "copy/sweep.yaml").write_text(sweep.text)
+    (here / "copy/spec.yaml").write_text(dump_yaml(sweep.base))
+    assert load_sweep("copy/sweep.yaml") == sweep
+
+
+def test_a_sweep_extends_another(here):
+    (here / "more").mkdir()
+    (here / "more/longer.yaml").write_text("extends: ../sweep.yaml\nname: longer\nseeds: [0, 1, 2]\n")
+    sweep = load_sweep("more/longer.yaml")
+    assert (sweep.name, len(sweep.runs)) == ("longer", 14)
+
+
+def test_all_faults_come_at_once(here):
+    (here / "base.yaml").write_text(dump_yaml(TINY) + "colour: red\n")
+    (here / "sweep.yaml").write_text(
+        "name: a b\n"
+        "spec: base.yaml\n"
+        "sedes: [0]\n"
+        "seeds: [0, 1, 1, -1]\n"
+        "clusters: {k1: 5}\n"
+        "set:\n"
+        "  refine.alhpa: 0.5\n"
+        "  seed: 3\n"
+        "pairs:\n"
+        "  there: {swap: maybe}\n"
+        "  other:\n"
+        "    training.epochs: 0\n"
+        "methods:\n"
+        "  ..: {}\n"
+        "  few: {seeds: [9]}\n"
+        "  high: {refine: {alpha: 1.5, hard:}}\n"
+        "  many: {grid: {clusters.k1: 5}}\n"
+        "baseline: hihg\n"
+    )
+    with pytest.raises(SpecError) as raised:
+        load_sweep("sweep.yaml", ["pretrain.lr=fast", "nothing"])
+    assert raised.value.faults == [
+        "sweep.yaml:1: name: should match pattern '^\\w[\\w.=+-]*$', got a b",
+        "sweep.yaml:3: sedes: unknown key; did you mean seeds?",
+        "sweep.yaml:4: seeds: 1 is given twice",
+        "sweep.yaml:4: seeds[3]: should be greater than or equal to 0, got -1",
+        "sweep.yaml:5: clusters: unknown key of a sweep; changes of the spec for all runs stand below `set`",
+        "sweep.yaml:7: refine.alhpa: unknown key; did you mean refine.alpha?",
+        "sweep.yaml:8: seed: is given by `seeds`",
+        "sweep.yaml:10: pairs.there.swap: should be a valid boolean, got maybe",
+        "sweep.yaml:12: training.epochs: should be greater than or equal to 1, got 0",
+        "sweep.yaml:14: methods...: cannot name a folder (letters, digits and _.=+-)",
+        "sweep.yaml:15: methods.few.seeds: 9 is not among the seeds of the sweep",
+        "sweep.yaml:16: refine.alpha: should be less than or equal to 1, got 1.5",
+        "sweep.yaml:16: methods.high.refine.hard: has no value; give one, or leave the key out",
+        "sweep.yaml:17: grid.clusters.k1: expected a list of values, such as [0.3, 0.7]",
+        "sweep.yaml:18: baseline: hihg is no method; did you mean high?",
+        f"base.yaml:{len(dump_yaml(TINY).splitlines()) + 1}: colour: unknown key",
+        "--set nothing: expected key=value, such as clusters.k1=20",
+        "--set pretrain.lr=fast: pretrain.lr: should be a valid number, got fast",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "sweep.yaml:1: spec: is missing\nsweep.yaml:1: seeds: is missing\nsweep.yaml:1: methods: is missing"),
+        ("spec: gone.yaml\nseeds: [0]\nmethods: {a: {}}", "sweep.yaml:1: spec: gone.yaml: no such spec file; embed"),
+        ("spec: base.yaml\nseeds: []\nmethods: {a: {}}", "sweep.yaml:2: seeds: should have at least 1 item"),
+        ("spec: base.yaml\nseeds: [0]\nmethods: {}", "sweep.yaml:3: methods: "),
+        ("spec: base.yaml\nseeds: [0]\nmethods: [a]", "sweep.yaml:3: methods: should be a valid dictionary, got [a]"),
+        ("spec: base.yaml\nseeds: [0]\nmethods: {a: b}", "sweep.yaml:3: methods.a: expected a section of settings"),
+        ("spec: base.yaml\nseeds: [0\n", "sweep.yaml:3: column 1: broken YAML"),
+    ],
+)
+def test_a_file_that_is_no_sweep_is_refused(here, text, fault):
+    (here / "sweep.yaml").write_text(text)
+    with pytest.raises(SpecError) as raised:
+        load_sweep("sweep.yaml")
+    assert str(raised.value).startswith(fault)
+    assert "colour" not in str(raised.value)
+
+
+def test_swap_needs_both_domains(here):
+    spec = {**TINY, "data": {"target": TINY["data"]["target"]}, "pretrain": {"checkpoint": "pretrained.pt"}}
+    (here / "base.yaml").write_text(dump_yaml(spec))
+    with pytest.raises(SpecError, match=r"sweep.yaml:4: swap: needs data.source and data.target in the base spec"):
+        load_sweep("sweep.yaml")
+
+
+def test_the_embedded_sweeps_are_whole():
+    sweep = load_sweep("omniglot-methods")
+    assert load_sweep("configs/sweeps/omniglot-methods.yaml") == sweep
+    assert {"forward", "reverse"} <= set(sweep.pairs)
+    assert (sweep.methods, sweep.baseline) == (("abmt", "abmt-sized", "slr", "shuffled", "identities"), "abmt")
+    assert sum(run.pair == "forward" for run in sweep.runs) == 3 * 8 + 2 * 3
+    with pytest.raises(InputError, match=r"gone: no such sweep file; embedded sweeps are .*omniglot-methods"):
+        load_sweep("gone")
+    assert "omniglot-methods" not in embedded_specs()
+
+
+def test_the_example_of_the_docstring_is_a_sweep(here):
+    text = plan.__doc__.partition("\n\n")[2].partition("\n\n")[0]
+    (here / "sweep.yaml").write_text("\n".join(line[4:] for line in text.splitlines()))
+    assert load_sweep("sweep.yaml").methods == ("abmt", "slr-alpha=0.3", "slr-alpha=0.7", "shuffled")
+
+
+# Shared pre-training --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "shared"),
+    [
+        ({"training": {"epochs": 9}}, True),
+        ({"refine": "none"}, True),
+        ({"clusters": {"k1": 4}, "features": {"views": 2}, "evaluation": {"every": 2}}, True),
+        ({"name": "other", "device": "auto", "memory_pool": "torch", "data": {"store": "host"}}, True),
+        ({"seed": 4}, False),
+        ({"data": {"height": 48}}, False),
+        ({"data": {"target": {"synth": {"seed": 1}}}}, False),
+        ({"augment": {"pad": 3}}, False),
+        ({"model": {"widths": [4, 4, 8]}}, False),
+        ({"pretrain": {"lr": 2e-3}}, False),
+    ],
+    ids=str,
+)
+def test_runs_share_a_pretraining_that_reads_the_same(tiny, change, shared):
+    other = pretraining_of(changed(tiny, **change))
+    assert (other.name == pretraining_of(tiny).name) == shared
+    assert other.training == RunSpec.model_fields["training"].default
+
+
+def test_a_target_that_pretraining_does_not_see_does_not_part_it(tiny):
+    one = changed(tiny, pretrain={"target_forward": False})
+    other = changed(one, data={"target": {"synth": {"seed": 1}}})
+    assert pretraining_of(one).name == pretraining_of(other).name
+    assert pretraining_of(changed(one, pretrain={"checkpoint": "p.pt"})) is None
+
+
+class AtOnce:
+    """In place of subprocess.Popen: runs the command in this process, which is faster than a new one."""
+
+    def __init__(self, words, *, stdout, **_):
+        self.returncode = main(words[len(work.PROGRAM) :])
+
+    def poll(self) -> int:
+        return self.returncode
+
+
+def metrics(folder: Path, name: str) -> list[dict]:
+    rows = RunFolder(folder).rows(folder / name)
+    return [{key: value for key, value in row.items() if not key.startswith("seconds/")} for row in rows]
+
+
+def test_runs_equal_those_of_train_from_a_pretraining_that_ran_once_a_seed(here, monkeypatch):
+    monkeypatch.setattr(work.subprocess, "Popen", AtOnce)
+    (here / "sweep.yaml").write_text(
+        "spec: base.yaml\nseeds: [0, 1]\nmethods: {abmt: {refine: none}, slr: {}}\n"
+        "set: {pretrain.iterations: 2, training: {epochs: 2, iterations: 2}}\n"
+    )
+    assert main(["sweep", "sweep.yaml", "--out", "out"]) == 0
+    pretrained = list((here / "out/pretrained").iterdir())
+    assert len(pretrained) == 2
+    assert all(len(metrics(folder, "pretrain.jsonl")) == TINY["pretrain"]["epochs"] for folder in pretrained)
+    ours = here / "out/runs/all/slr/seed-1"
+    spec = load_spec(ours / "spec.yaml")
+    assert spec.pretrain.checkpoint is not None
+    assert not (ours / "pretrain.jsonl").exists()
+    alone = run.train(changed(spec, pretrain={"checkpoint": None}), here / "alone")
+    assert metrics(ours, "metrics.jsonl") == metrics(alone, "metrics.jsonl")
+    first, second = (torch.load(f / "checkpoints/last.pt", weights_only=True)["teacher"] for f in (ours, alone))
+    assert all(torch.equal(weights, second[key]) for key, weights in first.items())
+    results = json.loads((here / "out/results.json").read_text())
+    assert [record["scores"]["last"]["mAP"] for record in results["runs"]] == [
+        record["epochs"][-1]["mAP"] for record in results["runs"]
+    ]
+    record = results["runs"][-1]
+    assert record.keys() >= {"pair", "method", "seed", "changes", "commit", "threads", "device", "versions", "seconds"}
+    assert record["epochs"][-1].keys() >= {"clusters", "ari", "raw_ari", "loss/ce", "rank10"}
+    assert not any(key.startswith("seconds/") for key in record["epochs"][-1])
+    assert record["stage_seconds"].keys() >= {"features", "clusters", "training", "epoch"}
+
+
+# The work -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_runs_all_and_leaves_its_files(here, standin, capsys):
+    assert main(["sweep", "sweep.yaml", "--out", "out"]) == 0
+    order = [call["name"] for call in calls(here)]
+    first, second = (run.pretraining.name for run in load_sweep("sweep.yaml").runs[::3][:2])
+    assert order[:8] == [
+        first, "there-abmt-0", "there-slr-0", "there-shuffled-0", second, "back-abmt-0", "back-slr-0", "back-shuffled-0"
+    ]  # fmt: skip
+    assert len(order) == 10 + 4
+    assert {(call["resume"], call["device"]) for call in calls(here)} == {("--resume", "cpu")}
+    assert {path.name for path in (here / "out").iterdir()} == {
+        "sweep.yaml", "spec.yaml", "results.json", "table.md", "plot.svg", "runs", "pretrained", "lock"
+    }  # fmt: skip
+    results = json.loads((here / "out/results.json").read_text())
+    assert set(states(results).values()) == {"done"}
+    record = results["runs"][-1]
+    assert (record["pair"], record["method"], record["seed"], record["changes"]) == ("back", "slr", 1, {"swap": True})
+    assert (record["commit"], record["threads"]) == ("abc123", torch.get_num_threads())
+    assert record["stage_seconds"] == {"training": 1.0, "epoch": 2.0}
+    assert [row["epoch"] for row in record["epochs"]] == [1, 2]
+    written = capsys.readouterr()
+    assert written.out.endswith("10 of 10 runs are finished (CPU, 1 threads, commit abc123).\nout\n")
+    assert "all pairs" in written.out
+    assert "back/slr/seed-1: mAP" in written.err
+    runs = (here / "out/results.json").read_text().partition('"runs": [\n')[2]
+    assert len(runs.splitlines()) == 10 + 2  # a line a run
+
+
+def test_results_are_there_after_every_run(here, standin, monkeypatch):
+    seen = []
+    write = SweepFolder.write_results
+    monkeypatch.setattr(SweepFolder, "write_results", lambda *words: (seen.append(words[1]), write(*words)))
+    work.run_sweep(load_sweep("sweep.yaml"), here / "out")
+    done = [sum(state == "done" for state in states(results).values()) for results in seen]
+    assert sorted(set(done)) == list(range(11))
+
+
+def test_a_failing_run_costs_itself_alone(here, standin, capsys):
+    changes = ["--set", "methods.slr.training.iterations=13", "--set", "methods.shuffled.training.iterations=14"]
+    assert main(["sweep", "sweep.yaml", *changes, "--out", "out"]) == 1
+    err = capsys.readouterr().err
+    assert "there/slr/seed-1 failed: exit code 1: 13 iterations bring no luck\nchoose another number; see " in err
+    assert "there/shuffled/seed-0 failed: ended by SIGKILL, as where memory runs out; see out/runs/there/sh" in err
+    assert "error:\n6 of 10 runs failed; try them again with --resume\nthere/slr/seed-0: exit code 1: 13" in err
+    found = states(json.loads((here / "out/results.json").read_text()))
+    assert all(state == ("done" if "abmt" in name else "failed") for name, state in found.items())
+    assert "Failed: back/slr/seed-0: exit code 1: 13 iterations bring no luck" in (here / "out/table.md").read_text()
+    (here / "calls.jsonl").unlink()
+    assert main(["sweep", "--resume", "--out", "out", "--set", "methods.slr.training.iterations=13"]) == 1
+    again = "there-slr-0 there-shuffled-0 back-slr-0 back-shuffled-0 there-slr-1 back-slr-1"
+    assert names(here) == again.split()
+
+
+def test_a_failing_pretraining_takes_its_runs_with_it(here, standin, capsys):
+    assert main(["sweep", "sweep.yaml", "--set", "pairs.back.pretrain.iterations=13", "--out", "out"]) == 1
+    found = states(json.loads((here / "out/results.json").read_text()))
+    assert all(state == ("failed" if "back" in name else "done") for name, state in found.items())
+    assert "back/slr/seed-0 failed: its pre-training failed, exit code 1: 13 iterations" in capsys.readouterr().err
+    assert len(names(here, "pretrain")) == 4
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_sweep_goes_on_where_it_was(here, standin, how):
+    """The third run hangs until the sweep is stopped."""
+    (here / "hang").write_text("there-shuffled-0")
+    script = (
+        f"import sys; from rapids_slr.cli import main; from rapids_slr.sweep import work; work.PROGRAM = {standin!r}"
+    )
+    script += "; sys.exit(main())"
+    words = [sys.executable, "-c", script, "sweep", "sweep.yaml", "--out", "out"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True) as sweep:
+        while not (here / "waiting").exists():
+            assert sweep.poll() is None, sweep.stderr.read()
+            time.sleep(0.05)
+        if how == signal.SIGTERM:
+            sweep.terminate()
+            _, err = sweep.communicate()
+            assert sweep.returncode == 130
+            assert err.endswith("stopped; 2 of 10 runs are finished. Go on with: rapids-slr sweep --resume --out out\n")
+            assert [call["name"] for call in calls(here, "stopped")] == ["there-shuffled-0"]
+        else:
+            os.killpg(sweep.pid, signal.SIGKILL)
+            sweep.wait()
+    results = json.loads((here / "out/results.json").read_text())
+    assert list(states(results).values()) == ["done"] * 2 + ["waiting"] * 8
+    (here / "hang").write_text("")
+    (here / "calls.jsonl").unlink()
+    assert main(["sweep", "sweep.yaml", "--resume", "--out", "out"]) == 0
+    assert names(here)[0] == "there-shuffled-0"
+    assert len(names(here)) == 8
+    assert len(names(here, "pretrain")) == 3
+
+
+def test_a_run_that_outlived_its_sweep_keeps_others_out(here, standin):
+    sweep, folder = load_sweep("sweep.yaml", ["seeds=[0]"]), SweepFolder(here / "out")
+    with folder.held() as lock:
+        child = subprocess.Popen(["sleep", "60"], pass_fds=[lock])
+    try:
+        with pytest.raises(InputError, match=r"out is in use by another sweep, or by a run that is left of one; "):
+            work.run_sweep(sweep, here / "out")
+    finally:
+        child.kill()
+        child.wait()
+    assert set(states(work.run_sweep(sweep, here / "out")).values()) == {"done"}
+
+
+def test_a_folder_with_something_else_is_refused(here, standin):
+    (here / "out").mkdir()
+    (here / "out/letter.txt").touch()
+    sweep = load_sweep("sweep.yaml", ["seeds=[0]", "methods.shuffled.training.iterations=3"])
+    with pytest.raises(InputError, match="out exists and is not a sweep; name an empty or new folder"):
+        work.run_sweep(sweep, here / "out")
+    with pytest.raises(InputError, match="holds no sweep to go on with"):
+        work.run_sweep(sweep, here / "out", resume=True)
+    work.run_sweep(sweep, here / "sweep")
+    with pytest.raises(InputError, match="already holds a sweep; go on with --resume"):
+        work.run_sweep(sweep, here / "sweep")
+    other = load_sweep("sweep.yaml", ["seeds=[0]", "methods.slr.refine.alpha=0.9", "augment.pad=1"])
+    with pytest.raises(InputError) as raised:
+        work.run_sweep(other, here / "sweep", resume=True)
+    lines = str(raised.value).splitlines()
+    assert lines[1].endswith("sweep: there/slr/seed-0 was started with other settings: augment.pad, refine.alpha")
+    assert len(lines) == 6 + 1
+
+
+def test_a_sweep_may_grow_and_move(here, standin):
+    work.run_sweep(load_sweep("sweep.yaml", ["seeds=[0]", "device=cpu"]), here / "out")
+    (here / "out").rename(here / "moved")
+    (here / "calls.jsonl").unlink()
+    more = load_sweep("sweep.yaml", ["methods.new.refine.alpha=0.9", "device=auto"])
+    results = work.run_sweep(more, here / "moved", resume=True)
+    assert set(states(results).values()) == {"done"}
+    assert names(here)[:2] == ["there-new-0", "back-new-0"]
+    assert len(names(here)) == 2 + 6
+    assert len(names(here, "pretrain")) == 2
+    (here / "calls.jsonl").unlink()
+    fewer = load_sweep("moved/sweep.yaml", ["seeds=[1]", "methods.shuffled.seeds=[1]"])
+    assert len(work.run_sweep(fewer, here / "moved", resume=True)["runs"]) == 8
+    assert names(here) == ["there-shuffled-1", "back-shuffled-1"]
+
+
+def test_jobs_run_at_the_same_time_with_the_threads_divided(here, standin, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(work.torch, "get_num_threads", lambda: 7)
+    (here / "crowd").write_text("3")
+    results = work.run_sweep(load_sweep("sweep.yaml"), here / "out", jobs=3)
+    assert set(states(results).values()) == {"done"}
+    assert {call["OMP_NUM_THREADS"] for call in calls(here)} == {"2"}
+    events = [(call["time"], step) for what, step in (("begin", 1), ("end", -1)) for call in calls(here, what)]
+    at_once = np.cumsum([step for _, step in sorted(events)])
+    assert at_once.max() == 3
+    order = [(call["command"], call["name"]) for call in calls(here)]
+    pretrained = {run.spec.name: run.pretraining.name for run in load_sweep("sweep.yaml").runs}
+    for place, (command, name) in enumerate(order):
+        assert command == "pretrain" or ("pretrain", pretrained[name]) in order[:place]
+
+
+@pytest.mark.parametrize(
+    ("named", "jobs", "gpus"),
+    [(None, None, ["0", "1"]), ("3,5", None, ["3", "5"]), (None, 3, ["0", "1", "0"]), (None, 1, ["0"])],
+)
+def test_every_gpu_gets_a_process(here, monkeypatch, named, jobs, gpus):
+    monkeypatch.setattr(work.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if named:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert [lane.gpu for lane in work.lanes(load_sweep("sweep.yaml", ["device=auto"]), jobs)] == gpus
+    on_cpu = work.lanes(load_sweep("sweep.yaml"), jobs)
+    assert [lane.gpu for lane in on_cpu] == [None] * (jobs or 1)
+    assert work.Lane(2, "5").environment()["CUDA_VISIBLE_DEVICES"] == "5"
+
+
+def test_missing_data_is_named_before_anything_runs(here, standin):
+    spec = {**TINY, "data": {**TINY["data"], "source": {"path": "a.zip"}, "target": {"path": "b.zip"}}}
+    (here / "base.yaml").write_text(dump_yaml(spec))
+    (here / "b.zip").touch()
+    with pytest.raises(InputError) as raised:
+        work.run_sweep(load_sweep("sweep.yaml"), here / "out")
+    assert str(raised.value).splitlines() == [
+        "there/abmt/seed-0: data.source.path: a.zip does not exist; give one with --set data.source.path=...",
+        "back/abmt/seed-0: data.target.path: a.zip does not exist; give one with --set data.target.path=...",
+    ]
+    assert not (here / "out").exists()
+    assert main(["sweep", "sweep.yaml", "--dry-run"]) == 2
+
+
+def test_a_given_checkpoint_takes_the_place_of_pretraining(here, standin):
+    (here / "p.pt").touch()
+    work.run_sweep(load_sweep("sweep.yaml", ["pretrain.checkpoint=p.pt"]), here / "out")
+    assert names(here, "pretrain") == []
+    assert len(names(here)) == 10
+
+
+# The command ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_lists_what_is_left_and_makes_nothing(here, standin, capsys):
+    assert main(["sweep", "sweep.yaml", "--dry-run", "--out", "out"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["there/abmt  refine: none", "there/slr  the base spec"]
+    assert lines[5] == "back/shuffled  swap: true, training.labels: shuffled"
+    assert lines[7:10] == ["pre-training for there/abmt/seed-0", "there/abmt/seed-0", "there/slr/seed-0"]
+    assert lines[-1] == "10 runs, 0 of them done, and 4 pre-trainings to do"
+    assert not (here / "out").exists()
+    main(["sweep", "sweep.yaml", "--set", "seeds=[0]", "--out", "out"])
+    capsys.readouterr()
+    assert main(["sweep", "sweep.yaml", "--resume", "--dry-run", "--out", "out"]) == 0
+    assert capsys.readouterr().out.endswith("\n10 runs, 6 of them done, and 2 pre-trainings to do\n")
+
+
+def test_the_table_is_drawn_again_from_the_results_alone(here, standin, capsys):
+    assert main(["sweep", "sweep.yaml", "--out", "out"]) == 0
+    shown = capsys.readouterr().out
+    before = {name: (here / "out" / name).read_bytes() for name in ("table.md", "plot.svg")}
+    for path in [*(here / "out").rglob("*"), here / "sweep.yaml"]:
+        if path.is_file() and path.name != "results.json":
+            path.unlink()
+    assert main(["sweep", "--table", "--out", "out"]) == 0
+    assert capsys.readouterr().out == shown
+    assert {name: (here / "out" / name).read_bytes() for name in before} == before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sweep"], "give a sweep file, or --out DIR"),
+        (["sweep", "sweep.yaml", "--resume"], "name the folder of the sweep with --out DIR"),
+        (["sweep", "--out", "gone"], "give a sweep file, or go on with that of gone with --resume"),
+        (["sweep", "--out", "gone", "--resume"], "gone holds no sweep (no sweep.yaml)"),
+        (["sweep", "--out", "gone", "--table"], "gone holds no results.json; run the sweep first"),
+        (["sweep", "gone.yaml"], "gone.yaml: no such sweep file; embedded sweeps are "),
+    ],
+)
+def test_bad_arguments_end_with_2(capsys, words, message):
+    assert main(words) == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
+def test_the_example_of_the_readme_is_a_sweep(here):
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    part = readme.partition("## Sweeps\n")[2].partition("\n## ")[0]
+    (here / "alphas.yaml").write_text(part.partition("```yaml\n")[2].partition("```")[0])
+    for line in part.partition("```console\n")[2].partition("```")[0].splitlines():
+        program, command, *words = shlex.split(line, comments=True)
+        assert (program, command) == ("rapids-slr", "sweep")
+        if "--out" in words and "--resume" not in words and "--table" not in words:
+            changes = [words[place + 1] for place, word in enumerate(words) if word == "--set"]
+            assert load_sweep(words[0], changes).runs
+
+
+# The arithmetic -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def results() -> dict:
+    """Invented scores: slr is better than abmt, `few` has two of six seeds, `odd` lacks one, and back has not all."""
+    draw = np.random.default_rng(5)
+    runs = []
+    for seed, pair, method in itertools.product(range(6), ("there", "back"), ("abmt", "slr", "few", "odd")):
+        if (method == "few" and seed > 1) or (method, seed) == ("odd", 3) or (pair, method, seed) == ("back", "slr", 5):
+            continue
+        gain = {"abmt": 0.0, "slr": 0.05, "few": -0.2, "odd": 0.0}[method]
+        score = {name: float(draw.uniform(0.3, 0.6) + gain) for name in ("mAP", "rank1")}
+        start = {"direct": {"mAP": 0.2, "rank1": 0.3}, "direct_bn": {"mAP": 0.3 + seed / 100, "rank1": 0.4}}
+        runs.append(
+            {"pair": pair, "method": method, "seed": seed, "state": "done", "scores": {**start, "last": score},
+             "epochs": [{"epoch": 1, "mAP": seed / 10}, {"epoch": 2}, {"epoch": 3, **score}], "changes": {},
+             "device": "CPU", "commit": "abc"}
+        )  # fmt: skip
+    runs.append({"pair": "back", "method": "slr", "seed": 5, "state": "failed", "fault": "no luck\nat all"})
+    axes = {"pairs": ["there", "back"], "methods": ["abmt", "slr", "few", "odd"], "seeds": list(range(6))}
+    return {"format": 1, "name": "invented", "baseline": "abmt", **axes, "base": {}, "runs": runs}
+
+
+def last(results: dict, pair: str, method: str, score: str = "mAP") -> dict[int, float]:
+    found = (run for run in results["runs"] if (run["pair"], run["method"], run["state"]) == (pair, method, "done"))
+    return {run["seed"]: run["scores"]["last"][score] for run in found}
+
+
+@pytest.mark.parametrize("score", ["mAP", "rank1"])
+@pytest.mark.parametrize("pair", ["there", "back"])
+@pytest.mark.parametrize("method", ["slr", "few", "odd"])
+def test_differences_are_those_of_a_paired_t_test(results, pair, method, score):
+    ours, base = last(results, pair, method, score), last(results, pair, "abmt", score)
+    spread = spread_of(scores_of(results, pair, method, score))
+    assert spread.n == len(ours)
+    assert spread.mean == pytest.approx(statistics.fmean(ours.values()))
+    assert spread.sd == pytest.approx(statistics.stdev(ours.values()))
+    seeds = sorted(set(ours) & set(base))
+    expected = stats.ttest_rel([ours[seed] for seed in seeds], [base[seed] for seed in seeds])
+    interval = expected.confidence_interval(0.95)
+    found = difference_of(differences(scores_of(results, pair, method, score), scores_of(results, pair, "abmt", score)))
+    assert found.n == len(seeds)
+    assert found.mean == pytest.approx(statistics.fmean(ours[seed] - base[seed] for seed in seeds))
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    assert found.higher == sum(ours[seed] > base[seed] for seed in seeds)
+
+
+def test_all_pairs_average_a_seed_over_its_pairs_first(results):
+    seeds = [0, 1, 2, 3, 4]  # seed 5 of slr is not there in both
+    slr, abmt = ([last(results, pair, method) for pair in ("there", "back")] for method in ("slr", "abmt"))
+    gains = [statistics.fmean(ours[seed] - base[seed] for ours, base in zip(slr, abmt, strict=True)) for seed in seeds]
+    scores = {method: scores_of(results, "all pairs", method, "mAP") for method in ("abmt", "slr")}
+    found = difference_of(differences(scores["slr"], scores["abmt"]))
+    assert sorted(scores["slr"]) == seeds
+    assert sorted(scores["abmt"]) == [*seeds, 5]
+    interval = stats.ttest_1samp(gains, 0).confidence_interval(0.95)
+    assert (found.n, found.higher) == (5, sum(gain > 0 for gain in gains))
+    assert (found.mean, found.low, found.high) == pytest.approx((statistics.fmean(gains), interval.low, interval.high))
+    by_pair = [statistics.fmean(last(results, pair, "slr")[seed] for seed in seeds) for pair in ("there", "back")]
+    assert spread_of(scores["slr"]).mean == pytest.approx(statistics.fmean(by_pair))
+
+
+def test_the_table_shows_the_figures_in_percent(results):
+    rows = {row["method"]: row for row in rows_of(results, "there")}
+    assert list(rows) == ["direct", "direct_bn", "abmt", "slr", "few", "odd"]
+    assert rows["direct"] == {
+        "method": "direct", "seeds": "6", "mAP": "20.0 ± 0.0", "mAP − abmt": "–", "rank-1": "30.0 ± 0.0",
+        "rank-1 − abmt": "–",
+    }  # fmt: skip
+    assert rows["direct_bn"]["mAP"] == f"32.5 ± {100 * statistics.stdev(s / 100 for s in range(6)):.1f}"
+    ours, base = last(results, "there", "slr"), last(results, "there", "abmt")
+    gains = [100 * (ours[seed] - base[seed]) for seed in ours]
+    interval = stats.ttest_1samp(gains, 0).confidence_interval(0.95)
+    assert rows["slr"]["mAP − abmt"] == (
+        f"{statistics.fmean(gains):+.2f} [{interval.low:+.2f}, {interval.high:+.2f}] {sum(g > 0 for g in gains)}/6"
+    )
+    assert rows["few"]["seeds"] == "2"
+    assert rows["odd"]["mAP − abmt"].endswith("/5")
+    page = markdown(results)
+    assert [line[3:] for line in page.splitlines() if line.startswith("## ")] == ["there", "back", "all pairs"]
+    assert " | ".join(rows["slr"].values()) in page
+    assert "37 of 38 runs are finished (CPU, commit abc)." in page
+    assert "Failed: back/slr/seed-5: no luck  \n" in page
+
+
+def test_one_seed_has_neither_deviation_nor_interval(results):
+    results["runs"] = [run for run in results["runs"] if run["seed"] == 0]
+    (row,) = (row for row in rows_of(results, "back") if row["method"] == "slr")
+    assert "±" not in row["mAP"]
+    assert "[" not in row["mAP − abmt"]
+    assert row["mAP − abmt"].endswith(("0/1", "1/1"))
+
+
+def test_without_runs_there_is_nothing_to_show(results, here):
+    results["runs"] = []
+    assert rows_of(results, "all pairs") == []
+    assert markdown(results).count("No run is finished yet.") == 3
+    draw(results, here / "plot.svg")
+    ElementTree.parse(here / "plot.svg")
+
+
+def test_equal_scores_count_as_not_higher():
+    found = difference_of(differences({0: 0.5, 1: 0.5, 2: 0.7}, {0: 0.5, 1: 0.5, 3: 0.1}))
+    assert (found.n, found.mean, found.low, found.high, found.higher) == (2, 0, 0, 0, 0)
+
+
+def test_curves_are_means_over_the_seeds_of_the_table(results):
+    curve = epoch_means(results, "there", "odd")
+    end = statistics.fmean(last(results, "there", "odd").values())
+    assert curve == pytest.approx({1: statistics.fmean([0, 0.1, 0.2, 0.4, 0.5]), 3: end})
+    both = epoch_means(results, "all pairs", "slr")
+    assert both[1] == pytest.approx(0.2)
+
+
+def test_the_plot_is_drawn_again_alike(results, here):
+    for name in ("one.svg", "two.svg"):
+        draw(results, here / name)
+    assert (here / "one.svg").read_bytes() == (here / "two.svg").read_bytes()
+    text = (here / "one.svg").read_text()
+    ElementTree.fromstring(text)
+    for words in ("slr", "odd", "there", "all pairs", "mAP − abmt, points", "direct_bn"):
+        assert f"<!-- {words} -->" in text
+
+
+def test_numbers_survive_the_file(results, here):
+    folder = SweepFolder(here)
+    folder.write_results(results)
+    assert folder.read_results() == results
+    assert json.loads((here / "results.json").read_text()) == results
+    assert yaml.safe_load((here / "results.json").read_text())["runs"][0] == results["runs"][0]
+    (here / "results.json").write_text("{}")
+    with pytest.raises(InputError, match=r"results\.json holds no results of a sweep of this version"):
+        folder.read_results()
