@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -201,9 +202,10 @@ def _settle(features_ND: Array, image_I: Array, k: int, found: nearest_cuda.Near
     """Find the neighbours of images int64 (I,) exactly."""
     xp, (N, D) = array_module(features_ND), features_ND.shape
     room = min(4 * k + SPARE, 2 * N)
-    _search(features_ND, image_I, k, room, 2.01 * 2.0**-10 + 2 * nearest.rounding(D), "tf32", found)
+    rounding = 2 * nearest.rounding(D)  # tensor cores cut off where others round
+    _search(features_ND, image_I, k, room, 2.01 * 2.0**-10 + rounding, "tf32", found)  # both factors lose 2^-10
     crowded = xp.flatnonzero(found.unsettled_N)  # the only wait
-    _search(features_ND, crowded, k, 2 * N, 2 * nearest.rounding(D), "ieee", found)
+    _search(features_ND, crowded, k, 2 * N, rounding, "ieee", found)
 
 
 def _search(
@@ -259,12 +261,21 @@ def _product(x_ID: torch.Tensor, y_JD: torch.Tensor, out_IJ: torch.Tensor, preci
     try:
         for setting in settings:
             setting.fp32_precision = precision
-        torch.mm(x_ID, y_JD.T, out=out_IJ)
+        with _cupy_stream() if x_ID.is_cuda else nullcontext():
+            torch.mm(x_ID, y_JD.T, out=out_IJ)
     finally:
         for setting, value in zip(settings, before, strict=True):
             setting.fp32_precision = "none"  # which follows torch.backends.fp32_precision
             if setting.fp32_precision != value:
                 setting.fp32_precision = value
+
+
+def _cupy_stream() -> AbstractContextManager:
+    """Puts torch on CuPy's current stream, where the kernels run."""
+    import cupy
+
+    stream = cupy.cuda.get_current_stream().ptr
+    return torch.cuda.stream(torch.cuda.ExternalStream(stream) if stream else torch.cuda.default_stream())
 
 
 def _tensor(x_ND: Array) -> torch.Tensor:

@@ -78,6 +78,27 @@ def test_what_the_product_cannot_tell_apart(device, host, rows_of_products):
     assert rows_of_products == {"tf32": 24, "ieee": 0}
 
 
+def test_products_are_as_exact_as_the_search_takes_them_to_be(device, host, monkeypatch):
+    """Every number loses as much as TF32 can take: its 13 lowest bits are set, and those above them are not."""
+    features = np.random.default_rng(4).choice([-1, 1], (10, 64)) * np.float32(0.125 * (1 + 2**-10 - 2**-23))
+    features = features.astype(np.float32)
+    features[:, 0] = np.sqrt(1 - np.square(features[:, 1:], dtype=np.float64).sum(axis=1))
+    features[4:] = features[0]
+    pick, errors = nearest_cuda.pick, []
+
+    def measured(similarity_IN, image_I, k, rounding, lists):
+        exact_IN = features[host(image_I)].astype(np.float64) @ features.T.astype(np.float64)
+        errors.append((np.abs(host(similarity_IN) - exact_IN).max(), rounding))
+        pick(similarity_IN, image_I, k, rounding, lists)
+
+    monkeypatch.setattr(nearest_cuda, "pick", measured)
+    monkeypatch.setattr(neighbours, "SPARE", 2)
+    assert_equals_the_cpu(nearest_on_cuda(device(features), 1), features, 1, host)
+    (tf32, may_be_tf32), (ieee, may_be_ieee) = errors
+    assert 1.8e-3 < tf32 <= may_be_tf32 < 2e-3
+    assert ieee <= may_be_ieee < 1e-5
+
+
 def test_more_candidates_than_a_list_holds(device, host, monkeypatch, rows_of_products):
     """Ten equal images crowd their own lists and those of whom they are nearest to or furthest from."""
     monkeypatch.setattr(neighbours, "SPARE", 2)
@@ -124,7 +145,7 @@ def test_the_order_of_images_changes_their_numbers_alone(device, host):
 
 @pytest.mark.parametrize(("N", "k"), [(1, 0), (2, 1), (9, 0), (9, 8)])
 def test_no_neighbour_and_all(N, k, device, host):
-    features = np.ascontiguousarray(FAMILIES["random"][:N])
+    features = FAMILIES["random"][:N] * np.float32(0.99998)  # just long enough: not at distance 0 from themselves
     assert_equals_the_cpu(nearest_on_cuda(device(features), k), features, k, host)
 
 
@@ -209,6 +230,7 @@ def cuvs(monkeypatch, device, host):
 def test_approximate_neighbours_are_measured_exactly(cuvs, device, host, monkeypatch, caplog, rows_of_products):
     """Of image 3 fewer than 4 others are found, so it is searched exactly; 5 misses its nearest; 0 and 11 are known."""
     monkeypatch.setattr(neighbours, "SAMPLE", 2)
+    monkeypatch.setattr(neighbours, "BLOCK", 8)
     features = near_ties(22)
     expected = on_cpu(features, 4)
     with caplog.at_level(logging.INFO, "rapids_slr"):
