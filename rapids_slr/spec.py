@@ -209,8 +209,9 @@ class RefineSpec(Settings):
 
     alpha: Fraction = 0.5
     """Weight of this epoch's clusters against last epoch's; 1 forgets the past."""
-    hard: Literal["hdbscan", "argmax", "dbscan", "none"] = "hdbscan"
-    """How soft labels become hard ones; `none` trains on the soft labels themselves."""
+    hard: Literal["hdbscan", "argmax", "dbscan", "none", "cuml"] = "hdbscan"
+    """How soft labels become hard ones; `none` trains on the soft labels themselves, `cuml` is cuML's HDBSCAN on the
+    soft label of every image, for comparison on a GPU."""
     min_cluster_size: Annotated[int, Field(ge=2)] = 7
     """Smallest refined cluster of HDBSCAN, images."""
     min_samples: Count | None = None

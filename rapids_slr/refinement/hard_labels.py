@@ -1,15 +1,20 @@
 """Refined labels from soft labels: HDBSCAN, argmax or DBSCAN (the rows of the paper's Table 3).
 
-All of them work on pairs of labels, of which there are few, and depend neither on the order of the images nor on the
-numbering of the clusters.
+All but `by_cuml` work on pairs of labels, of which there are few, and depend neither on the order of the images nor on
+the numbering of the clusters.
 """
 
 from __future__ import annotations
 
-from rapids_slr.arrays import Array, array_module
+import numpy as np
+
+from rapids_slr.arrays import Array, array_module, row_of_entry
+from rapids_slr.clustering.hdbscan import hdbscan_cuml
+from rapids_slr.errors import InputError
 from rapids_slr.kernels.argmax import argmax
 from rapids_slr.kernels.core_distances import rows_by_column
 from rapids_slr.kernels.heirs import heirs
+from rapids_slr.kernels.renumber import renumber
 from rapids_slr.kernels.row_dbscan import row_dbscan
 from rapids_slr.refinement.hdbscan import weighted_hdbscan
 from rapids_slr.refinement.overlap import Overlap
@@ -41,6 +46,29 @@ def by_dbscan(overlap: Overlap, soft: Soft, min_samples: int) -> Array:
     """DBSCAN on the soft labels with eps = DBSCAN_RADIUS, int32 (Q,), -1 = noise."""
     rows = rows_by_column(soft.indptr, soft.indices, soft.values, overlap.size_K.size)
     return _of_pairs(row_dbscan(rows, soft.count_R, DBSCAN_RADIUS, min_samples), soft)
+
+
+def by_cuml(
+    overlap: Overlap, soft: Soft, min_cluster_size: int, min_samples: int, merge_distance: float = 0.0
+) -> Array:
+    """HDBSCAN by cuML on the soft label of every image, int32 (N,), -1 = noise or left out; numbered by first image.
+
+    For comparison with `by_hdbscan`: it takes (N, K) float32 of memory, copies its tree to the host, and may part
+    images with equal soft labels.
+
+    Raises: InputError if the labels do not lie on a GPU.
+    """
+    xp, row_N = array_module(soft.values), soft.row_Q[overlap.pair_N]
+    if xp is np:
+        raise InputError(
+            "hard='cuml' needs labels on a GPU; hard='hdbscan' is HDBSCAN of the same soft labels anywhere"
+        )
+    dense_RK = xp.zeros((soft.count_R.size, overlap.size_K.size), xp.float32)
+    dense_RK[row_of_entry(soft.indptr, soft.indices.size), soft.indices] = soft.values
+    kept = xp.flatnonzero(row_N >= 0)
+    label_N = xp.full(row_N.size, -1, xp.int32)
+    label_N[kept] = hdbscan_cuml(dense_RK[row_N[kept]], min_cluster_size, min_samples, merge_distance)
+    return renumber(xp.arange(row_N.size, dtype=xp.int32), label_N)
 
 
 def _of_pairs(label_R: Array, soft: Soft) -> Array:

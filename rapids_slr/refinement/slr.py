@@ -15,7 +15,7 @@ from rapids_slr.arrays import Array, array_module, as_array, csr_like, like, on_
 from rapids_slr.errors import InputError
 from rapids_slr.kernels.argmax import largest
 from rapids_slr.kernels.renumber import renumber
-from rapids_slr.refinement.hard_labels import by_argmax, by_dbscan, by_hdbscan, place_noise
+from rapids_slr.refinement.hard_labels import by_argmax, by_cuml, by_dbscan, by_hdbscan, place_noise
 from rapids_slr.refinement.labels import check_labels
 from rapids_slr.refinement.overlap import Overlap, overlap
 from rapids_slr.refinement.projection import project
@@ -122,7 +122,8 @@ class SLR(BaseEstimator):
         min_samples: neighbours, without the point itself, of a core distance; None takes min_cluster_size. For
             `dbscan`, images within its radius, the point itself included.
         hard: how soft labels become hard ones, `hdbscan`, `argmax` or `dbscan`; `none` is for training on the soft
-            labels (`Refined.rows`), with their argmax as hard labels.
+            labels (`Refined.rows`), with their argmax as hard labels. `cuml` is HDBSCAN by cuML on the soft label of
+            every image, N x K of them, for comparison; it needs labels on a GPU.
         outliers: `project`: an outlier that was clustered last epoch takes its projected label; `drop`: it is left out.
         noise: `drop`: noise of the hard step is left out; `argmax`: it joins the refined cluster that holds most of its
             raw cluster.
@@ -193,6 +194,8 @@ class SLR(BaseEstimator):
         if self.hard == "none":
             return by_argmax(shared, soft)[shared.pair_N]
         min_samples = self.min_cluster_size if self.min_samples is None else self.min_samples
+        if self.hard == "cuml":
+            return by_cuml(shared, soft, self.min_cluster_size, min_samples, self.merge_distance)
         if self.hard == "argmax":
             label_Q = by_argmax(shared, soft)
         elif self.hard == "dbscan":
@@ -221,7 +224,7 @@ class SLR(BaseEstimator):
 
     def _check_settings(self) -> None:
         choices = {
-            "hard": ("hdbscan", "argmax", "dbscan", "none"),
+            "hard": ("hdbscan", "argmax", "dbscan", "none", "cuml"),
             "outliers": ("project", "drop"),
             "noise": ("drop", "argmax"),
             "memory": ("clusters", "refined"),
@@ -229,6 +232,10 @@ class SLR(BaseEstimator):
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise InputError(f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
+        if self.hard == "cuml" and self.noise == "argmax":
+            raise InputError(
+                "noise='argmax' places pairs of labels, and hard='cuml' labels images; take hard='hdbscan'"
+            )
         whole: Callable[[object], bool] = lambda value: isinstance(value, (int, np.integer))  # noqa: E731
         if not 0 <= self.alpha <= 1:
             raise InputError(f"alpha must lie in [0, 1], got {self.alpha!r}")

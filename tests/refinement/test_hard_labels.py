@@ -1,8 +1,12 @@
-"""The place of noise, image by image."""
+"""The place of noise, image by image; what surrounds cuML's HDBSCAN."""
+
+import types
 
 import numpy as np
 import pytest
 
+from rapids_slr.errors import InputError
+from rapids_slr.refinement import SLR
 from rapids_slr.refinement.hard_labels import by_argmax, place_noise
 from rapids_slr.refinement.overlap import overlap
 from rapids_slr.refinement.projection import project
@@ -41,3 +45,40 @@ def test_noise_joins_the_heir_of_its_raw_cluster(seed):
     found = place_noise(label_Q, shared, soft)
     assert found.dtype == np.int32
     np.testing.assert_array_equal(found[shared.pair_N], expected)
+
+
+def test_cuml_labels_every_image_that_has_a_soft_label(monkeypatch):
+    """What surrounds cuML, with scikit-learn in its place: no GPU here."""
+    from sklearn.cluster import HDBSCAN
+
+    from rapids_slr.refinement import hard_labels
+
+    given = []
+
+    def hdbscan(x_ND, min_cluster_size, min_samples, merge_distance):
+        given.append(x_ND)
+        return HDBSCAN(min_cluster_size, min_samples=min_samples + 1, copy=True).fit_predict(x_ND).astype(np.int32)
+
+    on_gpu = types.SimpleNamespace(**{name: getattr(np, name) for name in hard_labels.np.__all__})
+    monkeypatch.setattr(hard_labels, "hdbscan_cuml", hdbscan)
+    monkeypatch.setattr(hard_labels, "array_module", lambda _: on_gpu)
+    rng = np.random.default_rng(0)
+    identities = np.repeat(np.arange(6), 12)
+    before, now = (np.where(rng.random(72) < 0.1, -1, identities) for _ in range(2))
+    slr = SLR(hard="cuml")
+    slr.update(before)
+    refined = slr.update(now)
+    kept = (before >= 0) | (now >= 0)
+    np.testing.assert_allclose(given[0], refined.soft.toarray()[kept], atol=1e-7)
+    assert (refined.hard[~kept] == -1).all()
+    assert refined.hard.max() == 5
+    assert list(dict.fromkeys(refined.hard[refined.hard >= 0])) == list(range(6))
+
+
+def test_cuml_without_a_gpu_says_what_to_take():
+    slr = SLR(hard="cuml")
+    slr.update(np.zeros(9, np.int32))
+    with pytest.raises(InputError, match="needs labels on a GPU; hard='hdbscan'"):
+        slr.update(np.zeros(9, np.int32))
+    with pytest.raises(InputError, match="noise='argmax' places pairs"):
+        SLR(hard="cuml", noise="argmax").update(np.zeros(9, np.int32))

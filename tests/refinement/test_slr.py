@@ -289,7 +289,7 @@ def test_another_number_of_images_is_named_and_forgets_nothing():
     ("setting", "message"),
     [
         ({"alpha": 1.5}, r"alpha must lie in \[0, 1\], got 1.5"),
-        ({"hard": "kmeans"}, "hard must be one of hdbscan, argmax, dbscan, none; got 'kmeans'"),
+        ({"hard": "kmeans"}, "hard must be one of hdbscan, argmax, dbscan, none, cuml; got 'kmeans'"),
         ({"noise": "keep"}, "noise must be one of drop, argmax"),
         ({"outliers": "keep"}, "outliers must be one of project, drop"),
         ({"memory": "all"}, "memory must be one of clusters, refined"),
