@@ -1,0 +1,57 @@
+"""The sweeps of the paper's tables hold the runs that its tables have."""
+
+from __future__ import annotations
+
+import pytest
+
+from rapids_slr.spec import RunSpec
+from rapids_slr.specfile import load_spec, spec_differences
+from rapids_slr.sweep.plan import Sweep, load_sweep
+
+TRANSFERS = ("duke2market", "market2duke", "market2personx", "personx2market")
+
+
+def runs_of(name: str) -> tuple[Sweep, dict[str, RunSpec]]:
+    """A sweep of configs/sweeps, and its methods, or pairs and methods, with their specs; one seed."""
+    sweep = load_sweep(name)
+    assert sweep.name == name
+    assert sweep.seeds == (0,)
+    return sweep, {run.method if len(sweep.pairs) == 1 else f"{run.pair}/{run.method}": run.spec for run in sweep.runs}
+
+
+@pytest.mark.parametrize("backbone", ["resnet50", "ibn_resnet50_a"])
+def test_the_sweep_of_transfers_runs_the_specs_of_the_transfers(backbone):
+    sweep = load_sweep("paper-transfers", [f"model.backbone={backbone}"])
+    assert {(run.pair, run.method) for run in sweep.runs} == {(t, m) for t in TRANSFERS for m in ("abmt", "slr")}
+    for run in sweep.runs:
+        alone = load_spec(run.pair if backbone == "resnet50" else f"{run.pair}-ibn")
+        assert spec_differences(run.spec, alone) == ["name", *(["refine"] if run.method == "abmt" else [])]
+
+
+def test_the_sweep_of_table_3_has_its_five_rows():
+    sweep, runs = runs_of("paper-clustering")
+    assert sweep.baseline == "abmt"
+    assert runs.pop("abmt").refine is None
+    assert {name: f"{spec.clusters.method}-{spec.refine.hard}" for name, spec in runs.items()} == {
+        name: name for name in ("dbscan-none", "dbscan-dbscan", "dbscan-argmax", "hdbscan-hdbscan", "dbscan-hdbscan")
+    }
+
+
+def test_the_sweep_of_table_4_goes_through_sizes_and_alphas():
+    _, runs = runs_of("paper-refinement")
+    refine = [spec.refine for spec in runs.values() if spec.refine is not None]
+    assert {settings.min_cluster_size for settings in refine} == {4, 5, 6, 7, 8}
+    assert {settings.alpha for settings in refine} == {0.1, 0.3, 0.5, 0.7, 0.9}
+    assert len(refine) == 10
+
+
+def test_the_sweep_of_tables_5_and_6_changes_losses_alone():
+    _, runs = runs_of("paper-losses")
+    base = runs.pop("all")
+    changed = {name: spec_differences(base, spec)[1:] for name, spec in runs.items()}  # the first is the name
+    assert {name: keys for name, keys in changed.items() if name.startswith("no-")} == {
+        "no-ce": ["training.ce_weight"], "no-soft": ["training.soft_weight"], "no-triplet": ["training.triplet_weight"],
+    }  # fmt: skip
+    weights = {key for name, keys in changed.items() if name != "teacher-ce" for key in keys}
+    assert weights == {"training.ce_weight", "training.soft_weight", "training.triplet_weight"}
+    assert changed["teacher-ce"] == ["training.teacher_ce"]
