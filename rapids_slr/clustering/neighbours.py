@@ -187,7 +187,7 @@ def _descend(features_ND: Array, degree: int) -> Array:
 def _lists(image_I: Array, near_IC: Array, N: int, k: int) -> nearest_cuda.Lists:
     """Lists of the distinct other images; one of fewer than k counts as one that does not fit."""
     xp, (rows, C) = array_module(near_IC), near_IC.shape
-    gap_IC = (near_IC < 0) | (near_IC >= N) | (near_IC == image_I[:, None])
+    gap_IC = (near_IC < 0) | (near_IC == image_I[:, None])
     near_IC = xp.sort(xp.where(gap_IC, N, near_IC), axis=1)
     again_IC = xp.concatenate([xp.zeros((rows, 1), xp.bool_), near_IC[:, 1:] == near_IC[:, :-1]], axis=1)
     near_IC = xp.sort(xp.where(again_IC, N, near_IC), axis=1)

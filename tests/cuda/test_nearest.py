@@ -242,10 +242,21 @@ def test_approximate_neighbours_are_measured_exactly(cuvs, device, host, monkeyp
     assert found.recall == 1
     assert caplog.messages == ["nearest neighbours: the approximate search found 100.00 % of those of 2 images"]
     assert rows_of_products == {"tf32": 3, "ieee": 22}  # the latter for the largest distances
-    furthest_N = reference.squared_distances(features).max(axis=1)
-    assert_allclose(host(found.furthest_N)[[0, 3, 11]], furthest_N[[0, 3, 11]], rtol=1e-6)
-    assert (host(found.furthest_N) <= furthest_N + 1e-6).all()
-    assert (host(found.furthest_N) >= host(found.distances_Nk)[:, -1]).all()
+    d, furthest_N = reference.squared_distances(features), host(found.furthest_N)
+    assert_allclose(furthest_N[[0, 3, 11]], d.max(axis=1)[[0, 3, 11]], rtol=1e-6)
+    assert (furthest_N <= d.max(axis=1) + 1e-6).all()
+    assert (furthest_N >= d[:, [0, 11]].max(axis=1) - 1e-6).all()
+    assert (furthest_N >= host(found.distances_Nk)[:, -1]).all()
+
+
+def test_lists_from_an_approximate_search(device, host):
+    near_IC = np.array([[-1, 2, 2, 9, 0], [8, 4, 1, 7, 1]])
+    index_IC, _, near_I, far_I = host(neighbours._lists(*device((np.array([0, 4]), near_IC)), 9, 1))
+    assert (near_I.tolist(), far_I.tolist()) == ([1, 3], [0, 0])
+    assert (index_IC[0, :2].tolist(), index_IC[1, :4].tolist()) == ([2, 0], [1, 7, 8, 4])
+    assert index_IC.shape == (2, 6)
+    _, _, near_I, _ = host(neighbours._lists(*device((np.array([0, 4]), near_IC)), 9, 2))
+    assert near_I.tolist() == [6, 3]
 
 
 def test_the_recall_of_an_approximate_search(cuvs, device, monkeypatch, caplog):
