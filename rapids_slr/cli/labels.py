@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from rapids_slr.cli.options import print_table
+from rapids_slr.cli.options import Device, print_table
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,7 @@ def cluster(
         str | None, typer.Option(metavar="NAME", help="Tensor or column, if there are several.", show_default=False)
     ] = None,
     normalise: Annotated[bool, typer.Option("--normalise", help="Divide every row by its length first.")] = False,
+    device: Annotated[Device, typer.Option(help="Engine; auto takes CUDA where it works.")] = Device.auto,
 ) -> None:
     """Cluster features: DBSCAN on the k-reciprocal Jaccard distance. Label -1 is an outlier.
 
@@ -65,18 +66,21 @@ def cluster(
     features_ND, images = read_features(features, key, normalise)
 
     import numpy as np
+    import torch
 
+    from rapids_slr.backend import choose_backend
     from rapids_slr.clustering import JaccardDBSCAN
     from rapids_slr.kernels import warm_up
     from rapids_slr.progress import Progress
 
+    backend = choose_backend(device.value)
     model = JaccardDBSCAN(
         k1=k1, k2=k2, pairs_per_image=pairs_per_image, rho=rho, eps=eps, min_samples=min_samples, min_size=min_size
     )
     with Progress() as progress, progress.task("compiling kernels, kept for later", None, "kernels") as task:
-        warm_up(task.advance)  # not in the seconds below
+        warm_up(task.advance, cuda=backend.name == "cuda")  # not in the seconds below
     start = time.perf_counter()
-    labels_N = model.fit_predict(features_ND)
+    labels_N = model.fit_predict(torch.as_tensor(features_ND).to(backend.device)).cpu().numpy()
     seconds = time.perf_counter() - start
     write_labels(out, images.assign(cluster=labels_N), "cluster")
 
@@ -90,6 +94,7 @@ def cluster(
         "clusters": len(sizes),
         "outliers": N - int(sizes.sum()),
         "largest cluster": largest,
+        "engine": backend.name,
         "seconds": round(seconds, 2),
     }
     print_table(str(out), [summary])
