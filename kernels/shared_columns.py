@@ -77,7 +77,7 @@ def _fill_cuda(indptr, indices, values, column_indptr, rows, column_values, prod
     scratch = cuda.shared.array(THREADS, np.int64)
     seen_W, before_W, sum_R = seen_BW[cuda.blockIdx.x], before_BW[cuda.blockIdx.x], sum_BR[cuda.blockIdx.x]
     share = -(-seen_W.size // cuda.blockDim.x)
-    first = min(share * cuda.threadIdx.x, seen_W.size)
+    first = share * cuda.threadIdx.x
     for i in range(cuda.blockIdx.x, sum_R.size, cuda.gridDim.x):
         _add_up(i, indptr, indices, values, column_indptr, rows, column_values, product, seen_W, sum_R)
         found = 0
