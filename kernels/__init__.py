@@ -109,6 +109,13 @@ class CudaKernel:
         """Run a single thread: for what goes step by step, to keep its data on the device."""
         self._launch(1, 1, args)
 
+    def most_at_once(self) -> int:
+        """Blocks that may wait for each other (cuda.cg.this_grid().sync()): those that run at the same time."""
+        if SIMULATED:  # one block after the other
+            return 1
+        (overload,) = self.compile().overloads.values()
+        return overload.max_cooperative_grid_blocks(THREADS)
+
     def _launch(self, blocks: int, threads: int, args: tuple) -> None:
         if not blocks:
             return

@@ -19,7 +19,7 @@ from numba import cuda
 
 from rapids_slr import kernels
 from rapids_slr.arrays import Array, array_module
-from rapids_slr.kernels import SIMULATED, THREADS, cpu, gpu, on_gpu, shared
+from rapids_slr.kernels import THREADS, cpu, gpu, on_gpu, shared
 from rapids_slr.kernels.core_distances import Pairs, Rows
 from rapids_slr.kernels.soft_rows import GRID
 
@@ -189,19 +189,6 @@ def _prim(indptr, indices, values, column_indptr, column_rows, column_values, no
 
 
 @cuda.jit(device=True)
-def _wait_for_all(arrived, times):
-    """A barrier of all blocks, for the times-th time: what any thread wrote before it, all threads see after it."""
-    cuda.syncthreads()
-    if cuda.threadIdx.x == 0:
-        cuda.threadfence()
-        cuda.atomic.add(arrived, 0, 1)
-        while cuda.atomic.add(arrived, 0, 0) < times * cuda.gridDim.x:
-            pass
-        cuda.threadfence()
-    cuda.syncthreads()
-
-
-@cuda.jit(device=True)
 def _find_least_together(by_core_R, norm_R, least_R, second_R):
     """`_find_least` by the threads of a block: every one looks at its share, then again, after all those before."""
     least_T = cuda.shared.array(THREADS, np.int64)
@@ -254,13 +241,14 @@ def _nearest_outside(a, lane, indptr, indices, products, norm_R, core_R, compone
 @gpu("void(int64[::1], int32[::1], int64[::1], float64[::1], float64[::1], int64[::1], int32[:, ::1], int64[:, ::1],"
      " int32[:, ::1], int64[:, ::1], int32[::1], int32[::1], int32[::1], float64[::1])")  # fmt: skip
 def _boruvka_cuda(indptr, indices, products, norm_R, core_R, by_core_R, row_work, pair_work,
-                  nearest_RL, length_RL, state, left, right, weight):  # fmt: skip
+                  nearest_RL, length_RL, joined, left, right, weight):  # fmt: skip
     """All components at once take the shortest edge that leads out of them, round by round, until one is left.
 
-    All blocks have to run at the same time. Edges of one length are told apart by their rows, so that each has its
-    place in one order, and what threads do first makes no difference. A component that joins another puts the edge at
-    the place of its root. state: blocks at the barrier, edges; zeros before.
+    All blocks run at the same time and wait for each other: a cooperative launch. Edges of one length are told apart
+    by their rows, so that each has its place in one order, and what threads do first makes no difference. A component
+    that joins another puts the edge at the place of its root. joined: edges found, 0 before.
     """
+    all_blocks = cuda.cg.this_grid()
     R, first, step = core_R.size, cuda.grid(1), cuda.gridsize(1)
     least_R, second_R, link_R, component_R, above_R = row_work[0], row_work[1], row_work[2], row_work[3], row_work[4]
     shortest_R, pick_R = pair_work[0], pair_work[1]
@@ -268,8 +256,7 @@ def _boruvka_cuda(indptr, indices, products, norm_R, core_R, by_core_R, row_work
         _find_least_together(by_core_R, norm_R, least_R, second_R)
     for a in range(first, R, step):
         component_R[a], shortest_R[a], pick_R[a] = a, FAR, FAR
-    times = 1
-    _wait_for_all(state, times)
+    all_blocks.sync()
     for i in range(first, R * LANES, step):
         a, lane = i // LANES, i % LANES
         nearest_RL[a, lane], length_RL[a, lane] = a, 0  # to be looked for
@@ -277,8 +264,7 @@ def _boruvka_cuda(indptr, indices, products, norm_R, core_R, by_core_R, row_work
             link_R[a] = _link(a, core_R, norm_R, by_core_R, least_R, second_R)
     for _ in range(ROUNDS):
         for choose in range(2):
-            times += 1
-            _wait_for_all(state, times)
+            all_blocks.sync()
             for i in range(first, R * LANES, step):
                 a, lane = i // LANES, i % LANES
                 if length_RL[a, lane] < FAR and component_R[nearest_RL[a, lane]] == component_R[a]:
@@ -292,8 +278,7 @@ def _boruvka_cuda(indptr, indices, products, norm_R, core_R, by_core_R, row_work
                     _offer_link(
                         least_R[a], least_R[max(a - 1, 0)], choose, norm_R, core_R, component_R, shortest_R, pick_R
                     )
-        times += 1
-        _wait_for_all(state, times)
+        all_blocks.sync()
         for c in range(first, R, step):
             if component_R[c] == c:
                 above_R[c] = c
@@ -304,26 +289,19 @@ def _boruvka_cuda(indptr, indices, products, norm_R, core_R, by_core_R, row_work
                     if pick_R[other] != pick or c > other:  # two that take the same edge join once
                         above_R[c] = other
                         left[c], right[c], weight[c] = a, b, shortest_R[c] / UNIT
-                        cuda.atomic.add(state, 1, 1)
-        times += 1
-        _wait_for_all(state, times)
+                        cuda.atomic.add(joined, 0, 1)
+        all_blocks.sync()
         for a in range(first, R, step):
             c = component_R[a]
             while above_R[c] != c:
                 c = above_R[c]
             component_R[a], shortest_R[a], pick_R[a] = c, FAR, FAR
-        if state[1] == R - 1:
+        if joined[0] == R - 1:
             break
-    times += 1
-    _wait_for_all(state, times)
+    all_blocks.sync()
     root = component_R[0]  # the only one that joined no other: the last edge takes its place
     if first == 0 and root < R - 1:
         left[root], right[root], weight[root] = left[R - 1], right[R - 1], weight[R - 1]
-
-
-def _blocks_at_once() -> int:
-    """Blocks that any GPU runs at the same time; Numba's simulator runs one after the other."""
-    return 1 if SIMULATED else 2 * cuda.get_current_device().MULTIPROCESSOR_COUNT
 
 
 def spanning_tree_cuda(rows: Pairs, core_R: Array) -> tuple[Array, Array, Array]:
@@ -333,10 +311,10 @@ def spanning_tree_cuda(rows: Pairs, core_R: Array) -> tuple[Array, Array, Array]
     if R > 1:
         row_work, pair_work = xp.empty((5, R), xp.int32), xp.empty((2, R), xp.int64)
         nearest_RL, length_RL = xp.empty((R, LANES), xp.int32), xp.empty((R, LANES), xp.int64)
-        state, by_core_R = xp.zeros(2, xp.int32), xp.argsort(core_R)
+        joined, by_core_R = xp.zeros(1, xp.int32), xp.argsort(core_R)
         _boruvka_cuda.blocks(
-            min(_blocks_at_once(), -(-R * LANES // kernels.THREADS)), *rows, core_R, by_core_R,
-            row_work, pair_work, nearest_RL, length_RL, state, left, right, weight,
+            min(_boruvka_cuda.most_at_once(), -(-R * LANES // kernels.THREADS)), *rows, core_R, by_core_R,
+            row_work, pair_work, nearest_RL, length_RL, joined, left, right, weight,
         )  # fmt: skip
     return left[: R - 1], right[: R - 1], weight[: R - 1]
 
