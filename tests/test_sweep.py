@@ -168,13 +168,14 @@ def test_changes_are_made_in_the_order_that_is_told(here):
 def test_swap_exchanges_the_domains_before_the_changes_of_the_pair(here):
     (here / "sweep.yaml").write_text(
         "spec: base.yaml\nseeds: [0]\nmethods: {m: {}}\n"
-        "pairs: {back: {swap: true, data.target.path: there.zip}, not: {swap: false}}\n"
+        "pairs: {back: {swap: true, data.target.path: there.zip}, not: {swap: false}, round: {swap: true}}\n"
     )
-    back, same = load_sweep("sweep.yaml", ["data.target.synth.gap=0.5"]).runs
+    back, same, other = load_sweep("sweep.yaml", ["data.target.synth.gap=0.5"]).runs
     assert back.spec.data.source.synth.style == "target"
     assert back.spec.data.source.synth.gap == 0.5
     assert (back.spec.data.target.path, back.spec.data.target.synth) == ("there.zip", None)
     assert same.spec.data.source.synth.style == "source"
+    assert (other.spec.data.source, other.spec.data.target) == (same.spec.data.target, same.spec.data.source)
 
 
 def test_a_grid_is_a_method_a_point(here):
@@ -182,6 +183,7 @@ def test_a_grid_is_a_method_a_point(here):
         "spec: base.yaml\nseeds: [0]\nbaseline: b-alpha=0.3-width=4\nmethods:\n"
         "  a: {grid: {refine: [none, {alpha: 0.5}]}}\n"
         "  b: {grid: {refine.alpha: [0.3, 1], model.widths: [[4, 8, 8]]}}\n"
+        "  b-alpha=1-widths=4+8+8: {}\n"
     )
     with pytest.raises(SpecError) as raised:
         load_sweep("sweep.yaml")
@@ -189,6 +191,7 @@ def test_a_grid_is_a_method_a_point(here):
         "sweep.yaml:3: baseline: b-alpha=0.3-width=4 is no method; did you mean b-alpha=0.3-widths=4+8+8?",
         "sweep.yaml:5: grid: a-refine={'alpha': 0.5} cannot name a folder (letters, digits and _.=+-); "
         "write these methods out",
+        "sweep.yaml:7: methods.b-alpha=1-widths=4+8+8: there is a method b-alpha=1-widths=4+8+8 already",
     ]
     (here / "sweep.yaml").write_text(
         "spec: base.yaml\nseeds: [0]\nmethods:\n"
@@ -769,8 +772,12 @@ def test_the_plot_is_drawn_again_alike(results, here):
     assert (here / "one.svg").read_bytes() == (here / "two.svg").read_bytes()
     text = (here / "one.svg").read_text()
     ElementTree.fromstring(text)
-    for words in ("slr", "odd", "there", "all pairs", "mAP − abmt, points", "direct_bn"):
+    for words in ("slr", "odd", "there", "all pairs", "mAP − abmt, points, logarithmic beyond 5", "direct_bn"):
         assert f"<!-- {words} -->" in text
+    results["runs"] = [run for run in results["runs"] if run["method"] == "abmt"]
+    results["methods"] = ["abmt"]  # nothing to compare with
+    draw(results, here / "one.svg")
+    assert "<!-- mAP − abmt, points -->" in (here / "one.svg").read_text()
 
 
 def test_numbers_survive_the_file(results, here):

@@ -145,11 +145,12 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
         base = base and merge(base, change)
 
     pairs = _entries(tree, "pairs") or {ONE_PAIR: Tree({}, tree.where)}
-    methods = {
-        name: point
-        for method, entry in _entries(tree, "methods").items()
-        for name, point in _grid(method, entry, faults)
-    }
+    methods: dict[str, Tree] = {}
+    for method, entry in _entries(tree, "methods").items():
+        for name, point in _grid(method, entry, faults):
+            if name in methods:
+                faults.append(Fault(entry.where, f"methods.{method}", f"there is a method {name} already"))
+            methods[name] = point
     for entry in (*pairs.values(), *methods.values()):
         _refuse_keys_of_the_sweep(entry, faults)
     _check_names(tree, methods, faults)

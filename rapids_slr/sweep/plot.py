@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ COLOURS = ("#8a8a8a", "#1b6ca8", "#c0562c", "#5b9a4b", "#8e5ea2", "#c9a227", "#2
 """Of the methods in their order, again from the first if there are more."""
 PANEL = 3.3
 """Width of a panel, inches."""
+LINEAR = 5
+"""Points of mAP either way that are drawn to scale where some differences lie far beyond; logarithmic from there."""
+TICKS = (-50, -20, -10, -5, -2, 0, 2, 5, 10, 20, 50)
 
 
 def draw(results: Results, path: Path) -> None:
@@ -37,6 +41,7 @@ def draw(results: Results, path: Path) -> None:
             for axes in (above, below):
                 axes.grid(alpha=0.25, linewidth=0.6)
                 axes.spines[["top", "right"]].set_visible(False)
+        share_scale(panels[0])
         panels[1, 0].set_ylabel("mAP, %")
         handles, labels = panels[1, 0].get_legend_handles_labels()
         if handles:
@@ -59,8 +64,23 @@ def draw_differences(axes: Axes, results: Results, section: str, compared: list[
             axes.plot([100 * mean.low, 100 * mean.high], [height] * 2, color=colours[name], linewidth=2)
         axes.plot(100 * mean.mean, height, "D", color=colours[name], ms=6)
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set(title=section, xlabel=f"mAP − {results['baseline']}, points", ylim=(len(compared) - 0.5, -0.5))
+    axes.set(title=section, xlabel=f"mAP − {results['baseline']}, points", ylim=(max(len(compared), 1) - 0.5, -0.5))
     axes.set_yticks(range(len(compared)), compared)
+
+
+def share_scale(panels: Sequence[Axes]) -> None:
+    """One scale for the differences of all panels."""
+    limits = np.array([axes.get_xlim() for axes in panels])
+    low, high = float(limits[:, 0].min()), float(limits[:, 1].max())
+    for axes in panels:
+        axes.set_xlim(low, high)
+        if max(-low, high) > 2 * LINEAR:
+            axes.set_xscale("symlog", linthresh=LINEAR)
+            axes.set_xlim(min(1.2 * low, -LINEAR), max(1.2 * high, LINEAR))
+            ticks = [tick for tick in TICKS if low <= tick <= high]
+            axes.set_xticks(ticks, [str(tick) for tick in ticks])
+            axes.minorticks_off()
+            axes.set_xlabel(f"{axes.get_xlabel()}, logarithmic beyond {LINEAR}")
 
 
 def draw_epochs(axes: Axes, results: Results, section: str, colours: dict[str, str]) -> None:
