@@ -198,6 +198,8 @@ class ClusterSpec(Settings):
     """Clusters with fewer images become outliers."""
     min_cluster_size: Annotated[int, Field(ge=2)] = 7
     """Smallest cluster of method hdbscan."""
+    search: Literal["exact", "approximate"] = "exact"
+    """Nearest neighbours: all of them, or on CUDA most of them by cuVS, for some 100,000 images and more."""
     solver: Literal["auto", "cuml", "graph"] = "auto"
     """DBSCAN on CUDA: cuML on all N x N distances, own kernels on the graph, or cuML where that fits; equal labels."""
     source_weight: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -128,12 +128,15 @@ class JaccardDBSCAN(ClusterMixin, BaseEstimator):
         min_samples: points within eps, the point itself included, that make a core point.
         min_size: clusters with fewer images become outliers.
         source_weight: lambda of the source term, in [0, 1); above 0, `fit` needs source features.
+        search: `exact` nearest neighbours, or `approximate` ones by cuVS, on CUDA alone: for some 100,000 images and
+            more.
         solver: DBSCAN on CUDA: `cuml` on all N x N distances, own kernels on the `graph`, or `auto`: cuML where it is
             installed and these distances take a quarter of the free memory at most. Labels are equal.
 
     After `fit`: `labels_` (N,) int32 with -1 = outlier, `eps_`, `graph_` (CSR of the distances of all pairs with J < 1,
-    both triangles without the diagonal, zeros stored), `n_features_in_`. Arrays are of the library of the features and
-    on their device.
+    both triangles without the diagonal, zeros stored), `recall_` (share of the neighbours that an approximate search
+    found, measured on a sample; 1 for an exact one), `n_features_in_`. Arrays are of the library of the features and on
+    their device.
     """
 
     def __init__(
@@ -146,6 +149,7 @@ class JaccardDBSCAN(ClusterMixin, BaseEstimator):
         min_samples: int = 4,
         min_size: int = 1,
         source_weight: float = 0.0,
+        search: str = "exact",
         solver: str = "auto",
     ) -> None:
         self.k1 = k1
@@ -156,6 +160,7 @@ class JaccardDBSCAN(ClusterMixin, BaseEstimator):
         self.min_samples = min_samples
         self.min_size = min_size
         self.source_weight = source_weight
+        self.search = search
         self.solver = solver
 
     def fit(self, features, y=None, *, source=None) -> JaccardDBSCAN:
@@ -182,7 +187,7 @@ class JaccardDBSCAN(ClusterMixin, BaseEstimator):
         if self.source_weight > 0 and source is None:
             raise InputError(f"source: source_weight={self.source_weight} needs the features of the source domain")
 
-        neighbours = nearest_neighbours(x_ND, needed)
+        neighbours = nearest_neighbours(x_ND, needed, approximate=self.search == "approximate")
         graph = jaccard_graph(x_ND, neighbours, self.k1, self.k2)
         if self.source_weight > 0:
             reach_N = source_reach(x_ND, check_features(source, "source"))
@@ -194,6 +199,7 @@ class JaccardDBSCAN(ClusterMixin, BaseEstimator):
 
         self.labels_ = like(labels_N, features)
         self.eps_ = float(eps)
+        self.recall_ = 1.0 if neighbours.recall is None else neighbours.recall
         self.graph_ = csr_like(graph.indptr, graph.indices, graph.distances, (graph.N, graph.N), features)
         self.n_features_in_ = x_ND.shape[1]
         return self
@@ -215,5 +221,7 @@ class JaccardDBSCAN(ClusterMixin, BaseEstimator):
             raise InputError("give one of pairs_per_image, rho and eps; all three are None")
         if not 0 <= self.source_weight < 1:
             raise InputError(f"source_weight must lie in [0, 1), got {self.source_weight!r}")
+        if self.search not in ("exact", "approximate"):
+            raise InputError(f"search must be exact or approximate, got {self.search!r}")
         if self.solver not in ("auto", "cuml", "graph"):
             raise InputError(f"solver must be auto, cuml or graph, got {self.solver!r}")

@@ -154,7 +154,7 @@ def test_estimator_holds_what_it_promises():
 
 def test_scikit_learn_conventions():
     settings = {"k1": 9, "k2": 3, "pairs_per_image": 4, "rho": 0.1, "eps": 0.5, "min_samples": 3, "min_size": 2}
-    settings |= {"source_weight": 0.2, "solver": "graph"}
+    settings |= {"source_weight": 0.2, "search": "approximate", "solver": "graph"}
     model = JaccardDBSCAN(**settings)
     assert model.get_params() == settings
     copy = clone(model.set_params(k1=11))
@@ -206,6 +206,8 @@ def test_read_only_features():
         ({"rho": 1.5}, r"rho must lie in \(0, 1\], got 1.5"),
         ({"eps": 0}, r"eps must lie in \(0, inf\], got 0"),
         ({"pairs_per_image": None}, "give one of pairs_per_image, rho and eps"),
+        ({"search": "fast"}, "search must be exact or approximate, got 'fast'"),
+        ({"search": "approximate"}, "only the CUDA engine searches approximately"),
         ({"solver": "cuda"}, "solver must be auto, cuml or graph, got 'cuda'"),
         ({"source_weight": 1}, r"source_weight must lie in \[0, 1\), got 1"),
         ({"source_weight": 0.1}, "source_weight=0.1 needs the features of the source domain"),
