@@ -87,11 +87,13 @@ def on_gpu(monkeypatch) -> list[int]:
     return batches
 
 
-def test_whole_upright_files_in_the_right_colours_are_decoded_in_a_batch(market, on_gpu):
+@pytest.mark.parametrize(("block", "batches"), [(512, [3]), (2, [2, 1])])
+def test_whole_upright_files_in_the_right_colours_are_decoded_in_a_batch(market, on_gpu, monkeypatch, block, batches):
+    monkeypatch.setattr(store_module, "BLOCK", block)
     domain = read_domain(DomainSpec(path=str(market)))
     plain = torch.from_numpy(np.stack([decode(domain.open(name), data()) for name in domain.train.names]))
     store, kept = load_images(domain, domain.train, data(), CPU)
-    assert on_gpu == [3]
+    assert on_gpu == batches
     assert kept.names == domain.train.names
     assert torch.equal(store.pixels[3:], plain[3:])
     assert (store.pixels[:3].int() - plain[:3].int()).abs().max() <= 3  # resizing rounds in its own way
@@ -104,7 +106,7 @@ def test_grey_files_where_grey_is_wanted(market, on_gpu, invert):
     store, _ = load_images(domain, domain.train, settings, CPU)
     assert on_gpu == [1]
     expected = decode(domain.open(domain.train.names[5]), settings)
-    assert (store.pixels[5].int() - torch.from_numpy(expected).int()).abs().max() <= 3
+    assert (store.pixels[5].int() - torch.tensor(expected).int()).abs().max() <= 3
 
 
 def test_what_the_decoder_refuses_is_left_to_pillow(market, monkeypatch):
@@ -134,6 +136,7 @@ def test_cut_off_files_are_judged_by_pillow(market, on_gpu):
     with pytest.raises(InputError, match=f"unreadable images(.|\n)*{NAMES[0]}.*truncated"):
         load_images(domain, domain.train, data(), CPU)
     store, kept = load_images(domain, domain.train, data(on_error="skip"), CPU)
+    assert on_gpu == [2, 2]  # it was given to no decoder that might fill it with grey
     assert kept.names == domain.train.names[1:]
     assert (store.pixels[0].int() - torch.from_numpy(decode(domain.open(kept.names[0]), data())).int()).abs().max() <= 3
 
