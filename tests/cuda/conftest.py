@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,15 +18,41 @@ if not SIMULATED and not torch.cuda.is_available():
     collect_ignore_glob = ["test_*.py"]
 if SIMULATED:
     from numba.cuda.simulator import kernelapi
+    from numba.cuda.simulator.cudadrv.devicearray import FakeWithinKernelCUDAArray
 
     sys.setswitchinterval(1e-5)  # the simulator polls its threads, which otherwise wait 5 ms for their turn
 
     def _shared_array(self: Any, shape: Any, dtype: Any) -> np.ndarray:
         """An array for each place that asks for one. Numba's own makes two if two threads ask at the same time."""
         frame = sys._getframe(1)
-        return self._allocations.setdefault((frame.f_code, frame.f_lasti), np.empty(shape, dtype))
+        array = np.empty(shape, dtype).view(SharedArray)
+        return self._allocations.setdefault((frame.f_code, frame.f_lasti), array)
 
     kernelapi.FakeCUDAShared.array = _shared_array
+
+
+class SharedArray(np.ndarray):
+    """Shared memory of a simulated block."""
+
+
+@pytest.fixture
+def racing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let other threads run after every read of an array in a simulated kernel.
+
+    An addition that is not atomic then reads, waits, and writes over what the others have added.
+    """
+    if SIMULATED:
+        for kind in (FakeWithinKernelCUDAArray, SharedArray):
+            monkeypatch.setattr(kind, "__getitem__", _read_and_wait(kind.__getitem__))
+
+
+def _read_and_wait(read: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def racing_read(array: Any, index: Any) -> Any:
+        value = read(array, index)
+        time.sleep(0)
+        return value
+
+    return racing_read
 
 
 @pytest.fixture(autouse=True)
