@@ -33,7 +33,8 @@ def wheel(tmp_path_factory) -> zipfile.ZipFile:
 def test_the_wheel_holds_every_module_and_spec(wheel):
     expected = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "rapids_slr").rglob("*.py")}
     expected |= {f"rapids_slr/kernels/{path.name}" for path in (REPOSITORY / "kernels").glob("*.py")}
-    expected |= {f"rapids_slr/configs/{path.name}" for path in (REPOSITORY / "configs").glob("*.yaml")}
+    configs = REPOSITORY / "configs"
+    expected |= {f"rapids_slr/configs/{path.relative_to(configs).as_posix()}" for path in configs.rglob("*.yaml")}
     assert expected <= set(wheel.namelist())
 
 
