@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import json
 import os
@@ -52,7 +53,7 @@ import yaml
 command, resume, _, out, _, device = sys.argv[1:]
 out = pathlib.Path(out)
 spec = yaml.safe_load((out / "spec.yaml").read_text())
-call = {"command": command, "name": spec["name"], "resume": resume, "device": device, "time": time.time()}
+call = {"command": command, "name": spec["name"], "resume": resume, "device": device, "pid": os.getpid()}
 call |= {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")}
 top = next(folder for folder in out.parents if (folder / "sweep.yaml").exists())
 
@@ -75,6 +76,8 @@ iterations = spec["pretrain" if command == "pretrain" else "training"]["iteratio
 if iterations == 13:
     print("warning: unlucky\\nerror: 13 iterations bring no luck\\nchoose another number", file=sys.stderr)
     sys.exit(1)
+if iterations == 12:
+    sys.exit(0)
 if iterations == 14:
     os.kill(os.getpid(), signal.SIGKILL)
 if (top.parent / "hang").exists() and (top.parent / "hang").read_text() == spec["name"]:
@@ -421,6 +424,7 @@ def test_a_sweep_runs_all_and_leaves_its_files(here, standin, capsys):
     assert (record["commit"], record["threads"]) == ("abc123", torch.get_num_threads())
     assert record["stage_seconds"] == {"training": 1.0, "epoch": 2.0}
     assert [row["epoch"] for row in record["epochs"]] == [1, 2]
+    assert record["epochs"][1].keys() == {"epoch", "mAP", "rank1", "rank5", "rank10"}
     written = capsys.readouterr()
     assert written.out.endswith("10 of 10 runs are finished (CPU, 1 threads, commit abc123).\nout\n")
     assert "all pairs" in written.out
@@ -454,6 +458,11 @@ def test_a_failing_run_costs_itself_alone(here, standin, capsys):
     assert names(here) == again.split()
 
 
+def test_a_run_that_leaves_no_summary_has_failed(here, standin, capsys):
+    assert main(["sweep", "sweep.yaml", "--set", "methods.slr.training.iterations=12", "--out", "out"]) == 1
+    assert "back/slr/seed-1: exit code 0: nothing was written; see out/runs/back/slr/seed-1" in capsys.readouterr().err
+
+
 def test_a_failing_pretraining_takes_its_runs_with_it(here, standin, capsys):
     assert main(["sweep", "sweep.yaml", "--set", "pairs.back.pretrain.iterations=13", "--out", "out"]) == 1
     found = states(json.loads((here / "out/results.json").read_text()))
@@ -462,8 +471,17 @@ def test_a_failing_pretraining_takes_its_runs_with_it(here, standin, capsys):
     assert len(names(here, "pretrain")) == 4
 
 
+def in_use(lock: Path) -> bool:
+    with open(lock) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_a_stopped_sweep_goes_on_where_it_was(here, standin, how):
+def test_a_stopped_sweep_goes_on_where_it_was(here, standin, capsys, how):
     """The third run hangs until the sweep is stopped."""
     (here / "hang").write_text("there-shuffled-0")
     script = (
@@ -471,7 +489,7 @@ def test_a_stopped_sweep_goes_on_where_it_was(here, standin, how):
     )
     script += "; sys.exit(main())"
     words = [sys.executable, "-c", script, "sweep", "sweep.yaml", "--out", "out"]
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True) as sweep:
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as sweep:
         while not (here / "waiting").exists():
             assert sweep.poll() is None, sweep.stderr.read()
             time.sleep(0.05)
@@ -482,8 +500,13 @@ def test_a_stopped_sweep_goes_on_where_it_was(here, standin, how):
             assert err.endswith("stopped; 2 of 10 runs are finished. Go on with: rapids-slr sweep --resume --out out\n")
             assert [call["name"] for call in calls(here, "stopped")] == ["there-shuffled-0"]
         else:
-            os.killpg(sweep.pid, signal.SIGKILL)
+            sweep.kill()
             sweep.wait()
+            assert main(["sweep", "sweep.yaml", "--resume", "--out", "out"]) == 2
+            assert "out is in use by another sweep, or by a run that is left of one" in capsys.readouterr().err
+            os.kill(calls(here)[-1]["pid"], signal.SIGKILL)
+            while in_use(here / "out/lock"):
+                time.sleep(0.05)
     results = json.loads((here / "out/results.json").read_text())
     assert list(states(results).values()) == ["done"] * 2 + ["waiting"] * 8
     (here / "hang").write_text("")
@@ -528,13 +551,14 @@ def test_a_folder_with_something_else_is_refused(here, standin):
 
 def test_a_sweep_may_grow_and_move(here, standin):
     work.run_sweep(load_sweep("sweep.yaml", ["seeds=[0]", "device=cpu"]), here / "out")
+    (here / "out/runs/back/abmt/seed-0/summary.json").unlink()  # stopped before it began
     (here / "out").rename(here / "moved")
     (here / "calls.jsonl").unlink()
     more = load_sweep("sweep.yaml", ["methods.new.refine.alpha=0.9", "device=auto"])
     results = work.run_sweep(more, here / "moved", resume=True)
     assert set(states(results).values()) == {"done"}
-    assert names(here)[:2] == ["there-new-0", "back-new-0"]
-    assert len(names(here)) == 2 + 6
+    assert names(here)[:3] == ["there-new-0", "back-abmt-0", "back-new-0"]
+    assert len(names(here)) == 3 + 6
     assert len(names(here, "pretrain")) == 2
     (here / "calls.jsonl").unlink()
     fewer = load_sweep("moved/sweep.yaml", ["seeds=[1]", "methods.shuffled.seeds=[1]"])
