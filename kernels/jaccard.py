@@ -108,7 +108,7 @@ def _distances_cuda(common, distances):
 def jaccard_distances_cuda(indptr: Array, indices: Array, weights: Array) -> tuple[Array, Array, Array]:
     """`jaccard_distances` on the device, from sums of whole numbers, whose order does not matter."""
     xp = array_module(indptr)
-    whole = xp.maximum(xp.rint(weights.astype(xp.float64) / UNIT), 1).astype(xp.int64)
+    whole = xp.rint(weights.astype(xp.float64) / UNIT).astype(xp.int64)
     out_indptr, out_indices, common = pairs_sharing_columns(indptr, indices, whole, indptr.size - 1, "min")
     distances = xp.empty(out_indices.size, xp.float32)
     _distances_cuda.each(distances.size, common, distances)

@@ -109,7 +109,7 @@ def pairs_sharing_columns(
     Args: a CSR matrix of R rows, each column at most once in a row, in any order.
         indptr: int64 (R + 1,).
         indices: int32, in [0, columns).
-        values: int64, above 0; sums of what is combined must stay below 2^63.
+        values: int64, none negative; sums of what is combined must stay below 2^63.
         combine: what two rows share in a column: the lesser of their values, or the product.
     Returns: CSR (indptr int64, indices int32 ascending, sums over the shared columns int64). The same for every number
         of threads and blocks.
