@@ -25,9 +25,12 @@ from tests.cuda.rows import few_entries
 pytestmark = pytest.mark.usefixtures("racing")
 
 
-def test_counts_of_pairs_and_clusters(device, host):
-    before_N = np.repeat([0, 1, 0, -1], [7, 6, 5, 3]).astype(np.int32)
-    now_N = np.repeat([0, 0, 1, 0], [7, 6, 5, 3]).astype(np.int32)
+@pytest.mark.parametrize(
+    "labels", [([0, 0, 0, 0], [0, 0, 0, 0]), ([0, 0, 0, 0], [0, 0, 1, 1]), ([0, 0, 1, 1], [0] * 4)]
+)
+def test_counts_of_pairs_and_clusters(labels, device, host):
+    """The four threads of a block, of which those at the ends of a pair count it."""
+    before_N, now_N = np.array(labels, np.int32)
     assert_same(host(label_pairs_cuda(*device((before_N, now_N)))), label_pairs_cpu(before_N, now_N))
 
 
