@@ -49,7 +49,7 @@ def racing(monkeypatch: pytest.MonkeyPatch) -> None:
 def _read_and_wait(read: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     def racing_read(array: Any, index: Any) -> Any:
         value = read(array, index)
-        time.sleep(0)
+        time.sleep(1e-4)
         return value
 
     return racing_read
