@@ -134,7 +134,8 @@ def test_small_clusters_become_outliers():
     assert drop_small(labels, 3).tolist() == [-1, -1, -1, -1, 0, 0, 0, 1, 1, 1]
     assert drop_small(labels, 1).tolist() == labels.tolist()
     assert drop_small(labels, 99).tolist() == [-1] * 10
-    assert drop_small(np.full(3, -1, np.int32), 5).tolist() == [-1] * 3
+    assert drop_small(np.full(3, -1, np.int32), 3).tolist() == [-1] * 3
+    assert drop_small(np.array([-1, -1, 0, 1, 1], np.int32), 2).tolist() == [-1, -1, -1, 0, 0]
     model = JaccardDBSCAN(k1=8, pairs_per_image=4, min_size=11).fit(FAMILIES["clustered"])
     assert np.bincount(model.labels_[model.labels_ >= 0]).min() >= 11
 
