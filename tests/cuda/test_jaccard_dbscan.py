@@ -89,6 +89,14 @@ def test_a_radius_that_reaches_every_pair(device, host):
     np.testing.assert_array_equal(host(dbscan(graph, 1.0, 13)), -1)
 
 
+def test_a_radius_that_reaches_the_nearest_pair_that_is_not_stored(device, host):
+    nothing = np.zeros(4, np.int64), np.empty(0, np.int32), np.empty(0, np.float32)
+    graph = on_device(Graph(*nothing, far=0.9, reach_N=np.array([0.3, 0.05, 0.1], np.float32)), device)
+    np.testing.assert_array_equal(host(dbscan(graph, 1.04, 1)), [0, 1, 2])
+    with pytest.raises(InputError, match=r"which are 1\.05 or more apart"):
+        dbscan(graph, 1.06, 1)
+
+
 def test_small_clusters_become_outliers(device, host):
     labels = device(np.array([0, 1, 1, -1, 2, 2, 2, 3, 3, 3], np.int32))
     np.testing.assert_array_equal(host(drop_small(labels, 3)), [-1, -1, -1, -1, 0, 0, 0, 1, 1, 1])
