@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -49,7 +50,11 @@ def racing(monkeypatch: pytest.MonkeyPatch) -> None:
 def _read_and_wait(read: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     def racing_read(array: Any, index: Any) -> Any:
         value = read(array, index)
-        time.sleep(1e-4)
+        if sys._getframe(1).f_globals is vars(kernelapi):  # an atomic operation, which holds a lock
+            return value
+        thread = threading.current_thread()
+        thread.reads = getattr(thread, "reads", 0) + 1  # at first longer, as threads start one after the other
+        time.sleep(2e-3 if thread.reads <= 12 else 1e-4)
         return value
 
     return racing_read

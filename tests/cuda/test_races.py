@@ -25,12 +25,17 @@ from tests.cuda.rows import few_entries
 pytestmark = pytest.mark.usefixtures("racing")
 
 
-@pytest.mark.parametrize(
-    "labels", [([0, 0, 0, 0], [0, 0, 0, 0]), ([0, 0, 0, 0], [0, 0, 1, 1]), ([0, 0, 1, 1], [0] * 4)]
-)
-def test_counts_of_pairs_and_clusters(labels, device, host):
+PAIRS = {
+    "one pair": ([0, 1, 1, 1], [0, 0, 0, 0]),
+    "two of a cluster before": ([0, 1, 1, 1], [0, 0, 1, 1]),
+    "two of a cluster now": ([0, 0, 1, 1], [0, 1, 1, 1]),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_counts_of_pairs_and_clusters(name, device, host):
     """The four threads of a block, of which those at the ends of a pair count it."""
-    before_N, now_N = np.array(labels, np.int32)
+    before_N, now_N = np.array(PAIRS[name], np.int32)
     assert_same(host(label_pairs_cuda(*device((before_N, now_N)))), label_pairs_cpu(before_N, now_N))
 
 
@@ -76,14 +81,11 @@ def test_members_of_reciprocal_sets(device, host, monkeypatch):
 
 
 def test_components_that_one_point_joins(device, host):
-    near_NN = np.zeros((9, 9), bool)
-    near_NN[8, :8] = near_NN[:8, 8] = True
-    for i in range(0, 8, 2):
-        near_NN[i, i + 1] = near_NN[i + 1, i] = True
-    rows, columns = np.nonzero(near_NN)
-    indptr = np.searchsorted(rows, np.arange(10)).astype(np.int64)
-    graph = indptr, columns.astype(np.int32), np.full(rows.size, 0.1, np.float32)
-    np.testing.assert_array_equal(host(dbscan_cuda(*device(graph), 0.2, 2)), np.zeros(9))
+    """Point 4 is near to all the others, which are near to it alone."""
+    indptr, indices = np.array([0, 1, 2, 3, 4, 8]), np.array([4, 4, 4, 4, 0, 1, 2, 3], np.int32)
+    graph = indptr, indices, np.full(8, 0.1, np.float32)
+    for _ in range(5):
+        np.testing.assert_array_equal(host(dbscan_cuda(*device(graph), 0.2, 2)), np.zeros(5))
 
 
 def test_shortest_edges_of_components(device, host):
