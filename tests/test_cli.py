@@ -417,7 +417,7 @@ def test_defaults_are_those_of_the_estimators():
         shared = {name: option.default for name, option in inspect.signature(command).parameters.items()}
         shared = {name: value for name, value in shared.items() if name in settings}
         assert shared == {name: settings[name] for name in shared}
-        assert set(settings) - set(shared) <= {"source_weight", "memory"}
+        assert set(settings) - set(shared) <= {"source_weight", "memory", "solver"}
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,11 @@ from rapids_slr.cli.options import Device, print_table
 log = logging.getLogger(__name__)
 
 
+class Search(StrEnum):
+    exact = "exact"
+    approximate = "approximate"
+
+
 class Hard(StrEnum):
     hdbscan = "hdbscan"
     argmax = "argmax"
@@ -53,6 +58,9 @@ def cluster(
     ] = None,
     normalise: Annotated[bool, typer.Option("--normalise", help="Divide every row by its length first.")] = False,
     device: Annotated[Device, typer.Option(help="Engine; auto takes CUDA where it works.")] = Device.auto,
+    search: Annotated[
+        Search, typer.Option(help="All nearest neighbours, or on CUDA most of them, faster.")
+    ] = Search.exact,
 ) -> None:
     """Cluster features: DBSCAN on the k-reciprocal Jaccard distance. Label -1 is an outlier.
 
@@ -75,7 +83,14 @@ def cluster(
 
     backend = choose_backend(device.value)
     model = JaccardDBSCAN(
-        k1=k1, k2=k2, pairs_per_image=pairs_per_image, rho=rho, eps=eps, min_samples=min_samples, min_size=min_size
+        k1=k1,
+        k2=k2,
+        pairs_per_image=pairs_per_image,
+        rho=rho,
+        eps=eps,
+        min_samples=min_samples,
+        min_size=min_size,
+        search=search.value,
     )
     with Progress() as progress, progress.task("compiling kernels, kept for later", None, "kernels") as task:
         warm_up(task.advance, cuda=backend.name == "cuda")  # not in the seconds below
