@@ -6,19 +6,24 @@ import numpy as np
 from numba import cuda
 
 from rapids_slr.arrays import Array, array_module
-from rapids_slr.kernels import cpu, gpu, in_parallel, on_gpu
+from rapids_slr.kernels import cpu, gpu, in_parallel, on_gpu, shared
 from rapids_slr.kernels.components import join, root_of
 
 NONE = np.int32(2**31 - 1)  # no cluster yet, above all others
 
 
+@shared
+def _is_core(i, indptr, distances, eps, min_samples):
+    near = 1
+    for e in range(indptr[i], indptr[i + 1]):
+        near += distances[e] <= eps
+    return near >= min_samples
+
+
 @cpu("void(int64, int64, int64[::1], float32[::1], float32, int64, boolean[::1])")
 def _find_core(start, stop, indptr, distances, eps, min_samples, core_N):
     for i in range(start, stop):
-        near = 1
-        for e in range(indptr[i], indptr[i + 1]):
-            near += distances[e] <= eps
-        core_N[i] = near >= min_samples
+        core_N[i] = _is_core(i, indptr, distances, eps, min_samples)
 
 
 @cpu("int64(int64[::1], int32[::1], float32[::1], float32, boolean[::1], int32[::1])")
@@ -48,10 +53,7 @@ def _grow(indptr, indices, distances, eps, core_N, label_N):
 def _find_core_cuda(indptr, distances, eps, min_samples, core_N):
     i = cuda.grid(1)
     if i < core_N.size:
-        near = 1
-        for e in range(indptr[i], indptr[i + 1]):
-            near += distances[e] <= eps
-        core_N[i] = near >= min_samples
+        core_N[i] = _is_core(i, indptr, distances, eps, min_samples)
 
 
 @gpu("void(int64[::1], int32[::1], float32[::1], float32, boolean[::1], int32[::1])")
