@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rapids_slr.data import Split
-from rapids_slr.evaluation import agreement, label_quality
+from rapids_slr.evaluation import agreement, label_quality, pair_errors, rightly_placed
 from rapids_slr.refinement import Refined
 from rapids_slr.tables import Frame, cluster_statistics, manifest, table
 
@@ -19,11 +19,14 @@ QUALITY = ("ari", "nmi", "ari_labelled", "nmi_labelled", "purity")
 def epoch_row(
     clusters_N: Tensor,
     refined_N: Tensor,
+    clusters_before_N: Tensor | None,
     refined_before_N: Tensor | None,
     refined: Refined | None,
     identities_N: np.ndarray,
 ) -> dict[str, float]:
     """Counts of labels, agreement with last epoch's, and label quality where every identity is known.
+
+    Figures of the refined labels, and those of the clusters with `raw_` before their names.
 
     Args:
         refined: None where clusters are trained on as they are.
@@ -36,14 +39,20 @@ def epoch_row(
         "rescued": 0 if refined is None else refined.rescued,
         "left_out": int((refined_N < 0).sum()),
     }
-    if refined_before_N is not None:
-        row["ari_prev"] = agreement(to_host(refined_N), to_host(refined_before_N))
     known = np.unique(identities_N)
-    if known[0] > 0 and len(known) > 1:
+    identified = known[0] > 0 and len(known) > 1
+    if identified:
         row["identities"] = len(known)
-        for prefix, labels_N in (("", refined_N), ("raw_", clusters_N)):
-            quality = label_quality(to_host(labels_N), identities_N)
-            row |= {prefix + name: quality[name] for name in QUALITY}
+    for prefix, labels, before in (("", refined_N, refined_before_N), ("raw_", clusters_N, clusters_before_N)):
+        labels_N, before_N = to_host(labels), None if before is None else to_host(before)
+        if before_N is not None:
+            row[prefix + "ari_prev"] = agreement(labels_N, before_N)
+        if identified:
+            quality = label_quality(labels_N, identities_N)
+            quality = {name: quality[name] for name in QUALITY} | pair_errors(labels_N, identities_N, before_N)
+            row |= {prefix + name: value for name, value in quality.items()}
+    if identified and row["rescued"]:
+        row["rescued_rightly"] = rightly_placed(to_host(refined_N), identities_N, to_host(clusters_N) < 0)
     return row
 
 

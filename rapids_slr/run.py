@@ -200,7 +200,7 @@ def adapt_network(session: Session) -> None:
             with clock.stage("evaluation"):  # the teacher on the test split
                 scores = evaluate_on(teacher, session.test, session)
 
-        labels = epoch_row(clusters_N, refined_N, now.refined_N, refined, target.split.identities)
+        labels = epoch_row(clusters_N, refined_N, now.clusters_N, now.refined_N, refined, target.split.identities)
         remembered_N = now.refined_N if spec.refine is not None and spec.refine.memory == "refined" else now.clusters_N
         table = label_table(target.split, remembered_N, clusters_N, refined_N, refined)
         row = {"epoch": epoch, **scores, **labels, **cluster_means(table), **prefixed("loss", losses), **clock.row()}

@@ -70,7 +70,16 @@ def test_a_run_leaves_what_the_readme_promises(finished, tiny):
     rows = metrics_without_times(finished)
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     assert rows[-1].keys() >= SCORES | {"clusters", "refined_clusters", "outliers", "rescued", "ari", "raw_ari"}
-    assert rows[-1].keys() >= {"nmi", "raw_nmi", "ari_labelled", "raw_nmi_labelled", "ari_prev", "loss/ce"}
+    assert rows[-1].keys() >= {
+        "nmi",
+        "raw_nmi",
+        "ari_labelled",
+        "raw_nmi_labelled",
+        "ari_prev",
+        "raw_ari_prev",
+        "loss/ce",
+    }
+    assert rows[-1].keys() >= {"false_pairs", "missed_repeated", "raw_false_repeated", "raw_missed_pairs"}
     assert summary["last"]["mAP"] == rows[-1]["mAP"]
     assert summary["best"]["mAP"] == max(row["mAP"] for row in rows)
     table = pd.read_parquet(finished / "labels" / "epoch-002.parquet")

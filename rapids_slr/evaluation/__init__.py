@@ -1,6 +1,14 @@
 """How good features and labels are, where identities are known."""
 
-from rapids_slr.evaluation.labels import agreement, label_quality
+from rapids_slr.evaluation.labels import agreement, label_quality, pair_errors, rightly_placed
 from rapids_slr.evaluation.retrieval import QueryResults, query_results, retrieval_scores
 
-__all__ = ["QueryResults", "agreement", "label_quality", "query_results", "retrieval_scores"]
+__all__ = [
+    "QueryResults",
+    "agreement",
+    "label_quality",
+    "pair_errors",
+    "query_results",
+    "retrieval_scores",
+    "rightly_placed",
+]

@@ -1,4 +1,4 @@
-"""Quality of cluster labels against identities: ARI, NMI and purity. Label -1 is an outlier."""
+"""Quality of cluster labels against identities: ARI, NMI, purity, and pairs of images. Label -1 is an outlier."""
 
 from __future__ import annotations
 
@@ -54,6 +54,52 @@ def agreement(first: Any, second: Any) -> float:
     return _ari(*_contingency(_own_clusters(first), _own_clusters(second)))
 
 
+def pair_errors(labels: Any, identities: Any, before: Any = None) -> dict[str, float]:
+    """Pairs of images that clusters join or part against their identities, and how many of them did so before.
+
+    Args:
+        labels: (N,) integer clusters; every outlier (negative) is alone.
+        identities: (N,) integer true identities.
+        before: labels of the same images an epoch before, or None.
+    Returns: `false_pairs`, the share of pairs within a cluster whose identities differ; `missed_pairs`, the share of
+        pairs of an identity that are in no common cluster; with `before`, `false_repeated` and `missed_repeated`, the
+        share of the false and of the missed pairs that were false or missed already. A share of nothing is 0.
+    Raises: InputError if the arrays are no integers, of different lengths, or empty.
+    """
+    labels, identities = _checked(labels, identities, "labels", "identities")
+    labels = _own_clusters(labels)
+    together, alike, right = _pairs_in(labels), _pairs_in(identities), _pairs_in(labels, identities)
+    false, missed = together - right, alike - right
+    errors = {"false_pairs": _share(false, together), "missed_pairs": _share(missed, alike)}
+    if before is None:
+        return errors
+    before = _own_clusters(_checked(before, identities, "before", "identities")[0])
+    right_before, right_twice = _pairs_in(before, identities), _pairs_in(labels, before, identities)
+    false_twice = _pairs_in(labels, before) - right_twice
+    missed_twice = alike - right - right_before + right_twice
+    return errors | {"false_repeated": _share(false_twice, false), "missed_repeated": _share(missed_twice, missed)}
+
+
+def rightly_placed(labels: Any, identities: Any, placed: Any) -> float:
+    """Share of the images `placed` (N,) bool whose identity is a most frequent one of their cluster; 0 if none is.
+
+    Raises: InputError if labels and identities are no integers, of different lengths, or empty.
+    """
+    labels, identities = _checked(labels, identities, "labels", "identities")
+    clustered = labels >= 0
+    placed = np.asarray(placed)[clustered]
+    if not placed.any():
+        return 0.0
+    counts, clusters, people = _contingency(labels[clustered], identities[clustered])
+    largest = np.zeros(clusters.max() + 1, np.int64)
+    np.maximum.at(largest, clusters, counts)
+    frequent = np.zeros((len(largest), people.max() + 1), bool)
+    frequent[clusters, people] = counts == largest[clusters]
+    cluster_N = np.unique(labels[clustered], return_inverse=True)[1]
+    person_N = np.unique(identities[clustered], return_inverse=True)[1]
+    return float(frequent[cluster_N, person_N][placed].mean())
+
+
 def _checked(first: Any, second: Any, *names: str) -> tuple[Labels, Labels]:
     arrays = np.asarray(first), np.asarray(second)
     for name, array in zip(names, arrays, strict=True):
@@ -91,6 +137,19 @@ def _sizes(counts: Labels, groups: Labels) -> Labels:
 def _pairs(sizes: Labels) -> int:
     """Pairs of images within groups; a Python integer, as products of two of them pass 64 bits."""
     return int((sizes * (sizes - 1) // 2).sum())
+
+
+def _pairs_in(*labels: Labels) -> int:
+    """Pairs of images that are alike in every one of the labels."""
+    group = np.zeros(len(labels[0]), np.int64)
+    for label in labels:
+        values, number = np.unique(label, return_inverse=True)
+        group = np.unique(group * len(values) + number, return_inverse=True)[1]
+    return _pairs(np.bincount(group))
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0
 
 
 def _ari(counts: Labels, first: Labels, second: Labels) -> float:

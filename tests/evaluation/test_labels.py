@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from rapids_slr.errors import InputError
-from rapids_slr.evaluation import agreement, label_quality
+from rapids_slr.evaluation import agreement, label_quality, pair_errors, rightly_placed
 
 labellings = st.lists(st.tuples(st.integers(-1, 4), st.integers(0, 3)), min_size=1, max_size=25).map(np.array)
 
@@ -99,3 +99,37 @@ def test_labels_of_other_images_are_refused():
         agreement(np.empty(0, int), np.empty(0, int))
     with pytest.raises(InputError, match=r"second: expected \(N,\) integers, got \(2,\) float64"):
         agreement([0, 1], [0.0, 1.0])
+
+
+@given(st.lists(st.tuples(st.integers(-1, 3), st.integers(0, 3), st.integers(-1, 3)), min_size=1, max_size=20))
+@example([(-1, 0, -1), (-1, 0, -1), (-1, 1, 0)])  # nothing but outliers
+@example([(0, 0, 0), (0, 1, 0), (0, 1, 0)])  # one cluster, twice
+@example([(0, 0, 1)])  # no pairs
+def test_pair_errors_equal_counting_every_pair(rows):
+    labels, identities, before = np.array(rows).T
+    own, own_before = alone(labels), alone(before)
+    pairs = list(itertools.combinations(range(len(rows)), 2))
+    together = [p for p in pairs if own[p[0]] == own[p[1]]]
+    alike = [p for p in pairs if identities[p[0]] == identities[p[1]]]
+    false, missed = set(together) - set(alike), set(alike) - set(together)
+    together_before = {p for p in pairs if own_before[p[0]] == own_before[p[1]]}
+    expected = {
+        "false_pairs": len(false) / max(len(together), 1),
+        "missed_pairs": len(missed) / max(len(alike), 1),
+        "false_repeated": len(false & together_before) / max(len(false), 1),
+        "missed_repeated": len(missed - together_before) / max(len(missed), 1),
+    }
+    assert pair_errors(labels, identities, before) == pytest.approx(expected, abs=1e-12)
+    assert pair_errors(labels, identities).keys() == {"false_pairs", "missed_pairs"}
+
+
+@given(labellings, st.integers(0, 2**25 - 1))
+def test_rightly_placed_equals_looking_at_each_image(rows, bits):
+    labels, identities = rows.T
+    placed = np.array([bits >> i & 1 for i in range(len(rows))], bool)
+    right = []
+    for i in np.flatnonzero(placed & (labels >= 0)):
+        counts = Counter(identities[labels == labels[i]].tolist())
+        right.append(counts[identities[i]] == max(counts.values()))
+    expected = sum(right) / len(right) if right else 0.0
+    assert rightly_placed(labels, identities, placed) == pytest.approx(expected, abs=1e-12)
