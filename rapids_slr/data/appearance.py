@@ -33,8 +33,8 @@ class Appearance:
 
 
 APPEARANCES = {
-    "mid": Appearance(stroke=5, blur=1.5, dark=70, light=190, texture=20, noise=12, inverted=False),
-    "hard": Appearance(stroke=5, blur=1.5, dark=70, light=190, texture=20, noise=12, inverted=True),
+    "mid": Appearance(stroke=3, blur=1.0, dark=40, light=215, texture=12, noise=8, inverted=False),
+    "hard": Appearance(stroke=3, blur=1.0, dark=40, light=215, texture=12, noise=8, inverted=True),
 }
 
 

@@ -66,11 +66,9 @@ class TwoBranch(nn.Module):
         return 2 * self.branch_dim
 
     def place(self, device: torch.device | str) -> TwoBranch:
-        """Move to a device where the network will work: on CUDA the weights lie channels-last, and what the spec wants
-        compiled is compiled at its first batch of a kind."""
-        self.to(device)
-        if torch.device(device).type == "cuda":
-            self.to(memory_format=torch.channels_last)
+        """Move to a device where the network will work: weights lie channels-last, and what the spec wants compiled is
+        compiled at its first batch of a kind."""
+        self.to(device, memory_format=torch.channels_last)
         if self.compiled:
             for part in (self.trunk, *self.branches):
                 part.compile()
@@ -78,8 +76,7 @@ class TwoBranch(nn.Module):
 
     def forward(self, images: Tensor) -> Outputs:
         """(B, C, H, W) normalised images -> pooled, necked and classified, for each branch."""
-        if images.is_cuda:
-            images = images.contiguous(memory_format=torch.channels_last)
+        images = images.contiguous(memory_format=torch.channels_last)
         with self._autocast(images.device):
             maps = self.trunk(images)
             first, second = self.branches[0](maps), self.branches[1](maps)
