@@ -68,7 +68,8 @@ class TwoBranch(nn.Module):
     def place(self, device: torch.device | str) -> TwoBranch:
         """Move to a device where the network will work: weights lie channels-last, and what the spec wants compiled is
         compiled at its first batch of a kind."""
-        self.to(device, memory_format=torch.channels_last)
+        self.to(device)
+        self.to(memory_format=torch.channels_last)
         if self.compiled:
             for part in (self.trunk, *self.branches):
                 part.compile()
