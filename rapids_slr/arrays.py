@@ -84,6 +84,20 @@ def csr_like(indptr: Array, indices: Array, data: Array, shape: tuple[int, int],
     return import_module(library).csr_matrix((data, indices, indptr), shape=shape)
 
 
+def csr_product(
+    first: tuple[Array, Array, Array], second: tuple[Array, Array, Array], shape: tuple[int, int, int]
+) -> tuple[Array, Array, Array]:
+    """Product of two CSR matrices of shape[:2] and shape[1:], each as indptr, indices, data, by scipy or cupyx.
+
+    Returns: indptr int64, indices int32 ascending within a row, data float64.
+    """
+    rows, inner, columns = shape
+    left = csr_like(*first, (rows, inner), first[2])
+    product = left @ csr_like(*second, (inner, columns), second[2])
+    product.sort_indices()
+    return product.indptr.astype(np.int64), product.indices.astype(np.int32), product.data.astype(np.float64)
+
+
 def row_of_entry(indptr: Array, size: int) -> Array:
     """Row of each of the `size` entries of a CSR matrix, int64."""
     xp = array_module(indptr)

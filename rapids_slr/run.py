@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from rapids_slr.clustering import JaccardDBSCAN, cluster_hdbscan
 from rapids_slr.errors import InputError, RunError
@@ -174,12 +175,12 @@ def adapt_network(session: Session) -> None:
 
         with clock.stage("clusters"):  # k-reciprocal Jaccard distance, then DBSCAN
             try:
-                clusters_N = cluster(features_ND, source_SD, spec.clusters)
+                clusters_N, *others = cluster(features_ND, source_SD, spec.clusters)
             except InputError as fault:
                 raise RunError(f"epoch {epoch}: {fault}") from fault
 
         with clock.stage("refinement"):  # IoU projection of last epoch's clusters, soft labels, refined hard labels
-            refined = now.slr.update(clusters_N) if now.slr is not None else None
+            refined = now.slr.update(clusters_N, others) if now.slr is not None else None
             refined_N = clusters_N if refined is None else refined.hard
         warn_of_collapse(session, epoch, clusters_N, refined_N)
 
@@ -226,12 +227,31 @@ def evaluate(spec: RunSpec, out: Path | None = None) -> dict[str, float]:
 # The steps of an epoch ------------------------------------------------------------------------------------------------
 
 
-def cluster(features_ND: Tensor, source_SD: Tensor | None, spec: ClusterSpec) -> Tensor:
-    """Cluster labels (N,) int32 of one epoch, where the features are; -1 for outliers."""
+def cluster(features_ND: Tensor, source_SD: Tensor | None, spec: ClusterSpec) -> list[Tensor]:
+    """Cluster labels (N,) int32 of one epoch, where the features are; -1 for outliers.
+
+    Returns: the clusters, and one array more for each of `clusters.also`.
+    """
     if spec.method == "hdbscan":
-        return cluster_hdbscan(features_ND, spec.min_cluster_size)
-    settings = spec.model_dump(exclude={"method", "min_cluster_size"})
-    return JaccardDBSCAN(**settings).fit_predict(features_ND, source=source_SD)
+        return [cluster_hdbscan(features_ND, spec.min_cluster_size)]
+    settings = spec.model_dump(exclude={"method", "min_cluster_size", "also"})
+    fitted: dict[str, JaccardDBSCAN] = {}  # a graph for each set of features, whatever the radii
+    labels = []
+    for other in (None, *spec.also):
+        branch = "both" if other is None else other.branch
+        if branch not in fitted:
+            source = None if source_SD is None else branch_features(source_SD, branch)
+            fitted[branch] = JaccardDBSCAN(**settings).fit(branch_features(features_ND, branch), source=source)
+        radius = {} if other is None else other.model_dump(exclude={"branch"}, exclude_none=True)
+        labels.append(fitted[branch].labels_at(**radius) if radius else fitted[branch].labels_)
+    return labels
+
+
+def branch_features(features_ND: Tensor, branch: str) -> Tensor:
+    """The features of both branches, or the half of the `average` or `maximum` one with unit rows."""
+    if branch == "both":
+        return features_ND
+    return F.normalize(features_ND.chunk(2, dim=1)[branch == "maximum"], dim=1)
 
 
 def training_targets(refined_N: Tensor, refined: Refined | None, session: Session, epoch: int) -> Targets:

@@ -177,6 +177,19 @@ class FeatureSpec(Settings):
     """Re-estimate BatchNorm statistics on the target before the first clustering."""
 
 
+class OtherClustersSpec(Settings):
+    """A further clustering of every epoch, for `refine` to project; what is not given is as in `clusters`."""
+
+    branch: Literal["both", "average", "maximum"] = "both"
+    """Features of both branches of the network, or of the one that pools by average or maximum."""
+    pairs_per_image: Positive | None = None
+    """Another radius, by the rule of clusters.pairs_per_image."""
+    rho: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Another radius, by the rule of clusters.rho."""
+    eps: Positive | None = None
+    """Another radius, fixed."""
+
+
 class ClusterSpec(Settings):
     """From features to cluster labels."""
 
@@ -204,6 +217,15 @@ class ClusterSpec(Settings):
     """DBSCAN on CUDA: cuML on all N x N distances, own kernels on the graph, or cuML where that fits; equal labels."""
     source_weight: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """lambda of the source term of the distance (ABMT: 0.1); 0 leaves it out."""
+    also: list[OtherClustersSpec] = []
+    """Further clusterings of every epoch, by other radii or branches. `refine` projects them onto the clusters as it
+    does last epoch's, and takes the mean (beyond the paper)."""
+
+    @model_validator(mode="after")
+    def _others_by_dbscan(self) -> ClusterSpec:
+        if self.also and self.method != "dbscan":
+            raise ValueError("also needs method: dbscan, whose radius it changes")
+        return self
 
 
 class RefineSpec(Settings):
@@ -298,4 +320,6 @@ class RunSpec(Settings):
             raise ValueError("data.source is missing: give it, or a trained network in pretrain.checkpoint")
         if self.data.source is None and self.clusters.source_weight > 0:
             raise ValueError("clusters.source_weight > 0 needs data.source")
+        if self.clusters.also and self.refine is None:
+            raise ValueError("clusters.also needs refine: without it nothing reads further clusterings")
         return self

@@ -140,6 +140,31 @@ def test_options_around_the_loop_run(tiny, tmp_path, finished):
     assert "mAP" in rows[1]
 
 
+def test_further_clusterings_are_projected(tiny, tmp_path, finished, monkeypatch):
+    """Each by its own radius and branch; SLR is given them every epoch."""
+    given: list[list[torch.Tensor]] = []
+    update = run.SLR.update
+    monkeypatch.setattr(run.SLR, "update", lambda self, *labels: given.append(labels) or update(self, *labels))
+    embedded: list[torch.Tensor] = []
+    cluster = run.cluster
+    monkeypatch.setattr(run, "cluster", lambda x, *rest: embedded.append(x) or cluster(x, *rest))
+    spec = changed(
+        tiny,
+        clusters={"also": [{"pairs_per_image": 5}, {"branch": "maximum"}, {"branch": "average", "eps": 0.6}]},
+        training={"epochs": 2, "iterations": 2},
+        pretrain={"checkpoint": str(finished / "checkpoints/pretrained.pt")},
+    )
+    run.train(spec, tmp_path / "run")
+    assert len(given) == 2
+    for (clusters_N, others), x_ND in zip(given, embedded, strict=True):
+        half = x_ND.shape[1] // 2
+        average, maximum = (torch.nn.functional.normalize(part, dim=1) for part in (x_ND[:, :half], x_ND[:, half:]))
+        expected = [(x_ND, {"pairs_per_image": 3}), (x_ND, {"pairs_per_image": 5}), (maximum, {"pairs_per_image": 3})]
+        expected += [(average, {"eps": 0.6})]
+        for labels_N, (features, radius) in zip([clusters_N, *others], expected, strict=True):
+            assert torch.equal(labels_N, run.JaccardDBSCAN(k1=6, k2=3, **radius).fit_predict(features))
+
+
 def test_hdbscan_on_features_runs(tiny, tmp_path, finished):
     spec = changed(
         tiny,

@@ -107,6 +107,15 @@ def test_faults_between_keys_stand_at_their_section(write):
     assert fault.startswith("run.yaml:3: data.target: give either path")
     (fault,) = faults_of(write("data: {target: {path: a.zip}}"))
     assert fault.startswith("run.yaml:1: data.source is missing")
+    (fault,) = faults_of(write(DRAWN + "refine: none\nclusters: {also: [{branch: average}]}\n"))
+    assert "clusters.also needs refine" in fault
+    (fault,) = faults_of(write(DRAWN + "clusters: {method: hdbscan, also: [{eps: 0.5}]}\n"))
+    assert "also needs method: dbscan" in fault
+
+
+def test_faults_in_a_list_name_their_place(write):
+    (fault,) = faults_of(write(DRAWN + "clusters: {also: [{eps: 0.5}, {epz: 0.5}]}\n"))
+    assert fault.endswith("clusters.also[1].epz: unknown key; did you mean clusters.also.eps?")
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "---\n"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClusterMixin
+from sklearn.utils.validation import check_is_fitted
 
 from rapids_slr.arrays import Array, array_module, csr_like, like, on_torch_stream
 from rapids_slr.clustering.cuml_dbscan import dbscan_cuml, takes_cuml
@@ -192,13 +193,9 @@ class JaccardDBSCAN(ClusterMixin, BaseEstimator):
         if self.source_weight > 0:
             reach_N = source_reach(x_ND, check_features(source, "source"))
             graph = add_source_term(graph, reach_N, self.source_weight)
-        eps = self.eps
-        if eps is None:
-            eps = radius(graph, pairs_per_image=self.pairs_per_image, rho=self.rho)
-        labels_N = drop_small(dbscan(graph, eps, self.min_samples, self.solver), self.min_size)
-
+        self._graph = graph
+        labels_N, self.eps_ = self._labels_at(self.pairs_per_image, self.rho, self.eps)
         self.labels_ = like(labels_N, features)
-        self.eps_ = float(eps)
         self.recall_ = 1.0 if neighbours.recall is None else neighbours.recall
         self.graph_ = csr_like(graph.indptr, graph.indices, graph.distances, (graph.N, graph.N), features)
         self.n_features_in_ = x_ND.shape[1]
@@ -208,20 +205,40 @@ class JaccardDBSCAN(ClusterMixin, BaseEstimator):
         """fit, then `labels_`: (N,) int32 of the library of the features, -1 = outlier."""
         return self.fit(features, source=source).labels_
 
+    def labels_at(self, *, pairs_per_image=None, rho=None, eps=None):
+        """Labels of the features fitted at another radius: (N,) int32 of the library of `labels_`, -1 = outlier.
+
+        The graph is used again, which costs next to nothing beside making it. One of the three, as in the class.
+
+        Raises: NotFittedError before fit; InputError for a radius that cannot be used.
+        """
+        check_is_fitted(self)
+        self._check_radius(pairs_per_image, rho, eps)
+        with on_torch_stream(self.labels_):
+            return like(self._labels_at(pairs_per_image, rho, eps)[0], self.labels_)
+
+    def _labels_at(self, pairs_per_image: float | None, rho: float | None, eps: float | None) -> tuple[Array, float]:
+        if eps is None:
+            eps = radius(self._graph, pairs_per_image=pairs_per_image, rho=rho)
+        return drop_small(dbscan(self._graph, eps, self.min_samples, self.solver), self.min_size), float(eps)
+
     def _check_settings(self) -> None:
         for name in ("k1", "k2", "min_samples", "min_size"):
             value = getattr(self, name)
             if not isinstance(value, (int, np.integer)) or value < 1:
                 raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
-        for name, high in (("pairs_per_image", np.inf), ("rho", 1), ("eps", np.inf)):
-            value = getattr(self, name)
-            if value is not None and not 0 < value <= high:
-                raise InputError(f"{name} must lie in (0, {high}], got {value!r}")
-        if self.eps is None and self.rho is None and self.pairs_per_image is None:
-            raise InputError("give one of pairs_per_image, rho and eps; all three are None")
+        self._check_radius(self.pairs_per_image, self.rho, self.eps)
         if not 0 <= self.source_weight < 1:
             raise InputError(f"source_weight must lie in [0, 1), got {self.source_weight!r}")
         if self.search not in ("exact", "approximate"):
             raise InputError(f"search must be exact or approximate, got {self.search!r}")
         if self.solver not in ("auto", "cuml", "graph"):
             raise InputError(f"solver must be auto, cuml or graph, got {self.solver!r}")
+
+    @staticmethod
+    def _check_radius(pairs_per_image: float | None, rho: float | None, eps: float | None) -> None:
+        for name, value, high in (("pairs_per_image", pairs_per_image, np.inf), ("rho", rho, 1), ("eps", eps, np.inf)):
+            if value is not None and not 0 < value <= high:
+                raise InputError(f"{name} must lie in (0, {high}], got {value!r}")
+        if eps is None and rho is None and pairs_per_image is None:
+            raise InputError("give one of pairs_per_image, rho and eps; all three are None")

@@ -20,6 +20,7 @@ from rapids_slr.refinement.labels import check_labels
 from rapids_slr.refinement.overlap import Overlap, overlap
 from rapids_slr.refinement.projection import project
 from rapids_slr.refinement.soft_labels import Soft, SoftRows, soft_labels
+from rapids_slr.refinement.sources import combine
 
 DENSE = 2**20  # entries up to which a projection is given as a dense array
 
@@ -49,6 +50,8 @@ class Refined:
     _labels: Any
     _overlap: Overlap
     _projection: tuple[Array, Array, Array]
+    _blended: Overlap
+    """The pairs of labels that have the soft labels: those of _overlap, unless there were other clusterings."""
     _soft: Soft
 
     @property
@@ -57,7 +60,7 @@ class Refined:
 
     @_on_request
     def _row_N(self) -> Array:
-        return self._soft.row_Q[self._overlap.pair_N]
+        return self._soft.row_Q[self._blended.pair_N]
 
     @_on_request
     def rows(self) -> SoftRows:
@@ -158,20 +161,22 @@ class SLR(BaseEstimator):
         self.merge_distance = merge_distance
         self._before_N: Array | None = None
 
-    def update(self, labels) -> Refined:
+    def update(self, labels, others=()) -> Refined:
         """Refine the labels of an epoch, and remember them for the next.
 
         Args:
             labels: (N,) whole numbers, -1 = outlier, clusters from 0; NumPy, CuPy or torch. The same images in the same
-                order every epoch. In the first epoch the refined labels are these.
+                order every epoch. In the first epoch the refined labels are these, unless there are others.
+            others: further clusterings of the epoch, each as `labels` are. They are projected as last epoch's labels
+                are, and the soft label takes the mean of all projections in place of last epoch's (beyond the paper).
         Raises: InputError for labels or settings that cannot be used; the memory is then as before.
         Source: Zia-ur-Rehman et al., arXiv:2410.14242.
         """
         self._check_settings()
         with on_torch_stream(labels):
-            return self._update(labels)
+            return self._update(labels, others)
 
-    def _update(self, labels: Any) -> Refined:
+    def _update(self, labels: Any, others: Any) -> Refined:
         now_N = check_labels(labels)
         xp, first = array_module(now_N), self._before_N is None
         before_N = xp.full(now_N.size, -1, xp.int32) if self._before_N is None else _beside(self._before_N, now_N)
@@ -181,14 +186,22 @@ class SLR(BaseEstimator):
                 "same order every epoch, or start with a new SLR"
             )
 
-        shared = overlap(before_N, now_N)
-        projection = project(shared)
-        soft = soft_labels(shared, projection, self.alpha, self.outliers)
-        hard_N = now_N.copy() if first else self._hard_labels(shared, soft)
+        other_clusterings = [check_labels(other, f"others[{place}]") for place, other in enumerate(others)]
+        for place, other_N in enumerate(other_clusterings):
+            if other_N.size != now_N.size:
+                raise InputError(f"others[{place}]: {other_N.size} images, but labels has {now_N.size}")
+
+        last = overlap(before_N, now_N)
+        projection = project(last)
+        shared, projected = (
+            (last, projection) if not other_clusterings else combine([before_N, *other_clusterings], now_N)
+        )
+        soft = soft_labels(shared, projected, self.alpha, self.outliers)
+        hard_N = now_N.copy() if first and not other_clusterings else self._hard_labels(shared, soft)
 
         self._before_N = hard_N.copy() if self.memory == "refined" else now_N
         rescued = int(((now_N < 0) & (hard_N >= 0)).sum())
-        return Refined(like(hard_N, labels), rescued, labels, shared, projection, soft)
+        return Refined(like(hard_N, labels), rescued, labels, last, projection, shared, soft)
 
     def _hard_labels(self, shared: Overlap, soft: Soft) -> Array:
         if self.hard == "none":

@@ -7,6 +7,7 @@ from numpy.testing import assert_array_equal
 from scipy.sparse import issparse
 from sklearn.base import clone, is_clusterer
 from sklearn.cluster import DBSCAN
+from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer
 
@@ -127,6 +128,28 @@ def test_fixed_radius_before_rho_before_pairs():
     assert JaccardDBSCAN(k1=8, eps=0.4, rho=0.1).fit(features).eps_ == 0.4
     by_rho = JaccardDBSCAN(k1=8, rho=0.1, pairs_per_image=None).fit(features).eps_
     assert JaccardDBSCAN(k1=8, rho=0.1, pairs_per_image=2).fit(features).eps_ == by_rho
+
+
+@pytest.mark.parametrize("radius", [{"pairs_per_image": 4}, {"rho": 0.1}, {"eps": 0.4}])
+@pytest.mark.parametrize("convert", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])
+def test_another_radius_gives_what_a_new_fit_would(radius, convert):
+    features = FAMILIES["clustered"]
+    model = JaccardDBSCAN(k1=8, pairs_per_image=2, min_size=3).fit(convert(features))
+    labels = model.labels_at(**radius)
+    assert type(labels) is type(convert(features))
+    settings = {"pairs_per_image": None} | radius
+    assert_array_equal(labels, JaccardDBSCAN(k1=8, min_size=3, **settings).fit_predict(features))
+    assert model.eps_ == JaccardDBSCAN(k1=8, pairs_per_image=2).fit(features).eps_  # the fit is as it was
+
+
+def test_another_radius_needs_a_fit_and_a_radius():
+    with pytest.raises(NotFittedError):
+        JaccardDBSCAN().labels_at(eps=0.5)
+    model = JaccardDBSCAN(k1=8, pairs_per_image=2).fit(FAMILIES["clustered"])
+    with pytest.raises(InputError, match="give one of pairs_per_image, rho and eps"):
+        model.labels_at()
+    with pytest.raises(InputError, match=r"rho must lie in \(0, 1\], got 2"):
+        model.labels_at(rho=2)
 
 
 def test_small_clusters_become_outliers():

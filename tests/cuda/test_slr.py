@@ -82,6 +82,14 @@ def test_every_setting_equals_the_cpu_over_epochs(case, settings, device, by_cpu
         assert_same(found, expected)
 
 
+def test_several_clusterings_equal_the_cpu(device, by_cpu, monkeypatch):
+    labels = several_epochs(np.random.default_rng(7), 18)
+    others = [label_pair(np.random.default_rng(8), 18, 4, 0.4, 0.3)[0] for _ in range(2)]
+    found = contents(SLR(min_cluster_size=3).update(device(labels[0]), [device(x) for x in others]))
+    monkeypatch.setattr(kernels, "SIMULATED", False)
+    assert_same(found, contents(SLR(min_cluster_size=3).update(labels[0], others)))
+
+
 @pytest.mark.parametrize("outliers", ["project", "drop"])
 def test_soft_labels_equal_one_hot_matrices(outliers, device):
     before_N, now_N = label_pair(np.random.default_rng(0), 40, 6, 0.4, 0.3)

@@ -28,3 +28,28 @@ def soft_labels(before, now, alpha, outliers="project"):
     S[before < 0] = one_hot(now, K)[before < 0]
     S[now < 0] = Y[now < 0] if outliers == "project" else 0
     return S
+
+
+def mean_projection(sources, now):
+    """(N, K): the mean of each image's projected clusters, of the clusterings in which it has one that is projected."""
+    K = now.max(initial=-1) + 1
+    rows = []
+    for image in range(len(now)):
+        found = []
+        for source in sources:
+            if source[image] >= 0:
+                row = projection(source, now, source.max() + 1, K)[source[image]]
+                if row.sum() > 0:
+                    found.append(row)
+        rows.append(np.mean(found, axis=0) if found else np.zeros(K))
+    return np.array(rows).reshape(len(now), K)
+
+
+def soft_labels_of_several(sources, now, alpha, outliers="project"):
+    """`soft_labels` with the mean projection of several clusterings in place of last epoch's."""
+    Y = mean_projection(sources, now)
+    S = alpha * one_hot(now, Y.shape[1]) + (1 - alpha) * Y
+    alone = Y.sum(axis=1) == 0
+    S[alone] = one_hot(now, Y.shape[1])[alone]
+    S[now < 0] = Y[now < 0] if outliers == "project" else 0
+    return S
