@@ -28,7 +28,8 @@ def combine(sources: Sequence[Array], now_N: Array) -> tuple[Overlap, Projection
         shared = overlap(sources[0], now_N)
         return shared, project(shared)
     xp = array_module(now_N)
-    combination_N, members = sources[0], []
+    combination_N: Array = sources[0]
+    members: list[Array] = []
     for source_N in sources[1:]:
         pairs = overlap(combination_N, source_N)
         members = [label_T[pairs.before_Q] for label_T in members] or [pairs.before_Q]
