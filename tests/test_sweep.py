@@ -31,7 +31,18 @@ from rapids_slr.sweep import plan, work
 from rapids_slr.sweep.folder import SweepFolder
 from rapids_slr.sweep.plan import load_sweep, pretraining_of
 from rapids_slr.sweep.plot import draw, epoch_means
-from rapids_slr.sweep.table import difference_of, differences, markdown, rows_of, scores_of, spread_of
+from rapids_slr.sweep.table import (
+    compare,
+    difference_of,
+    differences,
+    figures_of,
+    markdown,
+    over_epochs,
+    rows_of,
+    score_figure,
+    scores_of,
+    spread_of,
+)
 from tests.conftest import TINY
 from tests.test_run import changed
 
@@ -738,6 +749,35 @@ def test_all_pairs_average_a_seed_over_its_pairs_first(results):
     assert spread_of(scores["slr"]).mean == pytest.approx(statistics.fmean(by_pair))
 
 
+def test_any_figure_of_two_methods_is_compared(results):
+    odd, few = (last(results, "there", method) for method in ("odd", "few"))
+    found = compare(results, "there", "odd", "few", score_figure("mAP"))
+    interval = stats.ttest_rel([odd[0], odd[1]], [few[0], few[1]]).confidence_interval(0.95)
+    assert (found.n, found.higher) == (2, sum(odd[seed] > few[seed] for seed in (0, 1)))
+    assert found.mean == pytest.approx(statistics.fmean(odd[seed] - few[seed] for seed in (0, 1)))
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+
+    first, end = over_epochs("mAP", slice(0, 1)), over_epochs("mAP", slice(-1, None))
+    gained = compare(results, "there", "odd", "odd", end, first)  # the first epoch's score is a tenth of the seed
+    assert gained.mean == pytest.approx(statistics.fmean(score - seed / 10 for seed, score in odd.items()))
+    assert compare(results, "there", "few", "gone", end) is None
+
+
+def test_figures_are_means_over_the_epochs_that_have_them(results):
+    end = last(results, "there", "slr")
+    found = figures_of(results, "there", "slr", over_epochs("mAP", slice(0, None)))  # the second of three has no score
+    assert found == pytest.approx({seed: (seed / 10 + end[seed]) / 2 for seed in range(6)})
+    assert figures_of(results, "there", "slr", over_epochs("mAP", slice(1, None))) == pytest.approx(end)
+    assert figures_of(results, "there", "slr", over_epochs("mAP", slice(1, 2))) == {}
+    results["runs"][0]["epochs"][-1]["ari"] = 0.5
+    results["runs"][1]["epochs"][-1]["ari"] = 0.25
+    ari = over_epochs("ari", slice(1, None))
+    assert figures_of(results, "there", "abmt", ari) == {0: 0.5}
+    assert figures_of(results, "all pairs", "abmt", ari) == {}
+    next(run for run in results["runs"] if (run["pair"], run["method"]) == ("back", "abmt"))["epochs"][-1]["ari"] = 0.1
+    assert figures_of(results, "all pairs", "abmt", ari) == pytest.approx({0: 0.3})
+
+
 def test_the_table_shows_the_figures_in_percent(results):
     rows = {row["method"]: row for row in rows_of(results, "there")}
     assert list(rows) == ["direct", "direct_bn", "abmt", "slr", "few", "odd"]
@@ -788,6 +828,8 @@ def test_curves_are_means_over_the_seeds_of_the_table(results):
     assert curve == pytest.approx({1: statistics.fmean([0, 0.1, 0.2, 0.4, 0.5]), 3: end})
     both = epoch_means(results, "all pairs", "slr")
     assert both[1] == pytest.approx(0.2)
+    rank = last(results, "there", "slr", "rank1")
+    assert epoch_means(results, "there", "slr", "rank1") == pytest.approx({3: statistics.fmean(rank.values())})
 
 
 def test_the_plot_is_drawn_again_alike(results, here):

@@ -95,16 +95,16 @@ def draw_epochs(axes: Axes, results: Results, section: str, colours: dict[str, s
     axes.set_xlabel("epoch")
 
 
-def epoch_means(results: Results, section: str, method: str) -> dict[int, float]:
-    """Mean over seeds of mAP by epoch; over all pairs, the mean of the seeds that are done in each of them."""
+def epoch_means(results: Results, section: str, method: str, column: str = "mAP") -> dict[int, float]:
+    """Mean over seeds of a column of metrics.jsonl by epoch; over all pairs, of the seeds that are done in each."""
     pairs = list(results["pairs"]) if section == ALL_PAIRS else [section]
     seeds = scores_of(results, section, method, "mAP")
     values: dict[int, list[float]] = defaultdict(list)
     for run in results["runs"]:
         if run["state"] == "done" and run["method"] == method and run["pair"] in pairs and run["seed"] in seeds:
             for row in run["epochs"]:
-                if "mAP" in row:
-                    values[row["epoch"]].append(row["mAP"])
+                if column in row:
+                    values[row["epoch"]].append(row[column])
     return {epoch: float(np.mean(values[epoch])) for epoch in sorted(values)}
 
 

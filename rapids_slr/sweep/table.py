@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,9 @@ CONFIDENCE = 0.95
 ALL_PAIRS = "all pairs"
 
 BySeed = Mapping[int, float]
-"""A score of every seed that has one."""
+"""A figure of every seed that has one."""
+Figure = Callable[[Mapping[str, Any]], float | None]
+"""A figure of a finished run, from its record; None if that has none."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +68,43 @@ def sections(results: Results) -> list[str]:
 
 def scores_of(results: Results, section: str, method: str, score: str, stage: str = "last") -> dict[int, float]:
     """A score of every seed; over all pairs the mean of the seeds that are done in each of them."""
+    return figures_of(results, section, method, score_figure(score, stage))
+
+
+def figures_of(results: Results, section: str, method: str, figure: Figure) -> dict[int, float]:
+    """A figure of every seed; over all pairs the mean of the seeds that have it in each of them."""
     if section != ALL_PAIRS:
         return {
-            run["seed"]: run["scores"][stage][score]
+            run["seed"]: value
             for run in results["runs"]
             if (run["pair"], run["method"], run["state"]) == (section, method, "done")
+            and (value := figure(run)) is not None
         }
-    pairs = [scores_of(results, pair, method, score, stage) for pair in results["pairs"]]
+    pairs = [figures_of(results, pair, method, figure) for pair in results["pairs"]]
     return {seed: float(np.mean([pair[seed] for pair in pairs])) for seed in pairs[0] if all(seed in p for p in pairs)}
+
+
+def score_figure(score: str, stage: str = "last") -> Figure:
+    return lambda run: run["scores"][stage][score]
+
+
+def over_epochs(column: str, epochs: slice) -> Figure:
+    """Mean of a column of metrics.jsonl over these epochs of a run (the first is 0); rows without it do not count."""
+
+    def figure(run: Mapping[str, Any]) -> float | None:
+        values = [row[column] for row in run["epochs"][epochs] if column in row]
+        return float(np.mean(values)) if values else None
+
+    return figure
+
+
+def compare(
+    results: Results, section: str, method: str, other: str, figure: Figure, figure_of_other: Figure | None = None
+) -> Difference | None:
+    """A figure of a method less that of another (or less another figure), paired; None if they share no seed."""
+    there = figures_of(results, section, other, figure_of_other or figure)
+    found = differences(figures_of(results, section, method, figure), there)
+    return difference_of(found) if found else None
 
 
 def rows_of(results: Results, section: str) -> list[dict[str, str]]:
@@ -88,22 +119,26 @@ def rows_of(results: Results, section: str) -> list[dict[str, str]]:
             if not found:
                 break
             spread = spread_of(found)
-            row |= {"seeds": str(spread.n), label: f"{100 * spread.mean:.1f}{_sd(spread)}"}
-            paired = differences(found, scores_of(results, section, baseline, score))
-            against = stage == "last" and method != baseline and bool(paired)
-            row[f"{label} − {baseline}"] = _difference(difference_of(paired)) if against else "–"
+            row |= {"seeds": str(spread.n), label: spread_text(spread)}
+            compared = stage == "last" and method != baseline
+            against = compare(results, section, method, baseline, score_figure(score)) if compared else None
+            row[f"{label} − {baseline}"] = difference_text(against) if against else "–"
         else:
             rows.append(row)
     return rows
 
 
-def _sd(spread: Spread) -> str:
-    return "" if spread.n < 2 else f" ± {100 * spread.sd:.1f}"
+def spread_text(spread: Spread, scale: float = 100, digits: int = 1) -> str:
+    """`70.2 ± 1.3`, the mean alone for one seed."""
+    sd = "" if spread.n < 2 else f" ± {scale * spread.sd:.{digits}f}"
+    return f"{scale * spread.mean:.{digits}f}{sd}"
 
 
-def _difference(found: Difference) -> str:
-    interval = "" if found.n < 2 else f" [{100 * found.low:+.2f}, {100 * found.high:+.2f}]"
-    return f"{100 * found.mean:+.2f}{interval} {found.higher}/{found.n}"
+def difference_text(found: Difference, scale: float = 100, digits: int = 2) -> str:
+    """`+1.20 [-0.30, +2.70] 6/8`: mean, interval, seeds above 0 of all; without the interval for one seed."""
+    mean, low, high = (f"{scale * value:+.{digits}f}" for value in (found.mean, found.low, found.high))
+    interval = "" if found.n < 2 else f" [{low}, {high}]"
+    return f"{mean}{interval} {found.higher}/{found.n}"
 
 
 def legend(results: Results) -> list[str]:
@@ -141,8 +176,13 @@ def markdown(results: Results) -> str:
         if not rows:
             lines.append("No run is finished yet.")
             continue
-        lines += [_line(list(rows[0])), "|" + "---|" * len(rows[0]), *(_line(list(row.values())) for row in rows)]
+        lines += table_lines(rows)
     return "\n".join([*lines, "", *(f"{line}  " for line in legend(results))]) + "\n"
+
+
+def table_lines(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """Rows of the same columns as a table of Markdown."""
+    return [_line(list(rows[0])), "|" + "---|" * len(rows[0]), *(_line(list(row.values())) for row in rows)]
 
 
 def _line(cells: list[str]) -> str:
