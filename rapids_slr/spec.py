@@ -248,6 +248,8 @@ class RefineSpec(Settings):
     """HDBSCAN's noise is left out, or joins the refined cluster that holds most of its raw cluster."""
     memory: Literal["clusters", "refined"] = "clusters"
     """Labels carried to the next epoch: the clusters (paper) or the refined ones."""
+    min_confidence: Fraction = 0.0
+    """Images whose soft label has no entry of at least this are left out; 0 keeps all (paper)."""
 
 
 class TrainingSpec(Settings):

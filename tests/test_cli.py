@@ -397,6 +397,7 @@ def test_refine_repeats_what_a_run_wrote(epochs, capsys):
         {"hard": "argmax", "noise": "argmax"},
         {"hard": "dbscan", "min_samples": 2},
         {"min_cluster_size": 3, "merge_distance": 0.4},
+        {"min_cluster_size": 3, "min_confidence": 0.8},
     ],
 )
 def test_refine_passes_its_settings_on(settings):

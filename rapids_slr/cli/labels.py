@@ -142,6 +142,7 @@ def refine(
         Noise, typer.Option(help="Noise of the hard step is left out, or joins the cluster of most of its own.")
     ] = Noise.drop,
     merge_distance: Annotated[float, typer.Option(help="HDBSCAN clusters that part below it stay together.")] = 0.0,
+    min_confidence: Annotated[float, typer.Option(help="Least largest entry of the soft label of a kept image.")] = 0.0,
     column: Annotated[
         str | None, typer.Option(metavar="NAME", help="Column with the labels, of both tables.", show_default=False)
     ] = None,
@@ -185,6 +186,7 @@ def refine(
         outliers=outliers.value,
         noise=noise.value,
         merge_distance=merge_distance,
+        min_confidence=min_confidence,
     )
     slr.update(pair.previous_N)
     refined = slr.update(pair.current_N)

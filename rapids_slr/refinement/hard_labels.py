@@ -80,12 +80,13 @@ def _of_pairs(label_R: Array, soft: Soft) -> Array:
 def place_noise(label_Q: Array, overlap: Overlap, soft: Soft) -> Array:
     """Give noise to the refined cluster that holds most images of its raw cluster, else to a new one, int32 (Q,).
 
-    The raw cluster of an image is its own, or for an outlier the argmax of its soft label. Among refined clusters that
+    The raw cluster of an image is its own, or for an outlier the argmax of its soft label; images without a soft label
+    stay left out. Among refined clusters that
     hold equally many of its images the largest wins; if these are equal as well, the noise gets a cluster of its own.
     """
     xp = array_module(label_Q)
     raw_Q = xp.where(overlap.now_Q >= 0, overlap.now_Q, by_argmax(overlap, soft))
-    noise_Q = (label_Q < 0) & (raw_Q >= 0)
+    noise_Q = (label_Q < 0) & (raw_Q >= 0) & (soft.row_Q >= 0)
     if not bool(noise_Q.any()):
         return label_Q
     held = count_overlap(overlap.now_Q[overlap.pair_N], label_Q[overlap.pair_N])

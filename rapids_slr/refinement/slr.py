@@ -19,7 +19,7 @@ from rapids_slr.refinement.hard_labels import by_argmax, by_cuml, by_dbscan, by_
 from rapids_slr.refinement.labels import check_labels
 from rapids_slr.refinement.overlap import Overlap, overlap
 from rapids_slr.refinement.projection import project
-from rapids_slr.refinement.soft_labels import Soft, SoftRows, soft_labels
+from rapids_slr.refinement.soft_labels import Soft, SoftRows, confident, soft_labels
 from rapids_slr.refinement.sources import combine
 
 DENSE = 2**20  # entries up to which a projection is given as a dense array
@@ -132,6 +132,8 @@ class SLR(BaseEstimator):
             raw cluster.
         memory: labels remembered for the next epoch: `clusters`, as given, or `refined`.
         merge_distance: clusters of HDBSCAN that part below this distance stay together.
+        min_confidence: images whose soft label has no entry of at least this are left out, in [0, 1]; 0 keeps all
+            (the paper).
 
     Example:
         slr = SLR()
@@ -150,6 +152,7 @@ class SLR(BaseEstimator):
         noise: str = "drop",
         memory: str = "clusters",
         merge_distance: float = 0.0,
+        min_confidence: float = 0.0,
     ) -> None:
         self.alpha = alpha
         self.min_cluster_size = min_cluster_size
@@ -159,6 +162,7 @@ class SLR(BaseEstimator):
         self.noise = noise
         self.memory = memory
         self.merge_distance = merge_distance
+        self.min_confidence = min_confidence
         self._before_N: Array | None = None
 
     def update(self, labels, others=()) -> Refined:
@@ -196,7 +200,7 @@ class SLR(BaseEstimator):
         shared, projected = (
             (last, projection) if not other_clusterings else combine([before_N, *other_clusterings], now_N)
         )
-        soft = soft_labels(shared, projected, self.alpha, self.outliers)
+        soft = confident(soft_labels(shared, projected, self.alpha, self.outliers), self.min_confidence)
         hard_N = now_N.copy() if first and not other_clusterings else self._hard_labels(shared, soft)
 
         self._before_N = hard_N.copy() if self.memory == "refined" else now_N
@@ -258,6 +262,8 @@ class SLR(BaseEstimator):
             raise InputError(f"min_samples must be None or a whole number of at least 1, got {self.min_samples!r}")
         if not self.merge_distance >= 0:
             raise InputError(f"merge_distance must not be negative, got {self.merge_distance!r}")
+        if not 0 <= self.min_confidence <= 1:
+            raise InputError(f"min_confidence must lie in [0, 1], got {self.min_confidence!r}")
 
 
 def _beside(before_N: Array, now_N: Array) -> Array:

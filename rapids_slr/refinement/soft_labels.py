@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from rapids_slr.arrays import Array
+import numpy as np
+
+from rapids_slr.arrays import Array, array_module, row_of_entry
+from rapids_slr.kernels.argmax import largest
 from rapids_slr.kernels.soft_rows import soft_rows
 from rapids_slr.refinement.overlap import Overlap
 
@@ -59,3 +62,16 @@ def soft_labels(
     Source: Eqs. 3-4 of Zia-ur-Rehman et al., arXiv:2410.14242.
     """
     return Soft(*soft_rows(overlap.before_Q, overlap.now_Q, overlap.count_Q, *projection, alpha, outliers == "project"))
+
+
+def confident(soft: Soft, min_confidence: float) -> Soft:
+    """The soft labels whose largest entry is at least `min_confidence`; pairs with another one are left out."""
+    if min_confidence <= 0:
+        return soft
+    xp = array_module(soft.values)
+    kept_R = largest(soft.indptr, soft.values) >= np.float32(min_confidence)
+    kept = kept_R[row_of_entry(soft.indptr, soft.values.size)]
+    indptr = xp.concatenate((xp.zeros(1, xp.int64), xp.cumsum(xp.diff(soft.indptr)[kept_R])))
+    row_R = xp.where(kept_R, xp.cumsum(kept_R) - 1, -1).astype(xp.int32)
+    row_Q = xp.concatenate((row_R, xp.full(1, -1, xp.int32)))[soft.row_Q]
+    return Soft(indptr, soft.indices[kept], soft.values[kept], row_Q, soft.count_R[kept_R])

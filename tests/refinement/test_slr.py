@@ -42,6 +42,28 @@ def test_equals_hdbscan_on_all_images(seed):
 
 
 @pytest.mark.parametrize("noise", ["drop", "argmax"])
+@pytest.mark.parametrize("seed", range(12))
+def test_images_without_confidence_take_no_part(seed, noise):
+    """As if the others were all there is: HDBSCAN on dense soft labels, image by image."""
+    rng = np.random.default_rng(seed)
+    before, now = label_pair(rng, 90, int(rng.integers(3, 9)), 0.3, 0.2)
+    least = float(rng.choice([0.55, 0.7, 0.8]))
+    refined = refine(before, now, min_confidence=least, min_cluster_size=5, noise=noise)
+    soft = np.rint(reference.soft_labels(before, now, 0.5) * 2**26) / 2**26
+    kept = soft.max(axis=1).astype(np.float32) >= np.float32(least)
+    assert 5 < kept.sum() < (soft.sum(axis=1) > 0).sum()
+    expected = np.full(90, -1)
+    expected[kept] = reference_hdbscan.hdbscan(soft[kept], 5, 5)
+    assert (refined.hard[~kept] == -1).all()
+    assert (refined.confidence[~kept] == 0).all()
+    assert_array_equal(refined.soft.toarray()[~kept], 0)
+    if noise == "drop":
+        assert refined.hard.tolist() == canonical(expected)
+    else:
+        assert (refined.hard[kept] >= 0).all()
+
+
+@pytest.mark.parametrize("noise", ["drop", "argmax"])
 @pytest.mark.parametrize("hard", HARD)
 def test_neither_the_order_of_images_nor_the_numbers_of_clusters_matter(hard, noise):
     """Over 200 random cases: the same partition, and the same images left out."""
@@ -241,7 +263,7 @@ def test_state_survives_a_checkpoint():
 
 def test_scikit_learn_conventions():
     settings = {"alpha": 0.7, "min_cluster_size": 5, "min_samples": 3, "hard": "argmax", "outliers": "drop"}
-    settings |= {"noise": "argmax", "memory": "refined", "merge_distance": 0.1}
+    settings |= {"noise": "argmax", "memory": "refined", "merge_distance": 0.1, "min_confidence": 0.2}
     slr = SLR(**settings)
     assert slr.get_params() == settings
     slr.update([0, 1])
@@ -296,6 +318,7 @@ def test_another_number_of_images_is_named_and_forgets_nothing():
         ({"min_cluster_size": 1}, "min_cluster_size must be a whole number of at least 2, got 1"),
         ({"min_samples": 0}, "min_samples must be None or a whole number of at least 1, got 0"),
         ({"merge_distance": -1}, "merge_distance must not be negative, got -1"),
+        ({"min_confidence": 1.5}, "min_confidence must lie in"),
     ],
 )
 def test_settings_that_cannot_be_used_are_named(setting, message):
