@@ -1,7 +1,7 @@
 """What refinement makes of cluster labels whose errors are known: a controlled bench of SLR, without images.
 
-    python benchmarks/label_noise.py                          # all figures, about two minutes on one core
-    python benchmarks/label_noise.py --noise 0.2 --seeds 10 --out noise.json
+    python benchmarks/label_noise.py                          # all figures, about four minutes on one core
+    python benchmarks/label_noise.py --noise 0.2 --seeds 3 --out noise.json
 
 True identities are spoilt anew in every epoch, by errors of one kind or several, at a noise of p:
 
@@ -13,6 +13,8 @@ True identities are spoilt anew in every epoch, by errors of one kind or several
 The errors of two epochs are independent unless they persist: then every image, split and merge stays as it was with
 probability `repeat` and is drawn anew otherwise. Figures are means over all epochs but the first, which has nothing
 to compare with, and over the seeds. ARI counts every outlier as a cluster of its own.
+
+A last part has no errors, but many times as many clusters as the epoch before, or as few.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rapids_slr.bench import environment
-from rapids_slr.evaluation import label_quality
+from rapids_slr.evaluation import agreement, label_quality, pair_errors
 from rapids_slr.progress import Progress
 from rapids_slr.refinement import SLR
 
@@ -167,25 +169,10 @@ def _of_another_identity(identity_N: Ints, rng: np.random.Generator) -> Ints:
     return found_N
 
 
-def wrong_again(before_N: Ints, now_N: Ints, identity_N: Ints) -> dict[str, float | None]:
-    """Which share of this epoch's wrong pairs of images was wrong an epoch before: `false` ones, of two identities in
-    one cluster, and `missing` ones, of one identity but not in one cluster. None where no pair is wrong.
-    """
-
-    def pairs(*labels: Ints) -> int:
-        """Pairs of images that agree in all of these; outliers agree with nobody."""
-        kept = np.all([label >= 0 for label in labels], axis=0)
-        sizes = np.unique(np.stack([label[kept] for label in labels]), axis=1, return_counts=True)[1]
-        return int((sizes * (sizes - 1) // 2).sum())
-
-    now, both = pairs(now_N), pairs(before_N, now_N)
-    true, true_now = pairs(identity_N), pairs(now_N, identity_N)
-    true_before, true_both = pairs(before_N, identity_N), pairs(before_N, now_N, identity_N)
-    false, missing = now - true_now, true - true_now
-    return {
-        "false": (both - true_both) / false if false else None,
-        "missing": (true - true_now - true_before + true_both) / missing if missing else None,
-    }
+def recounted(identities: int, images: int, factor: int, rng: np.random.Generator) -> tuple[Ints, Ints]:
+    """True identities, and clusters of which there are `factor` times as many: each a random part of one identity."""
+    identity_N = np.repeat(np.arange(identities), images)
+    return identity_N, identity_N * factor + rng.integers(0, factor, identity_N.size)
 
 
 # Measuring ------------------------------------------------------------------------------------------------------------
@@ -207,15 +194,17 @@ def measure(
     for seed in range(seeds):
         refinements = {name: SLR(**SETTINGS[name]) for name in settings}
         rows: dict[str, list[dict[str, float]]] = {name: [] for name in found}
-        before_N = None
+        before: dict[str, Ints] = {}
         for now_N in draw_epochs(identity_N, KINDS[kind], noise, epochs, seed, repeat):
             labels = {"raw": now_N} | {name: slr.update(now_N).hard for name, slr in refinements.items()}
-            if before_N is not None:
+            if before:
                 for name, labels_N in labels.items():
-                    rows[name].append(label_quality(labels_N, identity_N))
-                for name, share in wrong_again(before_N, now_N, identity_N).items():
-                    again[name] += [] if share is None else [share]
-            before_N = now_N
+                    stable = agreement(labels_N, before[name])
+                    rows[name].append(label_quality(labels_N, identity_N) | {"ari_prev": stable})
+                errors = pair_errors(now_N, identity_N, before["raw"])
+                for name, error in (("false", "false"), ("missing", "missed")):
+                    again[name] += [errors[f"{error}_repeated"]] if errors[f"{error}_pairs"] else []
+            before = labels
         for name in found:
             found[name].append(rows[name])
     result: dict[str, Any] = {
@@ -234,9 +223,45 @@ def measure(
         result[name] = {
             "ari": round(mean(ari), 5),
             "ari_spread": round(stdev(ari), 5) if seeds > 1 else None,
-            **{key: round(mean(row[key] for row in every), 5) for key in ("ari_labelled", "clusters", "outliers")},
+            **{
+                key: round(mean(row[key] for row in every), 5)
+                for key in ("ari_labelled", "ari_prev", "clusters", "outliers")
+            },
         }
     return result
+
+
+def measure_recount(factor: int, seeds: int) -> list[dict[str, Any]]:
+    """What becomes of projection and refined labels where there are `factor` times as many clusters, or as few.
+
+    `more`: true identities first, then random parts of them; `fewer`: parts first, then the identities. Of the rows of
+    the projection: their entries and the largest; of the labels: clusters and ARI.
+    """
+    found: dict[str, list[dict[str, float]]] = {"more": [], "fewer": []}
+    for seed in range(seeds):
+        identity_N, part_N = recounted(50, 100, factor, np.random.default_rng(seed))
+        for name, (before_N, now_N) in {"more": (identity_N, part_N), "fewer": (part_N, identity_N)}.items():
+            slr = SLR()
+            slr.update(before_N)
+            refined = slr.update(now_N)
+            found[name].append(
+                {
+                    "clusters_before": float(before_N.max() + 1),
+                    "clusters_now": float(now_N.max() + 1),
+                    "refined_clusters": float(refined.hard.max() + 1),
+                    "left_out": float((refined.hard < 0).sum()),
+                    "entries_a_row": float((refined.projection > 0).sum(axis=1).mean()),
+                    "largest_entry": float(refined.projection.max(axis=1).mean()),
+                    "raw_ari": label_quality(now_N, identity_N)["ari"],
+                    "refined_ari": label_quality(refined.hard, identity_N)["ari"],
+                    "agreement_with_now": agreement(refined.hard, now_N),
+                }
+            )
+    return [
+        {"direction": name, "factor": factor, "seeds": seeds}
+        | {key: round(mean(row[key] for row in rows), 5) for key in rows[0]}
+        for name, rows in found.items()
+    ]
 
 
 def show(results: list[dict[str, Any]], settings: Collection[str]) -> None:
@@ -276,7 +301,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=float, nargs="+", default=list(REPEATS), help="for errors that persist")
     parser.add_argument("--persistent-noise", type=float, default=0.2, help="their noise")
     parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
 
@@ -298,9 +323,12 @@ def main() -> None:
             for size, kind, noise, settings, repeat in cases:
                 found[part].append(measure(size, kind, noise, settings, repeat=repeat, **few))
                 task.advance()
+    found["recount"] = [row for factor in (2, 5, 10) for row in measure_recount(factor, options.seeds)]
     for part, cases in parts.items():
         if cases:
             show(found[part], cases[0][3])
+    for row in found["recount"]:
+        print("  ".join(f"{key} {value:g}" if key != "direction" else f"\n{value}:" for key, value in row.items()))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(a_line_a_case(found) + "\n")
     print(f"\n{time.perf_counter() - start:.0f} s; written to {options.out}")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
-from itertools import combinations, pairwise
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from rapids_slr.evaluation import pair_errors
 
 FILE = Path(__file__).parents[1] / "benchmarks" / "label_noise.py"
 IDENTITY = np.repeat(np.arange(60), 15)
@@ -81,33 +83,28 @@ def test_errors_that_always_repeat_do_and_independent_ones_do_not(bench, kind):
     ):
         assert not np.array_equal(before, now)
     before, now = bench.draw_epochs(IDENTITY, kinds, 0.3, 2, seed=3)
-    again = bench.wrong_again(before, now, IDENTITY)["false"]
-    assert again is None or again < 0.15
+    assert pair_errors(now, IDENTITY, before)["false_repeated"] < 0.15
 
 
-@pytest.mark.parametrize(("kind", "which"), [("merges", "false"), ("moved", "false"), ("splits", "missing")])
+@pytest.mark.parametrize(("kind", "which"), [("merges", "false"), ("moved", "false"), ("splits", "missed")])
 def test_about_the_share_asked_for_repeats(bench, kind, which):
     identity = np.repeat(np.arange(400), 10)
     noise = 0.02 if kind == "moved" else 0.2  # a pair of two moved images repeats only if both do
     epochs = bench.draw_epochs(identity, bench.KINDS[kind], noise, 21, seed=0, repeat=0.85)
-    shares = [bench.wrong_again(*pair, identity)[which] for pair in pairwise(epochs)]
+    shares = [pair_errors(now, identity, before)[f"{which}_repeated"] for before, now in pairwise(epochs)]
     assert np.mean(shares) == pytest.approx(0.85, abs=0.03)
 
 
-def test_wrong_pairs_are_those_of_counting_pair_by_pair(bench):
-    identity = np.repeat(np.arange(5), 6)
-    rng = np.random.default_rng(0)
-    for _ in range(5):
-        before, now = (rng.integers(-1, 4, identity.size) for _ in range(2))
-        wrong = {"false": [0, 0], "missing": [0, 0]}
-        for i, j in combinations(range(identity.size), 2):
-            same = [labels[i] == labels[j] >= 0 for labels in (before, now)]
-            kind, bad = ("missing", [not s for s in same]) if identity[i] == identity[j] else ("false", same)
-            wrong[kind][0] += bad[1]
-            wrong[kind][1] += bad[1] and bad[0]
-        expected = {kind: both / total for kind, (total, both) in wrong.items()}
-        assert bench.wrong_again(before, now, identity) == pytest.approx(expected)
-    assert bench.wrong_again(identity, identity, identity) == {"false": None, "missing": None}
+@pytest.mark.parametrize("factor", [2, 10])
+def test_clusters_that_multiply_or_become_few(bench, factor):
+    """Parts of one cluster share its row evenly; many clusters are projected onto the one that they are parts of."""
+    more, fewer = bench.measure_recount(factor, seeds=2)
+    assert (more["clusters_before"], more["clusters_now"]) == (50, 50 * factor)
+    assert (fewer["clusters_before"], fewer["clusters_now"]) == (50 * factor, 50)
+    assert more["entries_a_row"] == pytest.approx(factor)
+    assert more["largest_entry"] < 2 / factor
+    assert (fewer["entries_a_row"], fewer["largest_entry"]) == (1, 1)
+    assert fewer["refined_ari"] == fewer["agreement_with_now"] == 1
 
 
 def test_refinement_gains_on_independent_errors_and_not_on_those_that_repeat(bench):
@@ -126,4 +123,5 @@ def test_the_results_are_of_these_kinds_and_settings(bench):
     assert found["settings"] == bench.SETTINGS
     assert {row["kind"] for row in found["independent"]} == set(bench.KINDS)
     assert {row["repeat"] for row in found["persistent"]} == set(bench.REPEATS)
+    assert {row["factor"] for row in found["recount"]} == {2, 5, 10}
     assert found["environment"]["commit"] != "unknown"
