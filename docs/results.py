@@ -37,7 +37,7 @@ from rapids_slr.sweep.table import (
 
 DOCS = Path(__file__).parent
 FOLDER = DOCS.parent / "benchmarks" / "results"
-START, END = "<!-- {}: written by docs/results.py -->\n", "<!-- end -->\n"
+START, END = "<!-- {}: written by docs/{}.py -->\n", "<!-- end -->\n"
 
 METHODS, ABLATIONS, BEYOND = SWEEPS = ("omniglot-methods", "omniglot-ablations", "omniglot-beyond")
 """Files of `rapids-slr sweep`, named after their sweep."""
@@ -59,6 +59,8 @@ Found = Mapping[str, Any]
 """What the files hold, by name; files that are not there are left out."""
 Lines = list[str]
 """Of Markdown; several empty ones count as one."""
+Parts = Mapping[str, Callable[[Found], Lines]]
+"""What is written between which marks."""
 
 
 def read(folder: Path) -> Found:
@@ -66,17 +68,17 @@ def read(folder: Path) -> Found:
     return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()}
 
 
-def build(page: str, found: Found) -> str:
-    """The page with every part written anew between its marks."""
-    for name, part in PARTS.items():
+def build(page: str, found: Found, parts: Parts | None = None, script: str = "results") -> str:
+    """The page with every part written anew between its marks; the parts of docs/results.md if none are given."""
+    for name, part in (PARTS if parts is None else parts).items():
         text = "\n".join(part(found)).strip("\n")
-        page = insert(page, name, re.sub(r"\n{3,}", "\n\n", text) + "\n")
+        page = insert(page, name, re.sub(r"\n{3,}", "\n\n", text) + "\n", script)
     return page
 
 
-def insert(page: str, name: str, text: str) -> str:
+def insert(page: str, name: str, text: str, script: str = "results") -> str:
     """The page with `text` between the marks of a part."""
-    start = START.format(name)
+    start = START.format(name, script)
     before, mark, rest = page.partition(start)
     _, end, after = rest.partition(END)
     if not (mark and end):
@@ -498,7 +500,7 @@ def repeated(results: Results) -> Lines:
     ]
 
 
-PARTS: dict[str, Callable[[Found], Lines]] = {
+PARTS: Parts = {
     "runs": runs,
     "scores": of_file(METHODS, scores),
     "headroom": of_file(METHODS, headroom),
@@ -509,7 +511,6 @@ PARTS: dict[str, Callable[[Found], Lines]] = {
     "persistence": of_file(NOISE, persistence),
     "repeated": of_file(METHODS, repeated),
 }
-"""What is written between which marks."""
 
 
 def main() -> None:
