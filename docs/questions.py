@@ -1,0 +1,172 @@
+"""Write the figures of docs/questions.md, from the files in benchmarks/results/.
+
+python docs/questions.py
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+from results import (
+    ABLATIONS,
+    ABMT,
+    DOCS,
+    FOLDER,
+    MAP,
+    METHODS,
+    NOISE,
+    OURS,
+    Found,
+    Lines,
+    Parts,
+    _mean,
+    _texts,
+    all_differences,
+    build,
+    by_section,
+    finished,
+    of_file,
+    read,
+    table,
+)
+
+from rapids_slr.sweep.folder import Results
+
+SPEED = "labels-cpu"
+"""The file of benchmarks/labels.py."""
+ARGMAX = "hard-hard=argmax"
+"""The method of the ablations that takes the largest entry of a soft label."""
+
+
+def beyond_people(results: Results) -> Lines:
+    """SLR against ABMT on characters."""
+    found = all_differences(results, OURS, ABMT, MAP)
+    return table([{"mAP, points": f"{OURS} − {ABMT}"} | by_section(results, _texts(found))])
+
+
+def cost(found: Found) -> Lines:
+    """Time and memory of refinement beside clustering, by N, and its share of the epochs of the runs."""
+    lines: Lines = []
+    if SPEED in found:
+        rows = [row for row in found[SPEED] if row["k1"] == 30 and row["features"] == "clustered"]
+        lines += table(
+            {
+                "N": f"{row['samples']:,}",
+                "clusters": f"{row['clusters']:,}",
+                "distinct soft labels": f"{row['distinct_soft_labels']:,}",
+                "clustering, ms": f"{1000 * row['seconds']['total']:,.0f}",
+                "refinement, ms": f"{1000 * row['seconds']['refine']:.2f}",
+                "share": f"{row['seconds']['refine'] / row['seconds']['total']:.2%}",
+            }
+            for row in rows
+        )
+        made = rows[0]["environment"]
+        lines += [f"{made['device']}, {made['threads']} threads, commit {made['commit']}, D = {rows[0]['dim']}.", ""]
+    if METHODS in found:
+        runs = [run for run in finished(found[METHODS]) if run["method"] == OURS]
+        shares = [run["stage_seconds"]["refinement"] / run["stage_seconds"]["epoch"] for run in runs]
+        if shares:
+            share = f"{np.median(shares):.3%} of an epoch's time (median of {len(shares)} runs, one CPU thread)"
+            lines += [f"In the runs of `{OURS}` on Omniglot refinement took {share}.", ""]
+    return lines
+
+
+def recounts(bench: dict[str, Any]) -> Lines:
+    """What the projection and the labels become where the number of clusters changes at once."""
+    return table(
+        {
+            "clusters before → now": f"{row['clusters_before']:.0f} → {row['clusters_now']:.0f}",
+            "entries of a row of P": f"{row['entries_a_row']:.1f}",
+            "largest entry": f"{row['largest_entry']:.2f}",
+            "refined clusters": f"{row['refined_clusters']:.0f}",
+            "left out, of 5,000": f"{row['left_out']:.0f}",
+            "agreement with the clusters now": f"{row['agreement_with_now']:.2f}",
+        }
+        for row in bench.get("recount", [])
+    )
+
+
+def large_gap(results: Results) -> Lines:
+    """What shows in the figures of a run, with and without a large gap."""
+    columns = {
+        "clusters": ("clusters", "{:.0f}"),
+        "outliers": ("outliers", "{:.0f}"),
+        "agreement between epochs": ("raw_ari_prev", "{:.2f}"),
+        "confidence": ("cluster_confidence", "{:.2f}"),
+        "ARI (needs identities)": ("raw_ari", "{:.2f}"),
+        "rescued rightly (needs identities)": ("rescued_rightly", "{:.0%}"),
+    }
+    return table(
+        {"pair": pair}
+        | {
+            name: form.format(_mean(results, pair, OURS, slice(1, 6), column))
+            for name, (column, form) in columns.items()
+        }
+        for pair in results["pairs"]
+    )
+
+
+def stability(found: Found) -> Lines:
+    """Agreement of refined labels between epochs: HDBSCAN, argmax and the raw labels."""
+    lines: Lines = []
+    if ABLATIONS in found and finished(found[ABLATIONS]):
+        results = found[ABLATIONS]
+        ways = {
+            "raw labels": (OURS, "raw_ari_prev"),
+            "argmax": (ARGMAX, "ari_prev"),
+            "hierarchical clustering": (OURS, "ari_prev"),
+        }
+        lines += ["On Omniglot, mean over the epochs from the second on and three seeds:"]
+        lines += table(
+            {"agreement": way}
+            | {pair: f"{_mean(results, pair, method, slice(1, None), key):.3f}" for pair in results["pairs"]}
+            for way, (method, key) in ways.items()
+        )
+    cases = found[NOISE]["independent"] if NOISE in found else []
+    if cases and "ari_prev" in cases[0]["raw"]:
+        level = 0.2
+        of_level = [case for case in cases if case["noise"] == level]
+        lines += [f"On labels with errors drawn anew every epoch, noise {level:g}:"]
+        names = {"raw labels": "raw", "argmax": "hard argmax", "hierarchical clustering": "default"}
+        lines += table(
+            {"agreement": way} | {case["kind"]: f"{case[name]['ari_prev']:.3f}" for case in of_level}
+            for way, name in names.items()
+        )
+    return lines
+
+
+def convergence(results: Results) -> Lines:
+    """Purity and agreement of the refined labels at some epochs."""
+    epochs = (2, 4, 8, 12)
+    return table(
+        {"refined labels": f"{pair}, {name}"}
+        | {f"epoch {epoch}": f"{_mean(results, pair, OURS, slice(epoch - 1, epoch), column):.3f}" for epoch in epochs}
+        for pair in results["pairs"]
+        for name, column in (("purity", "purity"), ("agreement", "ari_prev"))
+    )
+
+
+PARTS: Parts = {
+    "beyond people": of_file(METHODS, beyond_people),
+    "cost": cost,
+    "recounts": of_file(NOISE, recounts),
+    "large gap": of_file(METHODS, large_gap),
+    "stability": stability,
+    "convergence": of_file(METHODS, convergence),
+}
+
+
+def files() -> Found:
+    speed = FOLDER / f"{SPEED}.json"
+    return {**read(FOLDER), **({SPEED: json.loads(speed.read_text(encoding="utf-8"))} if speed.exists() else {})}
+
+
+def main() -> None:
+    page = DOCS / "questions.md"
+    page.write_text(build(page.read_text(encoding="utf-8"), files(), PARTS, "questions"), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""docs/questions.md holds the figures of the result files, and can be written without any of them."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+@pytest.fixture
+def questions(monkeypatch):
+    monkeypatch.syspath_prepend(DOCS)
+    yield importlib.import_module("questions")
+    for name in ("questions", "results"):
+        sys.modules.pop(name, None)
+
+
+def test_the_page_is_that_of_the_result_files(questions):
+    page = (DOCS / "questions.md").read_text(encoding="utf-8")
+    assert questions.build(page, questions.files(), questions.PARTS, "questions") == page, "run docs/questions.py"
+
+
+def test_every_question_has_its_place(questions):
+    page = (DOCS / "questions.md").read_text(encoding="utf-8")
+    assert page.count("\n## ") == 6 == len(questions.PARTS)
+    empty = questions.build(page, {}, questions.PARTS, "questions")
+    assert "Not measured yet" in empty
+
+
+def test_changes_of_the_number_of_clusters_are_told_row_by_row(questions):
+    row = {"clusters_before": 50.0, "clusters_now": 500.0, "entries_a_row": 10.0, "largest_entry": 0.1504}
+    row |= {"refined_clusters": 387.0, "left_out": 676.5, "agreement_with_now": 0.9632}
+    *_, line, _ = questions.recounts({"recount": [row]})
+    assert line == "| 50 → 500 | 10.0 | 0.15 | 387 | 676 | 0.96 |"
+
+
+def test_the_share_of_refinement_is_of_the_clustering_beside_it(questions):
+    row = json.loads((DOCS.parent / "benchmarks/results/labels-cpu.json").read_text(encoding="utf-8"))[0]
+    text = "\n".join(questions.cost({"labels-cpu": [row | {"seconds": {"total": 0.5, "refine": 0.005}}]}))
+    assert "| 500 | 5.00 | 1.00% |" in text
