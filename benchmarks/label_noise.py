@@ -63,8 +63,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "merge 0.2": {"merge_distance": 0.2},
     "merge 0.4": {"merge_distance": 0.4},
     "refined + noise": {"memory": "refined", "noise": "argmax"},
+    "0.4 + noise": {"alpha": 0.4, "noise": "argmax"},
 }
-"""What is tried: one setting at a time against the defaults of SLR, and the two that go together."""
+"""What is tried: one setting at a time against the defaults of SLR, and two that go together."""
 FEW = (DEFAULT, "hard argmax", "hard dbscan", "refined + noise")
 """Settings for more identities and for errors that persist."""
 SMALL, LARGE = (53, 20), (751, 17)
