@@ -205,9 +205,9 @@ def test_a_warning_of_the_library_goes_to_stderr_once(calls, monkeypatch, capsys
         return Path("x")
 
     monkeypatch.setattr(run, "train", warn)
-    main(["train", "good.yaml"])
+    main(["train", "good.yaml", "--no-report"])
     capsys.readouterr()
-    main(["train", "good.yaml"])
+    main(["train", "good.yaml", "--no-report"])
     assert capsys.readouterr().err == "warning: 3 faults\n"
 
 

@@ -21,6 +21,7 @@ from rapids_slr import __version__
 from rapids_slr.cli.data import data_check, data_pack, data_synth
 from rapids_slr.cli.labels import cluster, refine
 from rapids_slr.cli.machine import bench_labels, doctor
+from rapids_slr.cli.reports import report
 from rapids_slr.cli.runs import adapt, evaluate, pretrain, train
 from rapids_slr.cli.specs import spec_check, spec_schema, spec_show
 from rapids_slr.cli.sweeps import sweep
@@ -45,6 +46,7 @@ COMMANDS = {
     "pretrain": Command(pretrain, "rapids-slr pretrain omniglot --out runs/a"),
     "adapt": Command(adapt, "rapids-slr adapt --out runs/a"),
     "evaluate": Command(evaluate, "rapids-slr evaluate --out runs/a"),
+    "report": Command(report, "rapids-slr report runs/a"),
     "sweep": Command(sweep, "rapids-slr sweep omniglot-methods --dry-run"),
     "refine": Command(refine, "rapids-slr refine labels/epoch-003.parquet labels/epoch-004.parquet -o refined.parquet"),
     "cluster": Command(cluster, "rapids-slr cluster features.npy -o labels.parquet --k1 30"),

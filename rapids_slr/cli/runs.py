@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from typing import Annotated
+
+import typer
 
 from rapids_slr.cli.options import DeviceOption, OutOption, ResumeOption, SetOption, SpecArgument, is_run, run_spec
 from rapids_slr.errors import InputError
@@ -14,15 +17,21 @@ def train(
     device: DeviceOption = None,
     out: OutOption = None,
     resume: ResumeOption = False,
+    no_report: Annotated[bool, typer.Option("--no-report", help="Leave out report.html.")] = False,
 ) -> None:
-    """Run the whole job: pre-train on the source, adapt to the target, evaluate. Prints the run folder.
+    """Run the whole job: pre-train on the source, adapt to the target, evaluate, report. Prints the run folder.
 
     Relative paths in a spec count from the current directory. `--set refine=none` is the baseline without refinement.
     """
     settings = run_spec(spec, changes, device, out, of_folder=resume)
     from rapids_slr import run
 
-    print(run.train(settings, out, resume))
+    folder = run.train(settings, out, resume)
+    if not no_report:
+        from rapids_slr.reports import try_report
+
+        try_report(folder, settings.device)
+    print(folder)
 
 
 def pretrain(

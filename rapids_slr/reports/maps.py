@@ -1,0 +1,54 @@
+"""A map of features in two dimensions: UMAP on the engine of the features, PCA where there are too few."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rapids_slr.arrays import Array, as_array
+
+FEWEST = 15
+"""Images below which UMAP has no neighbourhood to work with."""
+NEIGHBOURS, MIN_DIST = 15, 0.1
+
+
+def map_features(features_ND: Tensor, seed: int) -> tuple[np.ndarray, str]:
+    """Positions (N, 2) float32 of features, and the name of the method.
+
+    Args:
+        features_ND: (N, D) float32 unit rows; UMAP is cuML's on a GPU and umap-learn's on the CPU, which takes
+            some twenty seconds, most of them to compile. The same features and seed give the same map on the CPU.
+    """
+    if len(features_ND) < FEWEST:
+        return pca(features_ND), "PCA"
+    neighbours = min(NEIGHBOURS, len(features_ND) - 1)
+    if features_ND.is_cuda:
+        return _by_cuml(as_array(features_ND), neighbours, seed), "UMAP"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from umap import UMAP  # compiles for a dozen seconds: only here
+
+        solver = UMAP(n_neighbors=neighbours, min_dist=MIN_DIST, init="pca", random_state=seed, n_jobs=1)
+        return np.asarray(solver.fit_transform(features_ND.numpy()), np.float32), "UMAP"
+
+
+def _by_cuml(x_ND: Array, neighbours: int, seed: int) -> np.ndarray:
+    import cupy
+    from cuml.manifold import UMAP
+
+    solver = UMAP(n_neighbors=neighbours, min_dist=MIN_DIST, random_state=seed)
+    cupy.cuda.get_current_stream().synchronize()  # cuML has a stream of its own
+    return cupy.asnumpy(solver.fit_transform(x_ND)).astype(np.float32)
+
+
+def pca(features_ND: Tensor) -> np.ndarray:
+    """The two directions of largest variance, (N, 2) float32; zeros where there is none."""
+    centred = (features_ND - features_ND.mean(dim=0)).double()
+    left, spread, _ = torch.linalg.svd(centred, full_matrices=False)
+    xy = torch.zeros(len(centred), 2, dtype=torch.float64, device=centred.device)
+    width = min(2, left.shape[1])
+    xy[:, :width] = left[:, :width] * spread[:width]
+    return xy.float().cpu().numpy()

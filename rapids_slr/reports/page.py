@@ -1,0 +1,178 @@
+"""The page: what was gathered of one run or several, as one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rapids_slr import __version__
+from rapids_slr.reports.charts import CHARTS, PRETRAINING, chart_figure, time_figure
+from rapids_slr.reports.drawings import Line, legend
+from rapids_slr.reports.figures import (
+    change_figures,
+    contact_figure,
+    flow_figure,
+    map_figure,
+    projection_figure,
+    retrieval_figure,
+    sizes_figure,
+    soft_figure,
+)
+from rapids_slr.reports.gather import Run
+from rapids_slr.reports.markup import Html, el, join
+from rapids_slr.reports.pieces import duration, score, table
+from rapids_slr.reports.scores import epoch_table, last_scores, score_table, settings_that_differ
+from rapids_slr.reports.style import stylesheet
+
+Section = tuple[str, str, Any]
+"""Id, heading, content."""
+
+
+def page_of(runs: Sequence[Run]) -> Html:
+    """The whole file.
+
+    Args:
+        runs: at least one, with names of their own.
+    """
+    title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs: " + ", ".join(run.name for run in runs)
+    head = [
+        el("meta", charset="utf-8"),
+        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        el("meta", name="color-scheme", content="light dark"),
+        el("title", f"{title} – rapids_slr report"),
+        el("style", Html(stylesheet())),
+    ]
+    sections = [
+        *together(runs),
+        *(section for number, run in enumerate(runs, 1) for section in alone(run, number, runs)),
+    ]
+    body = [
+        el("header", *(opening(runs[0]) if len(runs) == 1 else opening_of_many(runs))),
+        el("nav", [el("a", name, href=f"#{id}") for id, name, _ in sections], aria_label="Sections"),
+        el("main", [el("section", el("h2", name), content, id=id) for id, name, content in sections]),
+        el(
+            "footer",
+            f"Made by rapids_slr {__version__} on {time.strftime('%Y-%m-%d %H:%M:%S %Z')}. "
+            "Scores in percent; the last epoch is the headline, as nobody can pick the best one without labels.",
+        ),
+    ]
+    return Html("<!DOCTYPE html>\n" + el("html", el("head", head), el("body", body), lang="en"))
+
+
+# The top --------------------------------------------------------------------------------------------------------------
+
+
+def opening(run: Run) -> Iterable[Html | None]:
+    """Name, state, headline figures and what is missing, of a single run."""
+    yield el("h1", run.name)
+    yield el("p", f"{run.state[:1].upper()}{run.state[1:]} · {run.path}", class_="soft")
+    yield el("div", list(tiles(run)), class_="tiles")
+    yield missing([run])
+
+
+def opening_of_many(runs: Sequence[Run]) -> Iterable[Html | None]:
+    yield el("h1", f"{len(runs)} runs side by side")
+    yield el("p", "Colours and marks are the same in all charts; pictures of each run follow below.", class_="soft")
+    yield legend([Line(run.name, [], number) for number, run in enumerate(runs)])
+    yield missing(runs)
+
+
+def tiles(run: Run) -> Iterable[Html]:
+    """The headline figures of a run."""
+
+    def tile(name: str, value: str, said: str) -> Html:
+        return el("div", el("span", name), el("b", value), el("span", said), class_="tile")
+
+    last, before = last_scores(run), run.start.get("direct_bn")
+    for key, name in (("mAP", "mAP"), ("rank1", "Rank-1")):
+        gain = (
+            f"{100 * (last[key] - before[key]):+.1f} points on direct_bn"
+            if key in last and before
+            else "no score before it"
+        )
+        yield tile(f"{name}, last epoch" if run.finished else f"{name} so far", score(last.get(key)), gain)
+    row = run.last
+    clusters = f"{row['clusters']:g} → {row['refined_clusters']:g}" if row else "–"
+    yield tile(
+        "Clusters, raw → refined",
+        clusters,
+        f"{row['identities']:g} identities" if "identities" in row else "identities unknown",
+    )
+    images = f"of {len(run.labels):,} images, {row['rescued']:g} rescued" if run.labels and row else "no epoch yet"
+    yield tile("Left out of training", f"{row['left_out']:g}" if "left_out" in row else "–", images)
+    if "ari" in row:
+        yield tile(
+            "ARI, raw → refined",
+            f"{row['raw_ari']:.3f} → {row['ari']:.3f}",
+            f"NMI {row['raw_nmi']:.3f} → {row['nmi']:.3f}",
+        )
+    seconds = sum(row.get("seconds/epoch", 0.0) for row in [*run.pretraining, *run.epochs])
+    yield tile("Time of all epochs", duration(seconds), str(run.summary.get("device", "device told at the end")))
+
+
+def missing(runs: Sequence[Run]) -> Html | None:
+    """What is not in the report, and why."""
+    items = []
+    for run in runs:
+        which = f"{run.name}: " if len(runs) > 1 else ""
+        if not run.finished:
+            items.append(f"{which}The run is not finished ({run.state}); scores and curves end there.")
+        items += [which + fault for fault in run.faults]
+    if not items:
+        return None
+    return el(
+        "div", el("strong", "Not there"), el("ul", [el("li", item) for item in items]), class_="missing", role="note"
+    )
+
+
+def together(runs: Sequence[Run]) -> Iterable[Section]:
+    """Scores, curves and times of all runs, each chart once."""
+    scores = [score_table(runs)]
+    if len(runs) > 1:
+        scores.append(settings_that_differ(runs))
+    yield "results", "Scores", scores
+    curves = el("div", [chart_figure(chart, runs) for chart in CHARTS], class_="grid")
+    yield "curves", "Curves over epochs", [curves, *(epoch_table(run) for run in runs)]
+    yield (
+        "training",
+        "Pre-training and time",
+        el("div", [chart_figure(chart, runs) for chart in PRETRAINING], time_figure(runs), class_="grid two"),
+    )
+
+
+def alone(run: Run, place: int, runs: Sequence[Run]) -> Iterable[Section]:
+    """Labels, images and settings of a run."""
+    prefix, of = f"run{place}", f"{run.name}: " if len(runs) > 1 else ""
+
+    def heading(words: str) -> str:
+        return of + (words if of else words[:1].upper() + words[1:])
+
+    at = f" of epoch {run.labels.epoch}" if run.labels else ""
+    figures = (sizes_figure, soft_figure, projection_figure, flow_figure)
+    yield (
+        f"{prefix}-labels",
+        heading(f"labels{at}"),
+        el("div", [draw(run, prefix) for draw in figures], class_="grid two"),
+    )
+    images = [map_figure(run, prefix), contact_figure(run, prefix), *change_figures(run, prefix)]
+    yield f"{prefix}-images", heading(f"images and clusters{at}"), el("div", images, class_="grid")
+    yield f"{prefix}-retrieval-section", heading("retrieval"), el("div", retrieval_figure(run, prefix), class_="grid")
+    yield f"{prefix}-settings", heading("settings and versions"), settings_of(run)
+
+
+def settings_of(run: Run) -> Html:
+    """The resolved spec and what the run was made with, folded."""
+    facts = [("folder", str(run.path)), ("state", run.state)]
+    facts += [(name, str(run.summary[name])) for name in ("device", "refine", "seed") if name in run.summary]
+    facts += [(name, str(version)) for name, version in run.summary.get("versions", {}).items()]
+    return join(
+        [
+            el(
+                "details",
+                el("summary", "Machine and versions"),
+                table(f"{run.name}: machine and versions", ("what", "value"), facts, text=True),
+            ),
+            el("details", el("summary", "spec.yaml, every default filled in"), el("pre", run.spec_text, tabindex=0)),
+        ]
+    )

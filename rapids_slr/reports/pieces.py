@@ -1,0 +1,71 @@
+"""Pieces of the page: figures, tables, and how numbers are written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rapids_slr.reports.markup import Html, el
+
+NO_EPOCH = "No epoch of the adaptation has finished yet."
+
+
+def figure(
+    id: str, title: str, body: Any, said: str | None = None, note: str | None = None, wide: str | None = None
+) -> Html:
+    """A figure with its heading, what one sees in words, and how to read it."""
+    caption = [el("h3", title)]
+    if said:
+        caption.append(el("p", said, class_="lead"))
+    if note:
+        caption.append(el("p", note, class_="note"))
+    return el("figure", el("figcaption", caption), body, id=id, class_=wide)
+
+
+def table(title: str, heads: Sequence[str], body: Sequence[Sequence[str]], text: bool = False) -> Html:
+    """A table whose first column names its rows.
+
+    Args:
+        text: whether the cells are words rather than numbers.
+    """
+    kind = "text" if text else None
+    head = el("tr", [el("th", name, scope="col", class_=kind) for name in heads])
+    rows = [
+        el("tr", el("th", first, scope="row", class_="text"), [el("td", cell, class_=kind) for cell in cells])
+        for first, *cells in body
+    ]
+    return scrolled(el("table", el("caption", title), el("thead", head), el("tbody", rows)), title)
+
+
+def scrolled(content: Html, title: str) -> Html:
+    """Content that scrolls by itself where the screen is narrow."""
+    return el("div", content, class_="scroll", tabindex=0, role="region", aria_label=title)
+
+
+def score(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def number(value: float | None) -> str:
+    """A score for a column that says percent."""
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def seconds_text(value: float) -> str:
+    return f"{value:.1f}" if value >= 10 else f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
+
+
+def share_text(part: float, whole: float) -> str:
+    """Part of a whole in percent, for a column that says so."""
+    if not whole:
+        return "–"
+    return "< 0.1" if 0 < part / whole < 5e-4 else f"{100 * part / whole:.1f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
