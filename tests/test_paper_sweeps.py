@@ -1,12 +1,17 @@
-"""The sweeps of the paper's tables hold the runs that its tables have."""
+"""The sweeps of the paper's tables hold the runs that its tables have, and every method of every sweep runs."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from rapids_slr.run import adapt, pretrain
+from rapids_slr.runfolder import RunFolder
 from rapids_slr.spec import RunSpec
 from rapids_slr.specfile import load_spec, spec_differences
 from rapids_slr.sweep.plan import Sweep, load_sweep
+from tests.test_configs import TINY
 
 TRANSFERS = ("duke2market", "market2duke", "market2personx", "personx2market")
 
@@ -55,3 +60,31 @@ def test_the_sweep_of_tables_5_and_6_changes_losses_alone():
     weights = {key for name, keys in changed.items() if name != "teacher-ce" for key in keys}
     assert weights == {"training.ce_weight", "training.soft_weight", "training.triplet_weight"}
     assert changed["teacher-ce"] == ["training.teacher_ce"]
+
+
+SWEEPS = sorted(file.stem for file in (Path(__file__).parents[1] / "configs" / "sweeps").glob("*.yaml"))
+
+
+LARGE_CLUSTERS = [
+    "data.target.synth={style: target, identities: 3, images: 24, height: 32, width: 16}",
+    "clusters={k1: 10, k2: 2, pairs_per_image: 8, rho: none, min_cluster_size: 2}",
+]
+"""Enough images of an identity for the largest min_cluster_size."""
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory) -> Path:
+    out = pretrain(load_spec("omniglot", TINY), tmp_path_factory.mktemp("sweeps") / "pretrained")
+    return RunFolder(out).pretrained_file
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_every_method_of_every_sweep_runs(name, pretrained, tmp_path):
+    """Two steps of two epochs each, from one network: what a method changes can be run."""
+    grey = ["data.channels=1", "data.mean=[0.5]", "data.std=[0.5]"]
+    sweep = load_sweep(name, [*TINY, *LARGE_CLUSTERS, *grey, f"pretrain.checkpoint={pretrained}"])
+    firsts = [run for run in sweep.runs if (run.pair, run.seed) == (sweep.pairs[0], sweep.seeds[0])]
+    assert {run.method for run in firsts} == set(sweep.methods)
+    for run in firsts:
+        rows = RunFolder(adapt(run.spec, tmp_path / run.method)).rows(tmp_path / run.method / "metrics.jsonl")
+        assert [row["epoch"] for row in rows] == [1, 2], run.method
