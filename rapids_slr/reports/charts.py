@@ -144,7 +144,7 @@ CHARTS = (
         NO_EPOCH,
     ),
 )
-GIVEN = "The run began with a network that was given (pretrain.checkpoint), or has not begun."
+NO_PRETRAINING = "No epoch of pre-training has finished yet."
 PRETRAINING = (
     Chart(
         "pretraining",
@@ -152,7 +152,7 @@ PRETRAINING = (
         "Means of an epoch.",
         plain("loss, no unit"),
         (Metric("loss/ce", "ce"), Metric("loss/triplet", "triplet")),
-        GIVEN,
+        NO_PRETRAINING,
     ),
     Chart(
         "pretraining-rate",
@@ -160,7 +160,7 @@ PRETRAINING = (
         "On a logarithmic scale.",
         plain("learning rate, no unit", logarithmic=True),
         (Metric("lr", "learning rate"),),
-        GIVEN,
+        NO_PRETRAINING,
     ),
 )
 FIGURES = (*(chart.id for chart in (*CHARTS, *PRETRAINING)), "time")
@@ -187,51 +187,79 @@ def starting_scores(run: Run) -> dict[str, float]:
 
 def chart_figure(chart: Chart, runs: Sequence[Run]) -> Html:
     """One panel of all metrics for a single run; for several a panel a metric, with a line a run."""
-    hue, hue_of = -1, {}
+    drawn = chart_of_one(chart, runs[0]) if len(runs) == 1 else chart_of_many(chart, runs)
+    if drawn is not None:
+        return drawn
+    given = [run.spec.pretrain.checkpoint for run in runs if run.spec.pretrain.checkpoint is not None]
+    why = f"The network was given: {given[0]}." if chart in PRETRAINING and given else chart.absent
+    return figure(chart.id, chart.title, el("p", why, class_="absent"))
+
+
+def panels_of(chart: Chart) -> list[list[Metric]]:
+    """The metrics of a chart, each with what is drawn dashed beside it."""
+    panels: list[list[Metric]] = []
     for metric in chart.metrics:
-        hue += not metric.dashed
-        hue_of[metric.key] = hue
-    lines: dict[int, list[Line]] = {}
-    for metric in chart.metrics:
-        for number, run in enumerate(runs):
-            if points := points_of(run, chart, metric.key):
-                if len(runs) == 1:
-                    lines.setdefault(0, []).append(Line(metric.name, points, hue_of[metric.key], metric.dashed))
-                else:
-                    name = f"{run.name}, {metric.name}"
-                    lines.setdefault(hue_of[metric.key], []).append(Line(name, points, number, metric.dashed))
-    if not lines:
-        return figure(chart.id, chart.title, el("p", chart.absent, class_="absent"))
-    if len(runs) == 1:
-        said = "; ".join(f"{line.name} {change(line, chart.scale)}" for line in lines[0] if not line.dashed)
-        level, name = level_of(chart, runs[0])
-        drawing = curves(chart.title, lines[0], chart.scale, level=level)
-        return figure(chart.id, chart.title, [legend(lines[0], name), drawing], said, chart.note)
-    panels = []
-    for hue, drawn in lines.items():
-        name = next(metric.name for metric in chart.metrics if hue_of[metric.key] == hue)
-        level, said = level_of(chart, runs[0]) if same_level(chart, runs) else (None, None)
-        panels.append(
-            el(
-                "div",
-                el("h4", name) if len(lines) > 1 else None,
-                curves(f"{chart.title}, {name}", drawn, chart.scale, level=level),
-                legend([], said) if said else None,
-            )
-        )
-    shown = [
-        Line(run.name, [], number)
-        for number, run in enumerate(runs)
-        if any(points_of(run, chart, m.key) for m in chart.metrics)
+        if metric.dashed:
+            panels[-1].append(metric)
+        else:
+            panels.append([metric])
+    return panels
+
+
+def chart_of_one(chart: Chart, run: Run) -> Html | None:
+    """All metrics of a run in one panel; None without a point."""
+    lines = [
+        Line(metric.name, points, hue, metric.dashed)
+        for hue, metrics in enumerate(panels_of(chart))
+        for metric in metrics
+        if (points := points_of(run, chart, metric.key))
     ]
-    wide = "full" if len(panels) > 2 else "half" if len(panels) == 2 else None
-    return figure(chart.id, chart.title, [legend(shown), el("div", panels, class_="panels")], None, chart.note, wide)
+    if not lines:
+        return None
+    said = "; ".join(f"{line.name} {change(line, chart.scale)}" for line in lines if not line.dashed)
+    level, name = level_of(chart, run)
+    drawing = curves(chart.title, lines, chart.scale, level=level)
+    return figure(chart.id, chart.title, [legend(lines, name), drawing], said, chart.note)
+
+
+def chart_of_many(chart: Chart, runs: Sequence[Run]) -> Html | None:
+    """A panel a metric, with the same hue for a run in all of them; None without a point."""
+    shown: dict[int, str] = {}
+    panels: list[tuple[str, list[Line]]] = []
+    for metrics in panels_of(chart):
+        lines = [
+            Line(f"{run.name}, {metric.name}", points, number, metric.dashed)
+            for metric in metrics
+            for number, run in enumerate(runs)
+            if (points := points_of(run, chart, metric.key))
+        ]
+        if lines:
+            panels.append((metrics[0].name, lines))
+            shown |= {line.colour: runs[line.colour].name for line in lines}
+    if not panels:
+        return None
+    levels = {level_of(chart, run) for run in runs} if chart.id == "clusters" else set()
+    level, named = levels.pop() if len(levels) == 1 else (None, None)
+    drawings = [
+        el(
+            "div",
+            el("h4", name) if len(panels) > 1 else None,
+            curves(f"{chart.title}, {name}", lines, chart.scale, level=level),
+        )
+        for name, lines in panels
+    ]
+    key = legend([Line(name, [], number) for number, name in sorted(shown.items())], named)
+    wide = {1: None, 2: "half"}.get(len(panels), "full")
+    return figure(chart.id, chart.title, [key, el("div", drawings, class_="panels")], None, chart.note, wide)
 
 
 def change(line: Line, scale: Scale) -> str:
-    """First and last value of a line."""
-    first, last = (scale.say(y) for _, y in (line.points[0], line.points[-1]))
-    return first if len(line.points) == 1 or first == last else f"{first} → {last}"
+    """First and last value of a line; where they are the same, the highest too."""
+    values = [y for _, y in line.points]
+    first, last, most = (scale.say(y) for y in (values[0], values[-1], max(values)))
+    if len(values) == 1 or first == last == most:
+        return first
+    return f"{first} → {last}" if first != last else f"{first} → {last}, at most {most}"
 
 
 def level_of(chart: Chart, run: Run) -> tuple[float | None, str | None]:
@@ -243,10 +271,6 @@ def level_of(chart: Chart, run: Run) -> tuple[float | None, str | None]:
     if chart.id == "clusters" and "identities" in run.last:
         return run.last["identities"], f"identities: {run.last['identities']:g}"
     return None, None
-
-
-def same_level(chart: Chart, runs: Sequence[Run]) -> bool:
-    return chart.id == "clusters" and len({level_of(chart, run)[0] for run in runs}) == 1
 
 
 def time_figure(runs: Sequence[Run]) -> Html:

@@ -22,7 +22,7 @@ KINDS = {
     "stable": (0, "stable: most of one cluster is most of the other"),
     "split": (1, "split: images that leave most of their cluster"),
     "merged": (6, "merged: a cluster that joins a larger one"),
-    "joined": (5, "joined: outliers last epoch, clustered now"),
+    "joined": (4, "joined: outliers last epoch, clustered now"),
     "rescued": (2, "rescued: outliers that refinement gives a cluster"),
     "dropped": (3, "dropped: clustered images that become outliers or are left out"),
     "outside": (7, "outside: outliers before and after"),
@@ -93,7 +93,7 @@ def curves(title: str, lines: Sequence[Line], scale: Scale, x_label: str = "epoc
     parts = [*_axes(x_ticks, y_ticks, x_of, y_of, scale.label, x_label, scale.tick)]
     if level is not None:
         parts.append(el("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y_of(level), y2=y_of(level), class_="level"))
-    for line in lines:
+    for line in sorted(lines, key=lambda line: not line.dashed):  # solid ones lie above
         path = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in line.points)
         parts.append(el("polyline", points=path, class_=f"line {_hue(line.colour)}{' dashed' if line.dashed else ''}"))
         small = len(line.points) > 30
@@ -266,8 +266,8 @@ def shade(value: float) -> float:
 def shades() -> Html:
     """The legend of `shade`."""
     steps = [
-        el("rect", x=4 + 2.8 * i, y=0, width=3, height=12, class_="cell", fill_opacity=shade(i / 100))
-        for i in range(101)
+        el("rect", x=4 + 11.2 * i, y=0, width=11.2, height=12, class_="cell", fill_opacity=shade((i + 0.5) / 25))
+        for i in range(25)
     ]
     marks = [
         el(
@@ -287,7 +287,7 @@ def shades() -> Html:
 
 def flow(drawn: Flow, names: tuple[str, str, str]) -> Html:
     """Three columns of clusters and the streams of images between them."""
-    wide, top, gap, pitch, bar = 660, 46, 5.0, 15.0, 10
+    wide, top, gap, pitch, bar = 660, 46, 5.0, 22.0, 10
     left = (12, wide / 2 - bar / 2 - 20, wide - bar - 150)
     high = {number: 0.0 for number in range(len(drawn.nodes))}
     for number in high:
@@ -379,15 +379,17 @@ def scatter(
         xy_N2: float positions.
         hue_N: hue of every point, -1 for grey.
         said: what is told about every point.
-        names: cluster -> position.
+        names: cluster -> where its name stands, at the bottom of the text.
         axis: name of the axes, without a number.
     """
     wide, high, left, bottom = 640, 520, 30, 34
+    margin = 26  # room for a name above the highest cluster
     middle = (xy_N2.min(axis=0) + xy_N2.max(axis=0)) / 2
-    scale = min((wide - left - 20) / (np.ptp(xy_N2[:, 0]) or 1.0), (high - bottom - 20) / (np.ptp(xy_N2[:, 1]) or 1.0))
+    width, height = np.ptp(xy_N2, axis=0)
+    scale = min((wide - left - 2 * margin) / (width or 1.0), (high - bottom - 2 * margin) / (height or 1.0))
 
     def place(x: float, y: float) -> tuple[float, float]:
-        return (left + (wide - left) / 2 + (x - middle[0]) * scale, (high - bottom) / 2 - (y - middle[1]) * scale)
+        return ((wide + left) / 2 + (x - middle[0]) * scale, (high - bottom) / 2 - (y - middle[1]) * scale)
 
     order = np.argsort(hue_N, kind="stable")  # grey ones lie below
     parts = [el("rect", x=left, y=1, width=wide - left - 1, height=high - bottom, class_="ground")]
@@ -408,7 +410,7 @@ def scatter(
         x, y = place(*at)
         if all(abs(x - a) > 24 or abs(y - b) > 14 for a, b in taken):
             taken.append((x, y))
-            parts.append(el("text", name, x=x, y=y + 4, text_anchor="middle", class_="halo strong"))
+            parts.append(el("text", name, x=x, y=y - 4, text_anchor="middle", class_="halo strong"))
     parts.append(el("text", f"{axis} 1, no unit", x=wide - 2, y=high - 12, text_anchor="end", class_="name"))
     parts.append(
         el("text", f"{axis} 2, no unit", x=18, y=4, text_anchor="end", transform="rotate(-90 18 4)", class_="name")

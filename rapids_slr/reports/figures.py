@@ -10,7 +10,7 @@ from rapids_slr.reports.drawings import COLOURS, KINDS, columns, flow, matrix, s
 from rapids_slr.reports.gather import Run
 from rapids_slr.reports.labels import sizes_of
 from rapids_slr.reports.markup import Html, el
-from rapids_slr.reports.pictures import QUERIES, Sheet, Strip, Thumb, centres, hues
+from rapids_slr.reports.pictures import QUERIES, Sheet, Strip, Thumb, hues, name_places
 from rapids_slr.reports.pieces import NO_EPOCH, figure, scrolled
 
 ENTROPY_STEPS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
@@ -138,7 +138,7 @@ def map_figure(run: Run, prefix: str) -> Html:
         positions.xy,
         hues(positions, COLOURS - 1),
         positions.told,
-        centres(positions),
+        name_places(positions),
         positions.method,
     )
     some = (
@@ -231,13 +231,8 @@ def sheet_figure(
         return figure(id, title, el("p", absent_picture(run, name), class_="absent"), wide="full")
     if not sheet.strips:
         return figure(id, title, el("p", none or "There is none.", class_="absent"), wide="full")
-    said = (
-        f"{len(sheet.strips)} of {sheet.of} {what}"
-        if len(sheet.strips) < sheet.of
-        else f"All {sheet.of} {what}"
-        if sheet.of > 1
-        else None
-    )
+    shown = len(sheet.strips)
+    said = f"{what}: {shown}" if shown == sheet.of else f"{what}: {shown} of {sheet.of}"
     long = any(len(strip.parts) > 1 for strip in sheet.strips)
     body = el("div", [strip_of(strip) for strip in sheet.strips], class_="sheet long" if long else "sheet")
     return figure(id, title, body, said, note, "full")
@@ -248,8 +243,7 @@ def strip_of(strip: Strip) -> Html:
     for part in strip.parts:
         more = part.images - len(part.thumbs)
         tail = el("span", f"+ {more:,}", class_="more") if more else None
-        counted = part.name if part.images == 1 and part.name == "query" else f"{part.name} · {part.images:,}"
-        label = el("span", counted) if part.name else None
+        label = el("span", f"{part.name} · {part.images:,}" if more else part.name) if part.name else None
         parts.append(el("div", label, el("div", [thumb_of(thumb) for thumb in part.thumbs], tail), class_="part"))
     facts = [" ", el("span", strip.facts)] if strip.facts else None
     return el("div", el("h4", strip.title, facts), el("div", parts, class_="parts"), class_="strip")

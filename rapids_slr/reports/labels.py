@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -212,65 +212,60 @@ def steps_between(before_N: np.ndarray, now_N: np.ndarray, found: str) -> list[S
     return [Step(a, b, n, kind(a, b)) for a, b, n in triples]
 
 
+Place = tuple[int, int | str]
+"""Column of a node, and its cluster or what it bundles: `others`, `none` (no cluster)."""
+
+
 def flow_of(labels: EpochLabels) -> Flow:
     """The streams of an epoch: the clusters of the largest changes one by one, all others bundled."""
-    halves = (
-        steps_between(labels.previous, labels.cluster, "joined"),
-        steps_between(labels.cluster, labels.refined, "rescued"),
-    )
+    columns = (labels.previous, labels.cluster, labels.refined)
+    halves = [steps_between(columns[0], columns[1], "joined"), steps_between(columns[1], columns[2], "rescued")]
     shown = _shown(halves)
-    arrays = (labels.previous, labels.cluster, labels.refined)
-    bundles = [set(np.unique(array[array >= 0]).tolist()) - one for array, one in zip(arrays, shown, strict=True)]
 
-    def key(column: int, label: int) -> int | str:
-        return "none" if label < 0 else label if label in shown[column] else "others"
+    def place(column: int, label: int) -> Place:
+        return column, "none" if label < 0 else label if label in shown[column] else "others"
 
-    images: dict[tuple[int, int | str], int] = {}
-    for column, array in enumerate(arrays):
-        for label, n in zip(*np.unique(array, return_counts=True), strict=True):
-            at = (column, key(column, int(label)))
-            images[at] = images.get(at, 0) + int(n)
-    merged: dict[tuple, int] = {}
+    images: Counter[Place] = Counter()
+    bundled: Counter[int] = Counter()
+    for column, labels_N in enumerate(columns):
+        for label, n in zip(*np.unique(labels_N, return_counts=True), strict=True):
+            at = place(column, int(label))
+            images[at] += int(n)
+            bundled[column] += at[1] == "others"
+    streams: Counter[tuple[Place, Place, str]] = Counter()
     for half, steps in enumerate(halves):
         for step in steps:
-            at = ((half, key(half, step.start)), (half + 1, key(half + 1, step.end)), step.kind)
-            merged[at] = merged.get(at, 0) + step.images
+            streams[place(half, step.start), place(half + 1, step.end), step.kind] += step.images
 
-    names = {"others": "{} others", "none": "outliers"}
-    order = _order(images, merged)
+    def name(column: int, what: int | str) -> str:
+        if what == "others":
+            return f"{bundled[column]} others"
+        return str(what) if what != "none" else "left out" if column == 2 else "outliers"
+
+    order = _order(images, streams)
     number = {at: i for i, at in enumerate(order)}
-    nodes = [
-        Node(
-            column,
-            (names[what].format(len(bundles[column])) if isinstance(what, str) else str(what)),
-            images[column, what],
-        )
-        for column, what in order
-    ]
-    nodes = [
-        Node(2, "left out", node.images) if node.column == 2 and node.name == "outliers" else node for node in nodes
-    ]
-    streams = [
-        Stream(number[start], number[end], n, kind, isinstance(start[1], str) and isinstance(end[1], str))
-        for (start, end, kind), n in merged.items()
-    ]
-    alone = [
-        sum(node.images for node, at in zip(nodes, order, strict=True) if at[0] == c and not isinstance(at[1], str))
-        for c in range(3)
-    ]
-    return Flow(nodes, streams, scale=min(3.0, 230 / max(*alone, 1)), cap=50.0)
+    alone: Counter[int] = Counter()
+    for (column, what), n in images.items():
+        alone[column] += 0 if isinstance(what, str) else n
+    return Flow(
+        [Node(column, name(column, what), images[column, what]) for column, what in order],
+        [
+            Stream(number[start], number[end], n, kind, isinstance(start[1], str) and isinstance(end[1], str))
+            for (start, end, kind), n in streams.items()
+        ],
+        scale=min(3.0, 230 / max(alone.values(), default=1)) if any(alone.values()) else 3.0,
+        cap=50.0,
+    )
 
 
-def _shown(halves: Iterable[list[Step]]) -> list[set[int]]:
+def _shown(halves: list[list[Step]]) -> list[set[int]]:
     """Clusters of each column that the largest changes touch, and their heirs."""
     shown: list[set[int]] = [set(), set(), set()]
-    halves = list(halves)
     for half, steps in enumerate(halves):
         changed = [step for step in steps if step.kind not in ("stable", "outside")]
         for step in sorted(changed, key=lambda step: -step.images)[:CHANGES]:
-            for column, label in ((half, step.start), (half + 1, step.end)):
-                if label >= 0:
-                    shown[column].add(label)
+            shown[half] |= {step.start} - {-1}
+            shown[half + 1] |= {step.end} - {-1}
     for half, steps in enumerate(halves):
         shown[half + 1] |= {step.end for step in steps if step.kind == "stable" and step.start in shown[half]}
     for half, steps in reversed(list(enumerate(halves))):
@@ -278,23 +273,22 @@ def _shown(halves: Iterable[list[Step]]) -> list[set[int]]:
     return shown
 
 
-def _order(images: dict, merged: dict) -> list[tuple[int, int | str]]:
+def _order(images: Counter[Place], streams: Counter[tuple[Place, Place, str]]) -> list[Place]:
     """Nodes from left to right, then down: bundles first, outliers last, the others near where they come from."""
-    order: list[tuple[int, int | str]] = []
-    height: dict[tuple[int, int | str], float] = {}
+    order: list[Place] = []
+    height: dict[Place, float] = {}
+
+    def rank(at: Place) -> tuple[float, float]:
+        if isinstance(at[1], str):
+            return (-1.0 if at[1] == "others" else math.inf, 0.0)
+        coming = [(height[start], n) for (start, end, _), n in streams.items() if end == at]
+        mean = sum(y * n for y, n in coming) / sum(n for _, n in coming) if coming else 0.0
+        return (mean, -images[at])
+
     for column in range(3):
-        nodes = [at for at in images if at[0] == column]
-
-        def place(at: tuple[int, int | str]) -> tuple[float, float]:
-            if isinstance(at[1], str):
-                return (-1.0 if at[1] == "others" else 1e9, 0.0)
-            coming = [(height[start], n) for (start, end, _), n in merged.items() if end == at]
-            mean = sum(y * n for y, n in coming) / sum(n for _, n in coming) if coming else 0.0
-            return (mean, -images[at])
-
-        for i, at in enumerate(sorted(nodes, key=place)):
-            height[at] = float(i)
-            order.append(at)
+        nodes = sorted((at for at in images if at[0] == column), key=rank)
+        height |= {at: float(i) for i, at in enumerate(nodes)}
+        order += nodes
     return order
 
 

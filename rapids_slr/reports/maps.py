@@ -8,15 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rapids_slr.arrays import Array, as_array
+from rapids_slr.arrays import as_array
 
 FEWEST = 15
 """Images below which UMAP has no neighbourhood to work with."""
-NEIGHBOURS, MIN_DIST = 15, 0.1
+NEIGHBOURS, MIN_DIST = 30, 0.99
+"""Neighbours and least distance of UMAP; with a small distance the images of a good cluster become one dot."""
 
 
 def map_features(features_ND: Tensor, seed: int) -> tuple[np.ndarray, str]:
-    """Positions (N, 2) float32 of features, and the name of the method.
+    """Positions (N, 2) float32 of features, at least as wide as they are high, and the name of the method.
 
     Args:
         features_ND: (N, D) float32 unit rows; UMAP is cuML's on a GPU and umap-learn's on the CPU, which takes
@@ -25,23 +26,27 @@ def map_features(features_ND: Tensor, seed: int) -> tuple[np.ndarray, str]:
     if len(features_ND) < FEWEST:
         return pca(features_ND), "PCA"
     neighbours = min(NEIGHBOURS, len(features_ND) - 1)
-    if features_ND.is_cuda:
-        return _by_cuml(as_array(features_ND), neighbours, seed), "UMAP"
+    by_engine = _by_cuml if features_ND.is_cuda else _by_umap_learn
+    xy = by_engine(features_ND, neighbours, seed)
+    return xy if np.ptp(xy[:, 0]) >= np.ptp(xy[:, 1]) else xy[:, ::-1], "UMAP"
+
+
+def _by_umap_learn(features_ND: Tensor, neighbours: int, seed: int) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from umap import UMAP  # compiles for a dozen seconds: only here
 
         solver = UMAP(n_neighbors=neighbours, min_dist=MIN_DIST, init="pca", random_state=seed, n_jobs=1)
-        return np.asarray(solver.fit_transform(features_ND.numpy()), np.float32), "UMAP"
+        return np.asarray(solver.fit_transform(features_ND.numpy()), np.float32)
 
 
-def _by_cuml(x_ND: Array, neighbours: int, seed: int) -> np.ndarray:
+def _by_cuml(features_ND: Tensor, neighbours: int, seed: int) -> np.ndarray:
     import cupy
     from cuml.manifold import UMAP
 
     solver = UMAP(n_neighbors=neighbours, min_dist=MIN_DIST, random_state=seed)
     cupy.cuda.get_current_stream().synchronize()  # cuML has a stream of its own
-    return cupy.asnumpy(solver.fit_transform(x_ND)).astype(np.float32)
+    return cupy.asnumpy(solver.fit_transform(as_array(features_ND))).astype(np.float32)
 
 
 def pca(features_ND: Tensor) -> np.ndarray:

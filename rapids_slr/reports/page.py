@@ -43,18 +43,24 @@ def page_of(runs: Sequence[Run]) -> Html:
         el("title", f"{title} – rapids_slr report"),
         el("style", Html(stylesheet())),
     ]
+    many = len(runs) > 1
+    groups = [("", list(together(runs)))] + [(run.name, list(alone(run, i))) for i, run in enumerate(runs, 1)]
     sections = [
-        *together(runs),
-        *(section for number, run in enumerate(runs, 1) for section in alone(run, number, runs)),
+        el("section", el("h2", f"{name}: {heading.lower()}" if many and name else heading), content, id=id)
+        for name, group in groups
+        for id, heading, content in group
+    ]
+    links = [
+        el("p", f"{name}:" if many and name else None, [el("a", heading, href=f"#{id}") for id, heading, _ in group])
+        for name, group in groups
     ]
     body = [
-        el("header", *(opening(runs[0]) if len(runs) == 1 else opening_of_many(runs))),
-        el("nav", [el("a", name, href=f"#{id}") for id, name, _ in sections], aria_label="Sections"),
-        el("main", [el("section", el("h2", name), content, id=id) for id, name, content in sections]),
+        el("header", *(opening_of_many(runs) if many else opening(runs[0]))),
+        el("nav", links, aria_label="Sections"),
+        el("main", sections),
         el(
             "footer",
-            f"Made by rapids_slr {__version__} on {time.strftime('%Y-%m-%d %H:%M:%S %Z')}. "
-            "Scores in percent; the last epoch is the headline, as nobody can pick the best one without labels.",
+            f"Made by rapids_slr {__version__} on {time.strftime('%Y-%m-%d %H:%M:%S %Z')}.",
         ),
     ]
     return Html("<!DOCTYPE html>\n" + el("html", el("head", head), el("body", body), lang="en"))
@@ -66,7 +72,10 @@ def page_of(runs: Sequence[Run]) -> Html:
 def opening(run: Run) -> Iterable[Html | None]:
     """Name, state, headline figures and what is missing, of a single run."""
     yield el("h1", run.name)
-    yield el("p", f"{run.state[:1].upper()}{run.state[1:]} · {run.path}", class_="soft")
+    refine = run.spec.refine
+    how = "no refinement" if refine is None else f"refined by {refine.hard}, alpha {refine.alpha:g}"
+    facts = [run.state[:1].upper() + run.state[1:], how, f"seed {run.spec.seed}", str(run.path)]
+    yield el("p", " · ".join(facts), class_="soft")
     yield el("div", list(tiles(run)), class_="tiles")
     yield missing([run])
 
@@ -122,7 +131,11 @@ def missing(runs: Sequence[Run]) -> Html | None:
     if not items:
         return None
     return el(
-        "div", el("strong", "Not there"), el("ul", [el("li", item) for item in items]), class_="missing", role="note"
+        "div",
+        el("strong", "Not there yet" if all(not run.faults for run in runs) else "Not there"),
+        el("ul", [el("li", item) for item in items]),
+        class_="missing",
+        role="note",
     )
 
 
@@ -141,24 +154,15 @@ def together(runs: Sequence[Run]) -> Iterable[Section]:
     )
 
 
-def alone(run: Run, place: int, runs: Sequence[Run]) -> Iterable[Section]:
-    """Labels, images and settings of a run."""
-    prefix, of = f"run{place}", f"{run.name}: " if len(runs) > 1 else ""
-
-    def heading(words: str) -> str:
-        return of + (words if of else words[:1].upper() + words[1:])
-
-    at = f" of epoch {run.labels.epoch}" if run.labels else ""
-    figures = (sizes_figure, soft_figure, projection_figure, flow_figure)
-    yield (
-        f"{prefix}-labels",
-        heading(f"labels{at}"),
-        el("div", [draw(run, prefix) for draw in figures], class_="grid two"),
-    )
+def alone(run: Run, place: int) -> Iterable[Section]:
+    """Labels, images and settings of a run, the `place`-th of the page."""
+    prefix, at = f"run{place}", f" of epoch {run.labels.epoch}" if run.labels else ""
+    labels = [sizes_figure, soft_figure, projection_figure, flow_figure]
+    yield f"{prefix}-labels", f"Labels{at}", el("div", [draw(run, prefix) for draw in labels], class_="grid two")
     images = [map_figure(run, prefix), contact_figure(run, prefix), *change_figures(run, prefix)]
-    yield f"{prefix}-images", heading(f"images and clusters{at}"), el("div", images, class_="grid")
-    yield f"{prefix}-retrieval-section", heading("retrieval"), el("div", retrieval_figure(run, prefix), class_="grid")
-    yield f"{prefix}-settings", heading("settings and versions"), settings_of(run)
+    yield f"{prefix}-images", f"Images and clusters{at}", el("div", images, class_="grid")
+    yield f"{prefix}-answers", "Retrieval", el("div", retrieval_figure(run, prefix), class_="grid")
+    yield f"{prefix}-settings", "Settings and versions", settings_of(run)
 
 
 def settings_of(run: Run) -> Html:

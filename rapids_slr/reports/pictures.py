@@ -23,7 +23,7 @@ from rapids_slr.session import Images, Session
 
 THUMB = 80
 """Longest side of a small picture, pixels."""
-CLUSTERS, OF_CLUSTER = 36, 14
+CLUSTERS, OF_CLUSTER = 36, 12
 """Clusters on a contact sheet, and images of each."""
 CHANGED, OF_CHANGE = 10, 8
 """Changes of a kind, and images of each part of one."""
@@ -207,8 +207,9 @@ def cluster_sheet(labels: EpochLabels, rows: np.ndarray, thumbs: Thumbs) -> Shee
         found.append((-int(wrong.sum()), -len(members), int(label), members, wrong))
     strips = []
     for _, _, label, members, wrong in sorted(found, key=lambda item: item[:3])[:CLUSTERS]:
-        order = np.argsort(~wrong, kind="stable")[:OF_CLUSTER]  # the wrong ones are always shown
-        shown = sorted(order.tolist(), key=lambda i: (wrong[i], i))
+        good, bad = np.flatnonzero(~wrong), np.flatnonzero(wrong)
+        most = max(OF_CLUSTER // 2, OF_CLUSTER - len(good))  # wrong ones are shown first of all, but beside right ones
+        shown = [*good[: OF_CLUSTER - min(most, len(bad))], *bad[:most]]
         cameras = len(np.unique(labels.camera[members]))
         facts = [f"{len(members)} images", f"{cameras} camera{'' if cameras == 1 else 's'}"]
         if thumbs.identities is not None:
@@ -266,9 +267,14 @@ def retrieval_sheet(network: TwoBranch, session: Session) -> Sheet:
     """The queries with the lowest average precision, each with the gallery images nearest to it."""
     query, gallery = session.test.query, session.test.gallery
     query_QD, gallery_GD = (features_of(network, images, session) for images in (query, gallery))
-    people = [session.on_device(x) for x in (query.split.identities, query.split.cameras)]
-    others = [session.on_device(x) for x in (gallery.split.identities, gallery.split.cameras)]
-    results = query_results(query_QD, gallery_GD, *people, *others)
+    results = query_results(
+        query_QD,
+        gallery_GD,
+        session.on_device(query.split.identities),
+        session.on_device(query.split.cameras),
+        session.on_device(gallery.split.identities),
+        session.on_device(gallery.split.cameras),
+    )
     precision, matches = results.average_precision.cpu().numpy(), results.matches.cpu().numpy()
     first = results.first_match.cpu().numpy()
     answered = np.flatnonzero(matches > 0)
@@ -299,11 +305,17 @@ def nearest_of(
     return order, same[order]
 
 
-def centres(positions: Map) -> dict[int, tuple[float, float]]:
-    """Where the largest clusters of a map lie: the median of their images, the largest first."""
+def name_places(positions: Map) -> dict[int, tuple[float, float]]:
+    """Where the largest clusters of a map are named: above most of their images, the largest first."""
     sizes = {int(label): int((positions.label == label).sum()) for label in np.unique(positions.label) if label >= 0}
-    largest = sorted(sizes, key=lambda label: (-sizes[label], label))[:NUMBERED]
-    return {label: _middle(positions.xy[positions.label == label]) for label in largest}
+    places = {}
+    for label in sorted(sizes, key=lambda label: (-sizes[label], label))[:NUMBERED]:
+        xy = positions.xy[positions.label == label]
+        middle = _middle(xy)
+        distances = np.abs(xy - middle).sum(axis=1)
+        near = xy[distances <= 2 * np.median(distances)]
+        places[label] = (middle[0], float(near[:, 1].max()))
+    return places
 
 
 def hues(positions: Map, colours: int) -> np.ndarray:

@@ -52,7 +52,16 @@ def number(value: float | None) -> str:
 
 
 def seconds_text(value: float) -> str:
-    return f"{value:.1f}" if value >= 10 else f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
+    """Seconds in a column that says so; short stages get more digits."""
+    return (
+        "< 0.001"
+        if 0 < value < 0.001
+        else f"{value:.1f}"
+        if value >= 10
+        else f"{value:.2f}"
+        if value >= 0.1
+        else f"{value:.3f}"
+    )
 
 
 def share_text(part: float, whole: float) -> str:

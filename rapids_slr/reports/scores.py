@@ -6,11 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rapids_slr.reports.gather import Run
-from rapids_slr.reports.markup import Html, el
+from rapids_slr.reports.markup import Html, el, join
 from rapids_slr.reports.pieces import NO_EPOCH, number, table
 from rapids_slr.runfolder import best_row
 
-SCORES = (("mAP", "mAP, %"), ("rank1", "rank-1, %"), ("rank5", "rank-5, %"), ("rank10", "rank-10, %"))
+SCORES = {"mAP": "mAP, %", "rank1": "rank-1, %", "rank5": "rank-5, %", "rank10": "rank-10, %"}
+ORIGINS = el(
+    "p",
+    "direct: the pre-trained network; direct_bn: the same with BatchNorm re-estimated on the target. Neither was "
+    "trained on the target. The last epoch is the headline: nobody can pick the best one without labels.",
+    class_="note",
+)
 
 
 def last_scores(run: Run) -> dict[str, float]:
@@ -28,13 +34,13 @@ def score_table(runs: Sequence[Run]) -> Html:
     if len(runs) == 1:
         run, best = runs[0], best_scores(runs[0])
         rows = [
-            ("before: the pre-trained network (direct)", run.start.get("direct", {})),
-            ("before: BatchNorm re-estimated (direct_bn)", run.start.get("direct_bn", {})),
-            ("last epoch" if run.finished else "last evaluated epoch", last_scores(run)),
+            ("direct", run.start.get("direct", {})),
+            ("direct_bn", run.start.get("direct_bn", {})),
+            ("last epoch" if run.finished else "last evaluated", last_scores(run)),
             (f"best epoch ({best['epoch']:g})" if best else "best epoch", best),
         ]
-        body = [(name, *(number(scores.get(key)) for key, _ in SCORES)) for name, scores in rows]
-        return table("Scores on the test split of the target", ("network", *(name for _, name in SCORES)), body)
+        body = [(name, *(number(scores.get(key)) for key in SCORES)) for name, scores in rows]
+        return join([table("Scores on the test split of the target", ("network", *SCORES.values()), body), ORIGINS])
     body = []
     for run in runs:
         last, best, row, before = last_scores(run), best_scores(run), run.last, run.start.get("direct_bn", {})
@@ -43,7 +49,7 @@ def score_table(runs: Sequence[Run]) -> Html:
             (
                 run.name,
                 number(before.get("mAP")),
-                *(number(last.get(key)) for key, _ in SCORES),
+                *(number(last.get(key)) for key in SCORES),
                 gain,
                 f"{number(best.get('mAP'))} ({best['epoch']:g})" if best else "–",
                 f"{row['raw_ari']:.3f} → {row['ari']:.3f}" if "ari" in row else "–",
@@ -55,7 +61,7 @@ def score_table(runs: Sequence[Run]) -> Html:
     heads = (
         "run",
         "direct_bn mAP, %",
-        *(f"last {name}" for _, name in SCORES),
+        *(f"last {name}" for name in SCORES.values()),
         "gain, points",
         "best mAP, % (epoch)",
         "ARI raw → refined",
@@ -63,7 +69,7 @@ def score_table(runs: Sequence[Run]) -> Html:
         "adaptation, s",
         "state",
     )
-    return table("Scores on the test split of the target", heads, body)
+    return join([table("Scores on the test split of the target", heads, body), ORIGINS])
 
 
 def settings_that_differ(runs: Sequence[Run]) -> Html:

@@ -52,16 +52,17 @@ h4{font-size:14px;margin:0 0 4px;font-weight:600}
 p{margin:4px 0;max-width:76ch}
 .soft,.note{color:var(--soft);font-size:13px}
 .lead{font-size:13px;font-variant-numeric:tabular-nums}
-nav{display:flex;flex-wrap:wrap;gap:4px 16px;margin:14px 0}
+nav{margin:14px 0}
+nav p{display:flex;flex-wrap:wrap;gap:2px 16px;max-width:none}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(165px,1fr));gap:10px;margin:18px 0}
 .tile{background:var(--card);border:1px solid var(--edge);border-radius:8px;padding:10px 12px}
-.tile b{display:block;font-size:22px;line-height:1.2;font-variant-numeric:tabular-nums}
+.tile b{display:block;font-size:clamp(18px,4.6vw,22px);line-height:1.2;font-variant-numeric:tabular-nums}
 .tile span{display:block;color:var(--soft);font-size:12.5px}
 .missing{border:1px solid var(--edge);border-left:4px solid var(--c1);border-radius:6px;padding:8px 14px;margin:16px 0;
  background:var(--card)}
 .missing ul{margin:4px 0;padding-left:20px}
 .missing li{overflow-wrap:anywhere}
-.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,390px),1fr));gap:14px}
+.grid{display:grid;grid-auto-flow:dense;grid-template-columns:repeat(auto-fill,minmax(min(100%,390px),1fr));gap:14px}
 figure{margin:0;background:var(--card);border:1px solid var(--edge);border-radius:10px;padding:14px;min-width:0;
  display:flex;flex-direction:column;gap:8px;scroll-margin-top:12px}
 figure.full{grid-column:1/-1}
@@ -80,9 +81,12 @@ svg .value{font-size:11px;fill:var(--text)}
 svg .halo{fill:var(--text);paint-order:stroke;stroke:var(--card);stroke-width:3px;stroke-linejoin:round}
 svg .strong{font-weight:700;font-size:12px}
 svg.square{max-width:560px;margin:auto}
-svg.wide{max-width:960px;min-width:520px;margin:auto}
+svg.wide{max-width:960px;margin:auto}
 svg.scale{width:290px}
-.chart{max-width:620px;margin:auto auto 0}
+svg.scale rect{shape-rendering:crispEdges}
+@media (max-width:600px){svg.wide text,svg.wide .name,svg.wide .strong{font-size:16px}
+ svg.square text,svg.square .name{font-size:15px}}
+.chart{max-width:520px;margin:auto auto 0}
 figure>.panels{margin-top:auto}
 .rule{stroke:var(--grid);stroke-width:1}
 .line{fill:none;stroke:var(--c);stroke-width:2;stroke-linejoin:round}
@@ -107,13 +111,15 @@ rect{fill:var(--c)}
 .legend i.grey{background:var(--soft)}
 .swatch{width:28px;height:14px;flex:none}
 .scroll{overflow-x:auto;max-width:100%}
+.scroll+.scroll,.note+.scroll{margin-top:20px}
+header p{max-width:none;overflow-wrap:anywhere}
 table{border-collapse:collapse;font-size:13.5px;font-variant-numeric:tabular-nums}
 caption{text-align:left;color:var(--soft);font-size:13px;padding-bottom:4px}
 th,td{padding:4px 12px 4px 0;border-bottom:1px solid var(--grid);text-align:right;white-space:nowrap;vertical-align:top}
 th:first-child,td:first-child,td.text,th.text{text-align:left}
 td.text{white-space:normal;overflow-wrap:anywhere;min-width:90px}
-thead th{font-weight:600;border-bottom:1px solid var(--edge)}
-tbody th{font-weight:400}
+thead th{font-weight:600;white-space:normal;vertical-align:bottom;border-bottom:1px solid var(--edge)}
+tbody th{font-weight:400;white-space:normal;min-width:110px}
 td.bar{width:34%;min-width:90px;padding-right:0}
 td.bar i{display:block;height:12px;margin-top:4px;background:var(--c);border-radius:2px;min-width:1px}
 table.fill{width:100%}
@@ -122,17 +128,17 @@ details{background:var(--card);border:1px solid var(--edge);border-radius:8px;pa
 summary{cursor:pointer;font-weight:600}
 pre{overflow-x:auto;font:12.5px/1.45 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;margin:8px 0}
 .sheet{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,400px),1fr));gap:14px 22px}
-.sheet.long{grid-template-columns:1fr}
-.sheet.long .parts{gap:10px 22px}
+.sheet.long{grid-template-columns:repeat(auto-fill,minmax(min(100%,600px),1fr))}
+.sheet.long .parts{gap:10px 14px}
 .strip{min-width:0;border-top:1px solid var(--grid);padding-top:8px}
 .strip h4 span{color:var(--soft);font-weight:400;font-size:13px}
 .strip h4{font-variant-numeric:tabular-nums;overflow-wrap:anywhere}
 .parts{display:flex;flex-wrap:wrap;gap:6px 16px}
 .part>span{display:block;color:var(--soft);font-size:12px}
-.part>div{display:flex;flex-wrap:wrap;gap:5px;align-items:flex-start}
+.part>div{display:flex;flex-wrap:wrap;gap:4px;align-items:flex-start}
 .thumb{position:relative;display:inline-block;border:2px solid var(--edge);border-radius:4px;line-height:0;
  background:#000}
-.thumb img{display:block;height:56px;min-width:24px;border-radius:2px}
+.thumb img{display:block;width:48px;height:auto;border-radius:2px}
 .thumb.right{border-color:var(--right)}
 .thumb.wrong{border-color:var(--wrong);border-style:dashed}
 .thumb b{position:absolute;right:-5px;bottom:-5px;width:16px;height:16px;border-radius:50%;color:var(--page);

@@ -24,7 +24,7 @@ from rapids_slr.reports.charts import FIGURES
 from rapids_slr.reports.figures import RUN_FIGURES
 from rapids_slr.reports.gather import gather_run
 from rapids_slr.reports.page import page_of
-from rapids_slr.reports.pictures import TOP, Map, hues, nearest_of, picture
+from rapids_slr.reports.pictures import OF_CLUSTER, TOP, Map, hues, nearest_of, picture
 from rapids_slr.specfile import dump_spec, load_spec
 from tests.conftest import TINY
 from tests.reports.conftest import Page
@@ -110,13 +110,36 @@ def test_figures_show_the_numbers_of_the_run(report, finished):
     assert "training" in page.text["time"]
 
 
-def test_sheets_show_every_image_with_its_name(report, finished):
+def test_a_contact_sheet_marks_the_images_of_another_identity(report, finished):
     table = pd.read_parquet(finished / "labels" / "epoch-003.parquet")
-    described = [found["alt"] for tag, found in Page(report).tags if tag == "img"]
-    clustered = table[table.refined >= 0]
-    for path, camera in zip(clustered.path, clustered.camera, strict=True):
-        assert f"{path}, camera {camera}" in described
-    assert sum(alt.startswith("rank 1, ") for alt in described) == len(re.findall("first match at rank", report))
+    identity = table.path.str.extract(r"/(\d{4})_c", expand=False)
+    sheet = re.search(r'<figure id="run1-contact".*?</figure>', report, re.DOTALL)[0]
+    strips = re.findall(r"<h4>cluster (\d+) .*?(?=<h4>|</figure>)", sheet, re.DOTALL)
+    assert sorted(map(int, strips)) == sorted(table.refined[table.refined >= 0].unique())
+    for strip in re.split("(?=<h4>)", sheet)[1:]:
+        members = table[table.refined == int(re.match(r"<h4>cluster (\d+)", strip)[1])]
+        counts = identity[members.index].value_counts()
+        wrong = members.path[identity[members.index] != counts.index[0]]
+        shown = re.findall(r'class="thumb( wrong|)"><img [^>]*alt="([^,]*), camera', strip)
+        assert len(shown) == min(len(members), OF_CLUSTER)
+        assert {name for _, name in shown} <= set(members.path)
+        if counts.is_unique:  # otherwise either identity may be called the wrong one
+            assert {name for mark, name in shown if mark} == set(wrong) & {name for _, name in shown}
+            assert len(wrong) == 0 or any(mark for mark, _ in shown)
+
+
+def test_a_retrieval_sheet_shows_the_worst_queries_first(report):
+    sheet = re.search(r'<figure id="run1-retrieval".*?</figure>', report, re.DOTALL)[0]
+    precision = [float(value) for value in re.findall(r"<h4>AP ([\d.]+) %", sheet)]
+    assert precision == sorted(precision)
+    for strip in re.split("(?=<h4>)", sheet)[1:]:
+        query, *found = re.findall(r'alt="(?:rank (\d+), (right|wrong): )?[^"]*/(\d{4})_c(\d)[^"]*"', strip)
+        assert [int(rank) for rank, *_ in found] == list(range(1, len(found) + 1))
+        for _, mark, identity, camera in found:
+            assert (mark == "right") == (identity == query[2])
+            assert mark == "wrong" or camera != query[3]
+        first = int(re.search(r"first match at rank (\d+)", strip)[1])
+        assert first == next((int(rank) for rank, mark, *_ in found if mark == "right"), first)
 
 
 def test_the_report_is_written_into_the_run_whole_or_not_at_all(copied, monkeypatch):
