@@ -129,21 +129,20 @@ def state_of(run: Run, folder: RunFolder) -> str:
 
 def read_labels(run: Run) -> None:
     """The label tables: the last whole one, and the entropy of the soft labels of every epoch."""
-    refine = run.spec.refine
+    refine, last = run.spec.refine, None
     for path in sorted((run.path / "labels").glob("epoch-*.parquet")):
         try:
-            labels = read_label_table(path, int(path.stem.removeprefix("epoch-")))
-            refined = refinement(labels, refine or RefineSpec())
+            run.labels = read_label_table(path, int(path.stem.removeprefix("epoch-")))
+            last = refinement(run.labels, refine or RefineSpec())
         except InputError as fault:
             run.faults.append(f"{fault}; the epoch is left out of what is shown of labels")
             continue
-        run.labels, run.matrix, run.flow = labels, None, None
-        if not labels.is_first:
-            run.matrix, run.flow = matrix_of(refined), flow_of(labels)
         if refine is not None:
-            run.entropy_N = entropy(refined)
+            run.entropy_N = entropy(last)
             if np.isfinite(run.entropy_N).any():
-                run.mean_entropy.append((labels.epoch, float(np.nanmean(run.entropy_N))))
+                run.mean_entropy.append((run.labels.epoch, float(np.nanmean(run.entropy_N))))
+    if run.labels is not None and last is not None and not run.labels.is_first:
+        run.matrix, run.flow = matrix_of(last), flow_of(run.labels)
 
 
 def name_runs(runs: list[Run]) -> None:

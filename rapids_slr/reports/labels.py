@@ -97,6 +97,15 @@ class Change:
     parts: list[tuple[str, np.ndarray]]
 
 
+@dataclass(frozen=True)
+class Changes:
+    """The largest changes of a kind."""
+
+    shown: list[Change]
+    of: int
+    """How many there are."""
+
+
 def read_label_table(path: Path, epoch: int) -> EpochLabels:
     """Raises: InputError if the file is cut off or no label table."""
     try:
@@ -239,7 +248,7 @@ def flow_of(labels: EpochLabels) -> Flow:
 
     def name(column: int, what: int | str) -> str:
         if what == "others":
-            return f"{bundled[column]} others"
+            return f"{bundled[column]:,} others"
         return str(what) if what != "none" else "left out" if column == 2 else "outliers"
 
     order = _order(images, streams)
@@ -295,47 +304,50 @@ def _order(images: Counter[Place], streams: Counter[tuple[Place, Place, str]]) -
 # Changes --------------------------------------------------------------------------------------------------------------
 
 
-def kept_apart(labels: EpochLabels) -> list[Change]:
+def kept_apart(labels: EpochLabels, most: int) -> Changes:
     """Clusters of this epoch that refinement takes apart, those with most images taken away first."""
-    changes = []
-    for cluster, rows in _groups(labels.cluster):
-        parts = sorted(_groups(labels.refined[rows], -1), key=lambda part: (-len(part[1]), part[0]))
+    found = []
+    for cluster, rows in groups(labels.cluster):
+        parts = sorted(groups(labels.refined[rows], least=-1), key=lambda part: (-len(part[1]), part[0]))
         if len(parts) > 1:
             named = [("left out" if label < 0 else f"refined {label}", rows[part]) for label, part in parts]
-            changes.append((len(rows) - len(parts[0][1]), Change(f"cluster {cluster}", named)))
-    return [change for _, change in sorted(changes, key=lambda found: -found[0])]
+            found.append((len(rows) - len(parts[0][1]), Change(f"cluster {cluster}", named)))
+    found.sort(key=lambda item: -item[0])
+    return Changes([change for _, change in found[:most]], len(found))
 
 
-def rescued(labels: EpochLabels) -> list[Change]:
+def rescued(labels: EpochLabels, most: int) -> Changes:
     """Outliers that refinement gives a cluster, beside images that were in it."""
+    found = groups(np.where(labels.cluster < 0, labels.refined, -1))
+    found.sort(key=lambda item: -len(item[1]))
     changes = []
-    for label, rows in _groups(np.where(labels.cluster < 0, labels.refined, -1)):
+    for label, rows in found[:most]:
         others = np.flatnonzero((labels.refined == label) & (labels.cluster >= 0))
         changes.append(Change(f"refined {label}", [("rescued", rows), ("already there", others)]))
-    return sorted(changes, key=lambda change: -len(change.parts[0][1]))
+    return Changes(changes, len(found))
 
 
-def moved(labels: EpochLabels) -> list[Change]:
+def moved(labels: EpochLabels, most: int) -> Changes:
     """Images that went to another cluster than most of their old one, beside both."""
-    steps = [step for step in steps_between(labels.previous, labels.cluster, "joined") if step.kind == "split"]
+    steps = steps_between(labels.previous, labels.cluster, "joined")
+    heir = {step.start: step.end for step in steps if step.kind in ("stable", "merged")}
+    found = sorted((step for step in steps if step.kind == "split"), key=lambda step: -step.images)
     changes = []
-    for step in sorted(steps, key=lambda step: -step.images):
+    for step in found[:most]:
         was, now = labels.previous == step.start, labels.cluster == step.end
-        parts = [
-            ("moved", was & now),
-            (f"stayed with {step.start}", was & ~now & (labels.cluster >= 0)),
-            (f"already in {step.end}", now & ~was),
-        ]
-        changes.append(
-            Change(f"last epoch’s {step.start} → {step.end}", [(name, np.flatnonzero(rows)) for name, rows in parts])
-        )
-    return changes
+        parts = {
+            "moved": was & now,
+            "stayed together": was & (labels.cluster == heir[step.start]),
+            "came from elsewhere": now & ~was,
+        }
+        named = [(name, np.flatnonzero(rows_N)) for name, rows_N in parts.items()]
+        changes.append(Change(f"last epoch’s {step.start} → {step.end}", named))
+    return Changes(changes, len(found))
 
 
-def _groups(labels_N: np.ndarray, least: int = 0) -> list[tuple[int, np.ndarray]]:
-    """Labels of at least `least`, each with its rows."""
+def groups(labels_N: np.ndarray, least: int = 0) -> list[tuple[int, np.ndarray]]:
+    """Labels of at least `least`, each with its rows, ascending."""
     order = np.argsort(labels_N, kind="stable")
     values, starts = np.unique(labels_N[order], return_index=True)
-    return [
-        (int(value), rows) for value, rows in zip(values, np.split(order, starts[1:]), strict=True) if value >= least
-    ]
+    rows = np.split(order, starts[1:])
+    return [(int(value), rows[i]) for i, value in enumerate(values) if value >= least]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +16,7 @@ from rapids_slr.data.layouts import JUNK
 from rapids_slr.errors import InputError
 from rapids_slr.evaluation import query_results
 from rapids_slr.models import TwoBranch, embed, load_network
-from rapids_slr.reports.labels import Change, EpochLabels, kept_apart, moved, rescued
+from rapids_slr.reports.labels import Changes, EpochLabels, groups, kept_apart, moved, rescued
 from rapids_slr.reports.maps import map_features
 from rapids_slr.session import Images, Session
 
@@ -119,9 +118,9 @@ def take_pictures(session: Session, labels: EpochLabels | None) -> Pictures:
         rows = rows_of(labels, target.split)
         thumbs = Thumbs(target, known_identities(target.split))
         found.clusters = cluster_sheet(labels, rows, thumbs)
-        found.apart = change_sheet(kept_apart(labels), rows, thumbs)
-        found.rescued = change_sheet(rescued(labels), rows, thumbs)
-        found.moved = change_sheet(moved(labels), rows, thumbs)
+        found.apart = change_sheet(kept_apart(labels, CHANGED), rows, thumbs)
+        found.rescued = change_sheet(rescued(labels, CHANGED), rows, thumbs)
+        found.moved = change_sheet(moved(labels, CHANGED), rows, thumbs)
     if network is None:
         found.absent["map"] = found.absent["retrieval"] = "there is no pre-trained network yet"
         return found
@@ -201,10 +200,9 @@ def picture(pixels_CHW: np.ndarray) -> str:
 def cluster_sheet(labels: EpochLabels, rows: np.ndarray, thumbs: Thumbs) -> Sheet:
     """Refined clusters, those with most images of a wrong identity first, or the largest where none is known."""
     found = []
-    for label in np.unique(labels.refined[labels.refined >= 0]):
-        members = np.flatnonzero(labels.refined == label)
+    for label, members in groups(labels.refined):
         wrong = wrong_of(rows[members], thumbs.identities)
-        found.append((-int(wrong.sum()), -len(members), int(label), members, wrong))
+        found.append((-int(wrong.sum()), -len(members), label, members, wrong))
     strips = []
     for _, _, label, members, wrong in sorted(found, key=lambda item: item[:3])[:CLUSTERS]:
         good, bad = np.flatnonzero(~wrong), np.flatnonzero(wrong)
@@ -227,17 +225,16 @@ def wrong_of(rows: np.ndarray, identities: np.ndarray | None) -> np.ndarray:
     return identities[rows] != people[counts.argmax()]
 
 
-def change_sheet(changes: Sequence[Change], rows: np.ndarray, thumbs: Thumbs) -> Sheet:
-    """The first of these changes."""
+def change_sheet(changes: Changes, rows: np.ndarray, thumbs: Thumbs) -> Sheet:
     strips = []
-    for change in changes[:CHANGED]:
+    for change in changes.shown:
         parts = [
             Part(name, [thumbs.of(int(rows[i])) for i in members[:OF_CHANGE]], len(members))
             for name, members in change.parts
             if len(members)
         ]
         strips.append(Strip(change.title, "", parts))
-    return Sheet(strips, len(changes))
+    return Sheet(strips, changes.of)
 
 
 # Features -------------------------------------------------------------------------------------------------------------
@@ -307,14 +304,13 @@ def nearest_of(
 
 def name_places(positions: Map) -> dict[int, tuple[float, float]]:
     """Where the largest clusters of a map are named: above most of their images, the largest first."""
-    sizes = {int(label): int((positions.label == label).sum()) for label in np.unique(positions.label) if label >= 0}
     places = {}
-    for label in sorted(sizes, key=lambda label: (-sizes[label], label))[:NUMBERED]:
-        xy = positions.xy[positions.label == label]
-        middle = _middle(xy)
+    for label, rows in sorted(groups(positions.label), key=lambda item: -len(item[1]))[:NUMBERED]:
+        xy = positions.xy[rows]
+        middle = np.median(xy, axis=0)
         distances = np.abs(xy - middle).sum(axis=1)
         near = xy[distances <= 2 * np.median(distances)]
-        places[label] = (middle[0], float(near[:, 1].max()))
+        places[label] = (float(middle[0]), float(near[:, 1].max()))
     return places
 
 
@@ -324,16 +320,11 @@ def hues(positions: Map, colours: int) -> np.ndarray:
     Args:
         colours: hues there are.
     """
-    labels = [int(label) for label in np.unique(positions.label) if label >= 0]
-    places = {label: np.array(_middle(positions.xy[positions.label == label])) for label in labels}
-    hue: dict[int, int] = {}
-    for label in labels:
-        near = sorted(hue, key=lambda other: float(np.square(places[other] - places[label]).sum()))
-        last = {hue[other]: rank for rank, other in reversed(list(enumerate(near)))}  # hue -> its nearest cluster
-        hue[label] = max(range(colours), key=lambda colour: (last.get(colour, len(near)), -colour))
-    return np.array([hue.get(int(label), -1) for label in positions.label])
-
-
-def _middle(xy: np.ndarray) -> tuple[float, float]:
-    x, y = np.median(xy, axis=0)
-    return float(x), float(y)
+    found = groups(positions.label)
+    middles = np.array([np.median(positions.xy[rows], axis=0) for _, rows in found]).reshape(-1, 2)
+    hue_K, hue_N = np.zeros(len(found), np.int64), np.full(len(positions.label), -1)
+    for i, (_, rows) in enumerate(found):
+        nearest = np.full(colours, np.inf)  # the cluster of each hue that lies nearest
+        np.minimum.at(nearest, hue_K[:i], np.square(middles[:i] - middles[i]).sum(axis=1))
+        hue_K[i] = hue_N[rows] = nearest.argmax()
+    return hue_N

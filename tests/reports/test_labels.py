@@ -142,22 +142,32 @@ def test_changes_by_hand():
     refined_ = [0, 0, 0, 5, 5, -1, 1, 1, 1, 1, 2, 2, 2, 1]
     now = epoch(previous, cluster_, refined_)
 
-    (apart,) = kept_apart(now)
+    (apart,) = kept_apart(now, 9).shown
     assert apart.title == "cluster 0"
     assert [(name, rows.tolist()) for name, rows in apart.parts] == [
         ("refined 0", [0, 1, 2]),
         ("refined 5", [3, 4]),
         ("left out", [5]),
     ]
-    (saved,) = rescued(now)
+    (saved,) = rescued(now, 9).shown
     assert saved.title == "refined 1"
     assert [(name, rows.tolist()) for name, rows in saved.parts] == [("rescued", [9]), ("already there", [6, 7, 8, 13])]
-    (gone,) = moved(now)
+    (gone,) = moved(now, 9).shown
     assert [(name, rows.tolist()) for name, rows in gone.parts] == [
         ("moved", [13]),
-        ("stayed with 2", [10, 11, 12]),
-        ("already in 1", [6, 7, 8]),
+        ("stayed together", [10, 11, 12]),
+        ("came from elsewhere", [6, 7, 8]),
     ]
+
+
+def test_only_the_largest_changes_are_kept_and_all_are_counted():
+    previous = np.repeat([0, 1, 2], 6)
+    cluster = [0, 0, 0, 0, 0, 3, 1, 1, 1, 1, 4, 4, 2, 2, 2, 2, 2, 5]
+    found = moved(epoch(previous, cluster), 2)
+    assert found.of == 3
+    assert [change.title for change in found.shown] == ["last epoch’s 1 → 4", "last epoch’s 0 → 3"]
+    assert kept_apart(epoch(previous, previous, cluster), 1).of == 3
+    assert rescued(epoch(previous, np.full(18, -1), cluster), 2).of == 6
 
 
 @given(st.integers(1, 100_000))
