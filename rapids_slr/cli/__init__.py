@@ -21,6 +21,7 @@ from rapids_slr import __version__
 from rapids_slr.cli.data import data_check, data_pack, data_synth
 from rapids_slr.cli.labels import cluster, refine
 from rapids_slr.cli.machine import bench_labels, doctor
+from rapids_slr.cli.profiles import profile
 from rapids_slr.cli.reports import report
 from rapids_slr.cli.runs import adapt, evaluate, pretrain, train
 from rapids_slr.cli.specs import spec_check, spec_schema, spec_show
@@ -50,6 +51,7 @@ COMMANDS = {
     "sweep": Command(sweep, "rapids-slr sweep omniglot-methods --dry-run"),
     "refine": Command(refine, "rapids-slr refine labels/epoch-003.parquet labels/epoch-004.parquet -o refined.parquet"),
     "cluster": Command(cluster, "rapids-slr cluster features.npy -o labels.parquet --k1 30"),
+    "profile": Command(profile, "rapids-slr profile omniglot --out profiles/b --compare profiles/a/profile.json"),
     "data synth": Command(data_synth, "rapids-slr data synth drawn --identities 100 --gap 0.5"),
     "data check": Command(data_check, "rapids-slr data check market1501.zip"),
     "data pack": Command(data_pack, "rapids-slr data pack market1501 market1501.zip"),
