@@ -224,7 +224,8 @@ class Traffic(TorchDispatchMode):
 
 def _tensors(values: Any) -> Iterator[torch.Tensor]:
     if isinstance(values, torch.Tensor):
-        yield values
+        if values.layout == torch.strided:  # a sparse one is made of these
+            yield values
     elif isinstance(values, list | tuple) or hasattr(values, "mapping"):
         for value in values:
             yield from _tensors(value)

@@ -1,8 +1,8 @@
 """What is profiled: an epoch of a run and the decoding of its images, by the functions that the run calls.
 
 `Workload.repeat` follows `adapt_network` of run.py. The steps inside `cluster`, `SLR.update` and `adapt_epoch` are
-found by name: while `marked` holds, the functions that `STAGES` names report when they begin and end. Outside of it they
-are as they were, so that a run pays nothing for being able to be profiled.
+found by name: while `marked` holds, the functions that `STAGES` names report when they begin and end. Outside of it
+they are as they were, so that a run pays nothing for being able to be profiled.
 """
 
 from __future__ import annotations
