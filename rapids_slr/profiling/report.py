@@ -46,7 +46,7 @@ def tables(result: Mapping[str, Any]) -> dict[str, Rows]:
     """Title -> heads and rows: time and work of every stage, and on CUDA what the device did."""
     stages = result["stages"]
     total = sum(stage["seconds"]["median"] for stage in stages.values())
-    time_rows = []
+    time_rows: list[Sequence[str]] = []
     for name, stage in stages.items():
         seconds = stage["seconds"]
         host = stage["host_peak_mb"]

@@ -135,12 +135,11 @@ def _owner(place: str) -> tuple[Any, str]:
 class Workload:
     """An epoch that can be repeated: every repetition starts from the same networks and the same memory.
 
-    Reads the images of the target, makes or loads the networks, and runs a first epoch.
+    Reads the images of the target (those of the source where clusters.source_weight needs them), makes or loads the networks, and runs a first epoch.
     """
 
     def __init__(self, session: Session) -> None:
         self.session, spec = session, session.spec
-        session.read_images()
         domain = read_domain(spec.data.target, on_error=spec.data.on_error)
         self._domain, self._some = domain, domain.train.take(slice(0, BLOCK))  # type: ignore[arg-type]
         steps = min(STEPS, spec.training.iterations)
