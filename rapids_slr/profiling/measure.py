@@ -29,7 +29,7 @@ CALLS = 200
 """Empty stages whose mean is the cost of a mark."""
 SIDE = {"cpu": 1024, "cuda": 8192}
 """Rows and columns of the matrices of the probe."""
-TRIAD = {"cpu": 2**24, "cuda": 2**28}
+TRIAD = {"cpu": 2**24, "cuda": 2**27}
 """Floats of an array of the probe, beyond any cache."""
 PROBES = 7
 """Runs of a probe, of which the fastest counts."""
@@ -199,6 +199,10 @@ class Memory:
 # Work -----------------------------------------------------------------------------------------------------------------
 
 
+PICKING = {"aten::index_select", "aten::index", "aten::gather", "aten::take"}
+"""Operators that read of their first operand no more than they give back."""
+
+
 class Traffic(TorchDispatchMode):
     """Counts the bytes that torch's operators read and write, each operand and each result once.
 
@@ -211,14 +215,16 @@ class Traffic(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if not func.is_view and "empty" not in func.name():
-            given = {**dict(zip((a.name for a in func._schema.arguments), args, strict=False)), **(kwargs or {})}
-            written = {
-                a.name: given.get(a.name) for a in func._schema.arguments if a.alias_info and a.alias_info.is_write
-            }
-            read = [value for name, value in given.items() if name != "out"]
-            results = written.values() if written else [result]
-            self.bytes += sum(map(_size, _tensors(read))) + sum(map(_size, _tensors(results)))
+        name, told = func._schema.name, func._schema.arguments
+        given = dict(zip((each.name for each in told), args, strict=False)) | (kwargs or {})
+        written = [given.get(each.name) for each in told if each.alias_info and each.alias_info.is_write]
+        operands = list(_tensors([value for key, value in given.items() if key != "out"]))
+        results = list(_tensors(written or [result]))
+        if "empty" in name or (func.is_view and _share_memory(operands, results)):
+            return result
+        if name in PICKING:
+            operands[:1] = results
+        self.bytes += sum(map(_size, operands + results))
         return result
 
 
@@ -226,9 +232,15 @@ def _tensors(values: Any) -> Iterator[torch.Tensor]:
     if isinstance(values, torch.Tensor):
         if values.layout == torch.strided:  # a sparse one is made of these
             yield values
-    elif isinstance(values, list | tuple) or hasattr(values, "mapping"):
+    elif isinstance(values, list | tuple):
         for value in values:
             yield from _tensors(value)
+
+
+def _share_memory(operands: list[torch.Tensor], results: list[torch.Tensor]) -> bool:
+    """Whether every result lies in the memory of an operand."""
+    known = {x.untyped_storage().data_ptr() for x in operands}
+    return all(x.untyped_storage().data_ptr() in known for x in results)
 
 
 def _size(x: torch.Tensor) -> int:

@@ -44,63 +44,63 @@ Rows = tuple[Sequence[str], Sequence[Sequence[str]]]
 
 def tables(result: Mapping[str, Any]) -> dict[str, Rows]:
     """Title -> heads and rows: time and work of every stage, and on CUDA what the device did."""
-    stages = result["stages"]
+    title = (
+        f"{result['spec']['name']} on {result['environment']['device']}: {result['images']:,} images, "
+        f"D = {result['dim']:,}, {result['weights']} weights, median of {result['repetitions']}"
+    )
+    found = {title: _time_table(result)}
+    if on_device := {name: stage["device"] for name, stage in result["stages"].items() if stage["device"]}:
+        found["what the device did"] = _device_table(on_device)
+    return found
+
+
+def _time_table(result: Mapping[str, Any]) -> Rows:
+    heads = ("stage", "ms", "spread", "%", "a second", "peak MB", "+ MB", "FLOP", "bytes", "% of roofline")
+    stages, walls = result["stages"], result["wall_seconds"]
     total = sum(stage["seconds"]["median"] for stage in stages.values())
-    time_rows: list[Sequence[str]] = []
+    rows: list[Sequence[str]] = []
     for name, stage in stages.items():
-        seconds = stage["seconds"]
-        host = stage["host_peak_mb"]
-        time_rows.append(
+        seconds, host = stage["seconds"], stage["host_peak_mb"]
+        rows.append(
             (
                 name,
                 milliseconds(seconds["median"]),
-                f"{milliseconds(seconds['low'])} – {milliseconds(seconds['high'])}",
+                _spread(seconds["low"], seconds["high"]),
                 f"{100 * seconds['median'] / total:.1f}",
                 f"{amount(stage['per_second'])} {stage['unit']}",
-                "–" if host is None else f"{host['most']:,.0f}",
-                "–" if host is None else f"{host['added']:,.0f}",
+                *("–" if host is None else f"{host[which]:,.0f}" for which in ("most", "added")),
                 amount(stage["flop"]),
                 amount(stage["bytes"]),
                 share(stage),
             )
         )
-    walls = result["wall_seconds"]
-    time_rows.append(
-        (
-            "between them",
-            milliseconds(max(0.0, median(walls) * (1 - result["accounted"]))),
-            *[""] * 8,
-        )
-    )
-    time_rows.append(
-        ("measured part", milliseconds(median(walls)), f"{milliseconds(min(walls))} – {milliseconds(max(walls))}",
-         *[""] * 7)
-    )  # fmt: skip
-    heads = ("stage", "ms", "spread", "%", "a second", "peak MB", "+ MB", "FLOP", "bytes", "% of roofline")
-    title = (
-        f"{result['spec']['name']} on {result['environment']['device']}: {result['images']:,} images, "
-        f"D = {result['dim']:,}, {result['weights']} weights, median of {result['repetitions']}"
-    )
-    found: dict[str, Rows] = {title: (heads, time_rows)}
-    if device_rows := [
+    rows.append(("between them", milliseconds(median(walls) * (1 - result["accounted"])), *[""] * 8))
+    rows.append(("measured part", milliseconds(median(walls)), _spread(min(walls), max(walls)), *[""] * 7))
+    return heads, rows
+
+
+def _device_table(done_by_stage: Mapping[str, Mapping[str, Any]]) -> Rows:
+    ways = ("to_device", "to_host")
+    named = [f"{what} {way.replace('_', ' ')}" for way in ways for what in ("copies", "bytes", "largest")]
+    rows = [
         (
             name,
             milliseconds(done["seconds"]),
             f"{done['kernels']:,}",
             *(
                 cell
-                for way in ("to_device", "to_host")
+                for way in ways
                 for cell in (f"{done[way]['count']:,}", amount(done[way]["bytes"]), amount(done[way]["largest"]))
             ),
-            f"{done['peak_mb']['most']:,.0f}",
-            f"{done['peak_mb']['added']:,.0f}",
+            *(f"{done['peak_mb'][which]:,.0f}" for which in ("most", "added")),
         )
-        for name, stage in stages.items()
-        if (done := stage["device"]) is not None
-    ]:
-        ways = [f"{words} {what}" for what in ("to device", "to host") for words in ("copies", "bytes", "largest")]
-        found["what the device did"] = (("stage", "ms", "kernels", *ways, "peak MB", "+ MB"), device_rows)
-    return found
+        for name, done in done_by_stage.items()
+    ]
+    return ("stage", "ms", "kernels", *named, "peak MB", "+ MB"), rows
+
+
+def _spread(low: float, high: float) -> str:
+    return f"{milliseconds(low)} – {milliseconds(high)}"
 
 
 def change_table(result: Mapping[str, Any], other: Mapping[str, Any]) -> Rows:

@@ -135,7 +135,8 @@ def _owner(place: str) -> tuple[Any, str]:
 class Workload:
     """An epoch that can be repeated: every repetition starts from the same networks and the same memory.
 
-    Reads the images of the target (those of the source where clusters.source_weight needs them), makes or loads the networks, and runs a first epoch.
+    Reads the images of the target (and of the source where clusters.source_weight needs them), makes or loads the
+    networks, and runs a first epoch.
     """
 
     def __init__(self, session: Session) -> None:

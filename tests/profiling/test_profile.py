@@ -218,7 +218,15 @@ def test_views_and_what_is_expanded_move_nothing_more():
         torch.empty(100).view(10, 10).t()
     with work.counting(), work("expanded"):
         x.expand(6, 50).clone()
-    assert work.traffic["views"] == 0
+    with work.counting(), work("kept"):
+        x.float()
+    with work.counting(), work("converted"), torch.inference_mode():
+        x.double()
+    with work.counting(), work("picked"):
+        torch.ones(1000, 4).index_select(0, torch.tensor([5, 7]))
+    assert work.traffic["views"] == work.traffic["kept"] == 0
+    assert work.traffic["converted"] == 6 * (4 + 8)
+    assert work.traffic["picked"] == 4 * 4000 + 8 * 2 + 2 * 4 * 8  # the ones, the numbers, read and written rows
     assert work.traffic["expanded"] == 4 * (6 + 300)
 
 
