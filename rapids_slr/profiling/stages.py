@@ -33,7 +33,6 @@ FIRST, TIMED = 1, 2
 OPERATORS = "torch's counter of operators: matrix products and convolutions, 2 for a multiplication with its addition"
 TRAFFIC = "every operator of torch reads its operands and writes its results once"
 ARRAYS = "the arrays that its functions are given and give back, each once"
-NO_FLOP = "compares and adds along lists whose lengths depend on the data: no count is given"
 
 
 @dataclass(frozen=True)

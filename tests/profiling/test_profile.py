@@ -379,7 +379,7 @@ def test_the_page_needs_nothing_else_and_shows_every_stage(result):
     assert "<script" not in page
     assert not re.search(r"(src|href)=|url\(|@import|https?://", page)
     assert "prefers-color-scheme:dark" in page
-    timeline, roofline = re.findall(r"<figure>.*?</figure>", page, re.DOTALL)
+    timeline, roofline = re.findall(r"<figure .*?</figure>", page, re.DOTALL)
     assert all(f">{name}</text>" in timeline for name in result["stages"])
     assert all(f">{name}</text>" in roofline for name, stage in result["stages"].items() if stage["flop"])
     assert "Not in it, for want of a count of FLOP: decode, Jaccard graph" in roofline
