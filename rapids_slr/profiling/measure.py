@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass
 from math import prod
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -27,11 +26,11 @@ from rapids_slr.profiling.stages import Workload, marked
 
 CALLS = 200
 """Empty stages whose mean is the cost of a mark."""
-SIDE = {"cpu": 1024, "cuda": 8192}
+SIDE = {"cpu": 768, "cuda": 8192}
 """Rows and columns of the matrices of the probe."""
 TRIAD = {"cpu": 2**24, "cuda": 2**27}
 """Floats of an array of the probe, beyond any cache."""
-PROBES = 7
+PROBES = 15
 """Runs of a probe, of which the fastest counts."""
 
 Gauge = Callable[[str], AbstractContextManager[Any]]
@@ -115,8 +114,8 @@ def measured(
 def overhead(work: Workload, pairs: int) -> dict[str, float]:
     """What marking costs, measured on the label stages, which take the shortest.
 
-    Returns: `label_seconds` and `label_seconds_unmarked`, medians of runs taken in turn, and `seconds_a_mark`, the mean
-        over empty stages.
+    Returns: `label_seconds` and `label_seconds_unmarked`, the fastest of `pairs` runs taken in turn, and
+        `seconds_a_mark`, the mean over empty stages.
     """
     times: dict[str, list[float]] = defaultdict(list)
     for _ in range(pairs):
@@ -131,7 +130,8 @@ def overhead(work: Workload, pairs: int) -> dict[str, float]:
     for _ in range(CALLS):
         with meter.stage("empty"):
             pass
-    return {name: median(runs) for name, runs in times.items()} | {"seconds_a_mark": (meter.now() - begun) / CALLS}
+    fastest = {name: min(runs) for name, runs in times.items()}
+    return fastest | {"pairs": pairs, "seconds_a_mark": (meter.now() - begun) / CALLS}
 
 
 # Memory ---------------------------------------------------------------------------------------------------------------
@@ -343,6 +343,11 @@ class Roofline:
         bounds = [(flop / self.flop_per_second[precision], "compute")] if flop else []
         bounds += [(bytes / self.bytes_per_second, "memory")] if bytes else []
         return max(bounds, default=None)
+
+    def best_of(self, other: Roofline) -> Roofline:
+        """The better of two probes: what else the machine does can only make one too low."""
+        products = {name: max(speed, other.flop_per_second[name]) for name, speed in self.flop_per_second.items()}
+        return Roofline(products, max(self.bytes_per_second, other.bytes_per_second))
 
 
 def probe(device: torch.device, bfloat16: bool) -> Roofline:

@@ -28,7 +28,7 @@ from rapids_slr.spec import RunSpec
 FORMAT = 1
 """Version of profile.json; docs/profiling.md says what it holds."""
 WARM_UP = 1
-PAIRS = 5
+PAIRS = 11
 """Runs with and without marks that tell their cost."""
 AGAIN = "free some space, then profile again"
 
@@ -91,6 +91,7 @@ def _measure(session: Session, trace: Path, repetitions: int) -> dict[str, Any]:
         meter, wall = measured(work)
         meters.append(meter)
         walls.append(wall)
+    roof = roof.best_of(probe(device, bfloat16))
     say("memory, FLOP and bytes, trace")
     memory, counts = Memory(device), Work()
     measured(work, memory)

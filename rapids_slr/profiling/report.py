@@ -11,6 +11,7 @@ from rich.table import Table
 
 from rapids_slr.profiling.compare import changes, verdict
 
+PEAKS = ("most", "added")
 UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -48,35 +49,42 @@ def tables(result: Mapping[str, Any]) -> dict[str, Rows]:
         f"{result['spec']['name']} on {result['environment']['device']}: {result['images']:,} images, "
         f"D = {result['dim']:,}, {result['weights']} weights, median of {result['repetitions']}"
     )
-    found = {title: _time_table(result)}
+    found = {title: _time_table(result), "memory of the process, and work": _work_table(result)}
     if on_device := {name: stage["device"] for name, stage in result["stages"].items() if stage["device"]}:
         found["what the device did"] = _device_table(on_device)
     return found
 
 
 def _time_table(result: Mapping[str, Any]) -> Rows:
-    heads = ("stage", "ms", "spread", "%", "a second", "peak MB", "+ MB", "FLOP", "bytes", "% of roofline")
     stages, walls = result["stages"], result["wall_seconds"]
     total = sum(stage["seconds"]["median"] for stage in stages.values())
-    rows: list[Sequence[str]] = []
-    for name, stage in stages.items():
-        seconds, host = stage["seconds"], stage["host_peak_mb"]
-        rows.append(
-            (
-                name,
-                milliseconds(seconds["median"]),
-                _spread(seconds["low"], seconds["high"]),
-                f"{100 * seconds['median'] / total:.1f}",
-                f"{amount(stage['per_second'])} {stage['unit']}",
-                *("–" if host is None else f"{host[which]:,.0f}" for which in ("most", "added")),
-                amount(stage["flop"]),
-                amount(stage["bytes"]),
-                share(stage),
-            )
+    rows: list[Sequence[str]] = [
+        (
+            name,
+            milliseconds(stage["seconds"]["median"]),
+            _spread(stage["seconds"]["low"], stage["seconds"]["high"]),
+            f"{100 * stage['seconds']['median'] / total:.1f}",
+            f"{amount(stage['per_second']).strip()} {stage['unit']}",
         )
-    rows.append(("between them", milliseconds(median(walls) * (1 - result["accounted"])), *[""] * 8))
-    rows.append(("measured part", milliseconds(median(walls)), _spread(min(walls), max(walls)), *[""] * 7))
-    return heads, rows
+        for name, stage in stages.items()
+    ]
+    rows.append(("between them", milliseconds(median(walls) * (1 - result["accounted"])), "", "", ""))
+    rows.append(("measured part", milliseconds(median(walls)), _spread(min(walls), max(walls)), "", ""))
+    return ("stage", "ms", "spread", "%", "a second"), rows
+
+
+def _work_table(result: Mapping[str, Any]) -> Rows:
+    rows = [
+        (
+            name,
+            *("–" if stage["host_peak_mb"] is None else f"{stage['host_peak_mb'][which]:,.0f}" for which in PEAKS),
+            amount(stage["flop"]),
+            amount(stage["bytes"]),
+            share(stage),
+        )
+        for name, stage in result["stages"].items()
+    ]
+    return ("stage", "peak MB", "+ MB", "FLOP", "bytes", "% of roofline"), rows
 
 
 def _device_table(done_by_stage: Mapping[str, Mapping[str, Any]]) -> Rows:
@@ -92,7 +100,7 @@ def _device_table(done_by_stage: Mapping[str, Mapping[str, Any]]) -> Rows:
                 for way in ways
                 for cell in (f"{done[way]['count']:,}", amount(done[way]["bytes"]), amount(done[way]["largest"]))
             ),
-            *(f"{done['peak_mb'][which]:,.0f}" for which in ("most", "added")),
+            *(f"{done['peak_mb'][which]:,.0f}" for which in PEAKS),
         )
         for name, done in done_by_stage.items()
     ]
@@ -126,10 +134,11 @@ def notes(result: Mapping[str, Any]) -> list[str]:
         f"this machine, probed: {products} (matrix product), {amount(roof['bytes_per_second'])}B/s (triad), "
         f"{result['environment']['threads']} threads",
         f"with marks the label stages take {milliseconds(costs['label_seconds'])} ms, without "
-        f"{milliseconds(costs['label_seconds_unmarked'])} ms; a mark costs {1e6 * costs['seconds_a_mark']:.0f} us, "
-        f"the {costs['marks']} of a repetition {100 * costs['share']:.2f} % of it; a run that is not profiled has none",
-        f"under the profiler, for trace.json, a repetition takes {100 * costs['traced_share']:+.0f} %; "
-        "the times above are without it",
+        f"{milliseconds(costs['label_seconds_unmarked'])} ms (fastest of {costs['pairs']} each, in turn); a mark costs "
+        f"{1e6 * costs['seconds_a_mark']:.0f} us, the {costs['marks']} of a repetition {100 * costs['share']:.2f} % of it; "
+        "a run that is not profiled has none inside its stages",
+        f"under the profiler, for trace.json, a repetition took {100 * costs['traced_share']:+.0f} % "
+        "(one repetition); the times above are without it",
     ]
     if result["weights"] == "random":
         told.append(

@@ -274,6 +274,9 @@ def test_the_roofline_names_what_bounds():
     assert roof.least_seconds(200, 10, "bfloat16") == (1.0, "memory")
     assert roof.least_seconds(None, 30, "float32") == (3.0, "memory")
     assert roof.least_seconds(None, None, "float32") is None
+    assert roof.best_of(Roofline({"float32": 90.0, "bfloat16": 500.0}, 11.0)) == Roofline(
+        {"float32": 100.0, "bfloat16": 500.0}, 11.0
+    )
 
 
 # Comparing ------------------------------------------------------------------------------------------------------------
