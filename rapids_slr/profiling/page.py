@@ -15,14 +15,15 @@ from rapids_slr.reports.style import stylesheet
 
 LANE = 22
 """Height of a stage in the time line."""
-KINDS = {"data": (2, ("decode", "evaluation")), "network": (0, ("embed", "training step", "EMA")), "labels": (1, ())}
+KINDS = {"images": (2, ("decode",)), "network": (0, ("embed", "training step", "EMA", "evaluation")), "labels": (1, ())}
 """Kinds of stages: hue, and stages; those of no other kind are labels."""
 RULES = """
 .panels{grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:14px;margin:18px 0}
 .notes{padding-left:18px;max-width:96ch}
 .notes li{overflow-wrap:anywhere}
-section{margin:22px 0}
-td,th{padding-right:16px}
+.tables{display:flex;flex-wrap:wrap;gap:26px 44px;margin:26px 0}
+.tables section{min-width:0;max-width:100%}
+@media (max-width:500px){td,th{padding-right:8px;font-size:12px}}
 th:first-child{position:sticky;left:0;background:var(--page)}
 """
 
@@ -57,7 +58,7 @@ def page_of(result: Mapping[str, Any], other: Mapping[str, Any] | None = None) -
         el("header", el("h1", title), el("p", about, class_="soft")),
         el("ul", [el("li", note) for note in notes(result)], class_="notes soft"),
         el("div", _time_figure(result), _roofline_figure(result), class_="panels"),
-        [el("section", section) for section in sections],
+        el("div", [el("section", section) for section in sections], class_="tables"),
         el("footer", f"Made by rapids_slr {result['version']}. trace.json opens in ui.perfetto.dev."),
     ]
     return Html("<!DOCTYPE html>\n" + el("html", el("head", head), el("body", body), lang="en"))
@@ -142,26 +143,29 @@ def _roofline_figure(result: Mapping[str, Any]) -> Html:
         parts.append(el("text", amount(10.0**power).strip(), x=left - 6, y=y_of(power) + 4, text_anchor="end"))
     parts.append(el("text", "FLOP a second", x=4, y=12, class_="name"))
     parts.append(el("text", "FLOP a byte", x=right, y=bottom + 34, text_anchor="end", class_="name"))
+    taken: list[tuple[float, float, float]] = []
+
+    def label(words: str, x: float, y: float) -> None:
+        """Words from x on, or up to it near the right edge, lower where others stand already."""
+        wide = 7.2 * len(words)
+        start = x + 9 if x + wide + 9 <= right else x - wide - 9
+        while any(
+            abs(y - other) < 13 and start < left + length and left < start + wide for left, other, length in taken
+        ):
+            y += 13
+        taken.append((start, y, wide))
+        parts.append(el("text", words, x=start, y=y, class_="halo"))
+
     for name, peak in peaks.items():
         start = max(10.0**low_x, 10.0**low_y / bandwidth)
         corners = [place(start, start * bandwidth), place(peak / bandwidth, peak), place(10.0**high_x, peak)]
         parts.append(el("polyline", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in corners), class_="line c7"))
-        x, y = corners[2]
-        parts.append(el("text", f"{amount(peak)}FLOP/s, {name}", x=x, y=y - 5, text_anchor="end", class_="halo"))
-    taken: list[tuple[float, float, float]] = []
+        label(f"{amount(peak)}FLOP/s, {name}", corners[2][0] + 9, corners[2][1] - 6)
     for name, (x, y, stage) in sorted(placed.items(), key=lambda item: -item[1][1]):
-        a, b = place(x, y)
-        hue = _hue(name)
         said = f"{name}: {amount(y)}FLOP/s at {x:.3g} FLOP a byte, {share(stage)} % of the roofline"
-        parts.append(el("circle", el("title", said), cx=a, cy=b, r=5, class_=f"mark {hue}"))
-        wide = 6.2 * len(name)
-        to_left = a + wide + 12 > right
-        start = a - wide - 9 if to_left else a + 9
-        line = b + 4
-        while any(abs(line - v) < 13 and start < u + w and u < start + wide for u, v, w in taken):
-            line += 13
-        taken.append((start, line, wide))
-        parts.append(el("text", name, x=start, y=line, class_="halo"))
+        across, down = place(x, y)
+        parts.append(el("circle", el("title", said), cx=across, cy=down, r=5, class_=f"mark {_hue(name)}"))
+        label(name, across, down + 4)
     told = "Roofline: " + "; ".join(
         f"{name} {amount(y)}FLOP/s at {x:.3g} FLOP a byte" for name, (x, y, _) in placed.items()
     )

@@ -128,6 +128,7 @@ def notes(result: Mapping[str, Any]) -> list[str]:
     """What the figures rest on, a line each."""
     roof, costs = result["roofline"], result["overhead"]
     products = ", ".join(f"{amount(speed)}FLOP/s in {name}" for name, speed in roof["flop_per_second"].items())
+    under_profiler = sum(stage["traced_seconds"] for stage in result["stages"].values())
     told = [
         f"stages add up to {100 * result['accounted']:.1f} % of the measured part; spread: lowest and highest of "
         f"{result['repetitions']} repetitions after {result['warm_up']} that does not count",
@@ -135,10 +136,10 @@ def notes(result: Mapping[str, Any]) -> list[str]:
         f"{result['environment']['threads']} threads",
         f"with marks the label stages take {milliseconds(costs['label_seconds'])} ms, without "
         f"{milliseconds(costs['label_seconds_unmarked'])} ms (fastest of {costs['pairs']} each, in turn); a mark costs "
-        f"{1e6 * costs['seconds_a_mark']:.0f} us, the {costs['marks']} of a repetition {100 * costs['share']:.2f} % of it; "
-        "a run that is not profiled has none inside its stages",
-        f"under the profiler, for trace.json, a repetition took {100 * costs['traced_share']:+.0f} % "
-        "(one repetition); the times above are without it",
+        f"{1e6 * costs['seconds_a_mark']:.0f} us, the {costs['marks']} of a repetition {100 * costs['share']:.2f} % of "
+        "it; a run that is not profiled has none inside its stages",
+        f"under the profiler, for trace.json, the one repetition took {milliseconds(under_profiler)} ms "
+        f"({100 * costs['traced_share']:+.0f} %); the times above are without it",
     ]
     if result["weights"] == "random":
         told.append(
