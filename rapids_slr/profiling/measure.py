@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -368,7 +369,7 @@ def probe(device: torch.device, bfloat16: bool) -> Roofline:
         for name, (kind, precision) in kinds.items():
             setting.fp32_precision = precision
             x, y, out = (torch.ones(side, side, dtype=kind, device=device) for _ in range(3))
-            products[name] = 2 * side**3 / _fastest(device, lambda x=x, y=y, out=out: torch.mm(x, y, out=out))
+            products[name] = 2 * side**3 / _fastest(device, partial(torch.mm, x, y, out=out))
     finally:
         setting.fp32_precision = before
     a, b, c = (torch.ones(floats, device=device) for _ in range(3))

@@ -19,11 +19,12 @@ from rapids_slr.clustering import JaccardDBSCAN
 from rapids_slr.clustering.neighbours import BLOCK, Neighbours, nearest_neighbours
 from rapids_slr.errors import InputError
 from rapids_slr.profiling.compare import changes, verdict
-from rapids_slr.profiling.measure import Memory, Meter, Roofline, Work, arrays_of
+from rapids_slr.profiling.measure import Memory, Meter, Roofline, Work, arrays_of, measured, overhead
 from rapids_slr.profiling.page import page_of
 from rapids_slr.profiling.profile import FORMAT, profile_run, read_profile
 from rapids_slr.profiling.report import amount, show
-from rapids_slr.profiling.stages import STAGES, _owner, marked
+from rapids_slr.profiling.stages import STAGES, Workload, _owner, marked
+from rapids_slr.session import Session
 from rapids_slr.spec import RunSpec
 from tests.clustering.cases import groups
 from tests.conftest import TINY
@@ -117,6 +118,27 @@ def test_another_profile_goes_into_the_same_folder_but_none_into_that_of_a_run(p
             profile_run(RunSpec.model_validate(TINY), folder)
     finally:
         (folder / "checkpoints" / "pretrained.pt").unlink()
+
+
+@pytest.mark.parametrize(
+    ("changed", "stages"),
+    [
+        ({"refine": None}, {"neighbours", "Jaccard graph", "DBSCAN"}),
+        ({"clusters": {"method": "hdbscan", "min_cluster_size": 3}, "refine": None}, {"HDBSCAN"}),
+        (
+            {"clusters": TINY["clusters"] | {"source_weight": 0.1, "also": [{"branch": "average"}]}},
+            set(STAGES) - {"HDBSCAN"},
+        ),
+    ],
+)
+def test_a_spec_has_the_stages_that_it_needs(tmp_path, changed, stages):
+    with Session(RunSpec.model_validate(TINY | changed), tmp_path / "x") as session:
+        work = Workload(session)
+        meter, _ = measured(work)
+        overhead(work, 1)
+    others = {"decode", "embed", "targets", "training step", "EMA", "evaluation"}
+    assert set(meter.seconds()) == stages | others
+    assert work.units["embed"] == (96 if stages >= {"contingency"} else 48)
 
 
 def test_every_key_is_documented(result):
