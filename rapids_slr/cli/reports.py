@@ -11,7 +11,7 @@ from rapids_slr.cli.options import Device
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders; several are laid side by side.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders; several are laid side by side.")],
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="The file; report.html in the run folder without.", show_default=False),

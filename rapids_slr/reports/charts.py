@@ -114,7 +114,7 @@ CHARTS = (
         "0 bits: last epoch’s and this epoch’s cluster are the same; 1 bit: two clusters are equally likely.",
         plain("entropy, bits"),
         (Metric("entropy", "mean entropy"),),
-        "Without refinement there are no soft labels, and before the first finished epoch neither.",
+        "No epoch has finished yet, or label tables do not tell the soft labels (refine: none, clusters.also).",
     ),
     Chart(
         "right",

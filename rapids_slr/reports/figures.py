@@ -71,6 +71,9 @@ def soft_figure(run: Run, prefix: str) -> Html:
                 class_="absent",
             ),
         )
+    if run.spec.clusters.also:
+        why = "The soft labels of this run come from further clusterings (clusters.also), which no label table holds."
+        return figure(id, title, el("p", why, class_="absent"))
     if run.labels is None or run.entropy_N is None:
         return figure(id, title, el("p", NO_EPOCH, class_="absent"))
     bits = run.entropy_N[np.isfinite(run.entropy_N)]

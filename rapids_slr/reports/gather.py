@@ -128,7 +128,10 @@ def state_of(run: Run, folder: RunFolder) -> str:
 
 
 def read_labels(run: Run) -> None:
-    """The label tables: the last whole one, and the entropy of the soft labels of every epoch."""
+    """The label tables: the last whole one, and the entropy of the soft labels of every epoch.
+
+    With `clusters.also` soft labels come from clusterings that no table holds, and are left out.
+    """
     refine, last = run.spec.refine, None
     for path in sorted((run.path / "labels").glob("epoch-*.parquet")):
         try:
@@ -137,7 +140,7 @@ def read_labels(run: Run) -> None:
         except InputError as fault:
             run.faults.append(f"{fault}; the epoch is left out of what is shown of labels")
             continue
-        if refine is not None:
+        if refine is not None and not run.spec.clusters.also:
             run.entropy_N = entropy(last)
             if np.isfinite(run.entropy_N).any():
                 run.mean_entropy.append((run.labels.epoch, float(np.nanmean(run.entropy_N))))

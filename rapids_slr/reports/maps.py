@@ -32,12 +32,15 @@ def map_features(features_ND: Tensor, seed: int) -> tuple[np.ndarray, str]:
 
 
 def _by_umap_learn(features_ND: Tensor, neighbours: int, seed: int) -> np.ndarray:
+    threads = torch.get_num_threads()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from umap import UMAP  # compiles for a dozen seconds: only here
 
         solver = UMAP(n_neighbors=neighbours, min_dist=MIN_DIST, init="pca", random_state=seed, n_jobs=1)
-        return np.asarray(solver.fit_transform(features_ND.numpy()), np.float32)
+        xy_N2 = np.asarray(solver.fit_transform(features_ND.numpy()), np.float32)
+    torch.set_num_threads(threads)  # Numba has set those of OpenMP to its own
+    return xy_N2
 
 
 def _by_cuml(features_ND: Tensor, neighbours: int, seed: int) -> np.ndarray:

@@ -72,7 +72,6 @@ figure.full{grid-column:1/-1}
 .half{grid-column:1/-1}}
 .absent{color:var(--soft);border:1px dashed var(--edge);border-radius:6px;padding:16px;margin:0;overflow-wrap:anywhere}
 .panels{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,350px),1fr));gap:10px}
-.panels.one{display:block}
 .panels>div{min-width:0}
 svg{display:block;width:100%;height:auto;overflow:visible}
 svg text{font-size:12px;fill:var(--soft);font-variant-numeric:tabular-nums}

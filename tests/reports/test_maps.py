@@ -42,7 +42,9 @@ def test_a_handful_of_images_needs_no_umap(rng, images, monkeypatch):
 def test_umap_keeps_groups_apart_and_repeats(rng, monkeypatch):
     monkeypatch.setattr(maps, "FEWEST", 15)
     features, label = groups(60, rng)
+    threads = torch.get_num_threads()
     xy, method = map_features(features, seed=3)
+    assert torch.get_num_threads() == threads
     assert (xy.shape, xy.dtype, method) == ((60, 2), np.float32, "UMAP")
     assert apart(xy, label)
     np.testing.assert_array_equal(xy, map_features(features, seed=3)[0])

@@ -16,15 +16,17 @@ import torch
 from PIL import Image
 
 from rapids_slr.cli import main
-from rapids_slr.data.domain import Split
+from rapids_slr.data import ImageStore, Split
 from rapids_slr.errors import InputError, RunError
 from rapids_slr.evaluation import query_results
 from rapids_slr.reports import try_report, write_report
 from rapids_slr.reports.charts import FIGURES
 from rapids_slr.reports.figures import RUN_FIGURES
 from rapids_slr.reports.gather import gather_run
+from rapids_slr.reports.labels import EpochLabels
 from rapids_slr.reports.page import page_of
-from rapids_slr.reports.pictures import OF_CLUSTER, TOP, Map, hues, nearest_of, picture
+from rapids_slr.reports.pictures import OF_CLUSTER, TOP, Map, Thumbs, cluster_sheet, hues, nearest_of, picture
+from rapids_slr.session import Images
 from rapids_slr.specfile import dump_spec, load_spec
 from tests.conftest import TINY
 from tests.reports.conftest import Page
@@ -110,22 +112,15 @@ def test_figures_show_the_numbers_of_the_run(report, finished):
     assert "training" in page.text["time"]
 
 
-def test_a_contact_sheet_marks_the_images_of_another_identity(report, finished):
+def test_a_contact_sheet_has_every_cluster(report, finished):
     table = pd.read_parquet(finished / "labels" / "epoch-003.parquet")
-    identity = table.path.str.extract(r"/(\d{4})_c", expand=False)
     sheet = re.search(r'<figure id="run1-contact".*?</figure>', report, re.DOTALL)[0]
-    strips = re.findall(r"<h4>cluster (\d+) .*?(?=<h4>|</figure>)", sheet, re.DOTALL)
-    assert sorted(map(int, strips)) == sorted(table.refined[table.refined >= 0].unique())
-    for strip in re.split("(?=<h4>)", sheet)[1:]:
-        members = table[table.refined == int(re.match(r"<h4>cluster (\d+)", strip)[1])]
-        counts = identity[members.index].value_counts()
-        wrong = members.path[identity[members.index] != counts.index[0]]
-        shown = re.findall(r'class="thumb( wrong|)"><img [^>]*alt="([^,]*), camera', strip)
-        assert len(shown) == min(len(members), OF_CLUSTER)
-        assert {name for _, name in shown} <= set(members.path)
-        if counts.is_unique:  # otherwise either identity may be called the wrong one
-            assert {name for mark, name in shown if mark} == set(wrong) & {name for _, name in shown}
-            assert len(wrong) == 0 or any(mark for mark, _ in shown)
+    shown = {int(re.match(r"<h4>cluster (\d+)", strip)[1]): strip for strip in re.split("(?=<h4>)", sheet)[1:]}
+    assert sorted(shown) == sorted(table.refined[table.refined >= 0].unique())
+    for label, strip in shown.items():
+        names, members = re.findall('alt="([^,]*), camera', strip), set(table.path[table.refined == label])
+        assert set(names) <= members
+        assert len(names) == min(len(members), OF_CLUSTER)
 
 
 def test_a_retrieval_sheet_shows_the_worst_queries_first(report):
@@ -205,7 +200,7 @@ def test_a_run_after_its_first_epoch(copied):
     assert missing["run1-projection"].startswith("The first epoch has none before it")
     assert not {"scores", "clusters", "run1-sizes", "run1-contact", "run1-retrieval", "run1-map"} & set(missing)
     assert "adapting: 1 of 3 epochs are done" in text
-    assert "epoch 0" in Page(text).text["scores"]  # from the checkpoint, where there is no summary
+    assert "mAP, epoch 0: " in Page(text).text["scores"]  # from the checkpoint, where there is no summary
 
 
 def test_a_network_without_an_epoch_answers_queries(copied):
@@ -270,6 +265,15 @@ def test_a_run_without_refinement_says_so(copied):
     (copied / "spec.yaml").write_text(dump_spec(changed(spec, refine="none")))
     missing = absent(write_report([copied]).read_text())
     assert "refine: none" in missing["run1-soft"]
+    assert "run1-projection" not in missing
+
+
+def test_soft_labels_of_several_clusterings_are_left_out(copied):
+    spec = load_spec(copied / "spec.yaml")
+    (copied / "spec.yaml").write_text(dump_spec(changed(spec, clusters={"also": [{"pairs_per_image": 2}]})))
+    missing = absent(write_report([copied]).read_text())
+    assert "clusters.also" in missing["run1-soft"]
+    assert "clusters.also" in missing["entropy"]
     assert "run1-projection" not in missing
 
 
@@ -384,6 +388,31 @@ def test_the_nearest_images_are_those_of_the_evaluation():
         assert (gallery.cameras[nearest[same]] != query.cameras[row]).all()
         first = int(results.first_match[row])
         assert right.argmax() + 1 == first if 0 < first <= TOP else not right.any()
+
+
+def test_wrong_images_of_a_cluster_are_marked_and_shown_beside_right_ones():
+    """Cluster 0 holds 3 images of one identity and 20 of another, cluster 1 one identity, cluster 2 two and one."""
+    refined = np.repeat([0, 0, 1, 2, 2, -1], [3, 20, 5, 2, 1, 4]).astype(np.int32)
+    identity = np.repeat([1, 2, 3, 4, 5, 6], [3, 20, 5, 2, 1, 4]).astype(np.int32)
+    N = len(refined)
+    names = tuple(f"{i}.png" for i in range(N))
+    cameras = np.arange(N, dtype=np.int32) % 2
+    labels = EpochLabels(1, list(names), cameras, refined, refined, refined, np.ones(N, np.float32))
+    store = ImageStore(torch.zeros(N, 1, 8, 8, dtype=torch.uint8), torch.device("cpu"))
+    images = Images(Split(names, identity, cameras), store)
+
+    sheet = cluster_sheet(labels, np.arange(N), Thumbs(images, identity))
+    assert [(strip.title, strip.facts) for strip in sheet.strips] == [
+        ("cluster 0", "23 images · 3 wrong · 2 cameras"),
+        ("cluster 2", "3 images · 1 wrong · 2 cameras"),
+        ("cluster 1", "5 images · one identity · 2 cameras"),
+    ]
+    wrong = [{t.told.split(".")[0] for t in s.parts[0].thumbs if t.right is False} for s in sheet.strips]
+    assert wrong == [{"0", "1", "2"}, {"30"}, set()]
+    assert [len(strip.parts[0].thumbs) for strip in sheet.strips] == [OF_CLUSTER, 3, 5]
+    unknown = cluster_sheet(labels, np.arange(N), Thumbs(images, None))
+    assert [strip.title for strip in unknown.strips] == ["cluster 0", "cluster 1", "cluster 2"]
+    assert all(thumb.right is None for strip in unknown.strips for thumb in strip.parts[0].thumbs)
 
 
 def test_clusters_that_lie_close_have_different_hues():
