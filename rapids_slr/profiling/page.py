@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rapids_slr.profiling.compare import verdict
-from rapids_slr.profiling.report import Rows, amount, change_table, milliseconds, notes, share, tables
+from rapids_slr.profiling.report import amount, change_table, milliseconds, notes, share, tables
 from rapids_slr.reports.drawings import WIDTH, svg, swatches, ticks
 from rapids_slr.reports.markup import Html, el, join
 from rapids_slr.reports.pieces import figure, table
@@ -17,6 +17,9 @@ LANE = 22
 """Height of a stage in the time line."""
 KINDS = {"images": (2, ("decode",)), "network": (0, ("embed", "training step", "EMA", "evaluation")), "labels": (1, ())}
 """Kinds of stages: hue, and stages; those of no other kind are labels."""
+NOT_LABELS = {stage for _, stages in KINDS.values() for stage in stages}
+ZOOMED = 0.2
+"""Share of a repetition below which the label stages are drawn again, larger."""
 RULES = """
 .panels{grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:14px;margin:18px 0}
 .notes{padding-left:18px;max-width:96ch}
@@ -44,7 +47,7 @@ def page_of(result: Mapping[str, Any], other: Mapping[str, Any] | None = None) -
     if other is not None:
         told = el("ul", [el("li", line) for line in verdict(result, other)], class_="notes soft")
         sections.append(join([table("compared: this profile / the other", *change_table(result, other)), told]))
-    sections.append(table("how the work is counted", *_ways(result), text=True))
+    sections.append(_ways(result))
     facts = [(key, str(value)) for key, value in environment.items()]
     sections.append(table("machine and versions", ("what", "value"), facts, text=True))
     head = [
@@ -76,18 +79,38 @@ def _kinds() -> Html:
 
 
 def _time_figure(result: Mapping[str, Any]) -> Html:
-    """A lane for each stage of one repetition, and next to it the milliseconds of the repetition."""
+    """The stages of one repetition in time; the label stages again, larger, where the whole leaves them a sliver."""
     spans, names = result["timeline"], list(result["stages"])
-    end = max(span["start"] + span["seconds"] for span in spans)
+    body = [_kinds(), _lanes(spans, names)]
+    labels = [name for name in names if name not in NOT_LABELS]
+    short = [span for span in spans if span["stage"] in labels]
+    if short and _end(short) - _start(short) < ZOOMED * _end(spans):
+        body += [el("h4", "The label stages alone"), _lanes(short, labels)]
+    note = "The repetition whose whole time is the median. A training step holds its EMA."
+    return figure("time-line", "Time line", join(body), note=note)
+
+
+def _start(spans: Sequence[Mapping[str, Any]]) -> float:
+    return min(span["start"] for span in spans)
+
+
+def _end(spans: Sequence[Mapping[str, Any]]) -> float:
+    return max(span["start"] + span["seconds"] for span in spans)
+
+
+def _lanes(spans: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Html:
+    """A lane for each stage, from the first span to the end of the last, and next to it its milliseconds."""
+    first, last = _start(spans), _end(spans)
+    size, unit = (1.0, "seconds") if last - first >= 1 else (1e-3, "milliseconds")
     left, right = 96, WIDTH - 56
-    x_of = _line(0, end, left, right)
+    x_of = _line(first, last, left, right)
     top, bottom = 20, 20 + LANE * len(names)
     parts: list[Html] = []
-    for tick in (tick for tick in ticks(0, end) if tick <= end):
-        x = x_of(tick)
+    for tick in (tick for tick in ticks(0, (last - first) / size) if first + tick * size <= last):
+        x = x_of(first + tick * size)
         parts.append(el("line", x1=x, x2=x, y1=top - 4, y2=bottom, class_="rule"))
         parts.append(el("text", f"{tick:g}", x=x, y=bottom + 16, text_anchor="middle"))
-    parts.append(el("text", "seconds", x=right, y=bottom + 32, text_anchor="end", class_="name"))
+    parts.append(el("text", unit, x=right, y=bottom + 32, text_anchor="end", class_="name"))
     parts.append(el("text", "ms", x=WIDTH - 4, y=12, text_anchor="end", class_="name"))
     for lane, name in enumerate(names):
         y = top + LANE * lane
@@ -95,19 +118,17 @@ def _time_figure(result: Mapping[str, Any]) -> Html:
         parts.append(el("text", name, x=left - 8, y=y + 14, text_anchor="end", class_="name"))
         for span in own:
             said = f"{name}: {milliseconds(span['seconds'])} ms from {span['start']:.3f} s"
-            wide = max(1.5, x_of(span["seconds"]) - left)
+            wide = max(1.5, x_of(first + span["seconds"]) - left)
             parts.append(
                 el("rect", el("title", said), x=x_of(span["start"]), y=y + 3, width=wide, height=LANE - 6,
                    class_=_hue(name))
             )  # fmt: skip
         seconds = sum(span["seconds"] for span in own)
         parts.append(el("text", milliseconds(seconds), x=WIDTH - 4, y=y + 14, text_anchor="end"))
-    told = "Time line of one repetition: " + ", ".join(
-        f"{name} {milliseconds(stage['seconds']['median'])} ms" for name, stage in result["stages"].items()
+    told = f"Time line of one repetition, in {unit}: " + ", ".join(
+        f"{span['stage']} from {(span['start'] - first) / size:.3g} for {span['seconds'] / size:.3g}" for span in spans
     )
-    note = "The repetition whose whole time is the median. A training step holds its EMA."
-    drawing = svg(WIDTH, bottom + 38, told, parts)
-    return figure("time-line", "Time line", join([_kinds(), drawing]), note=note)
+    return svg(WIDTH, bottom + 38, told, parts)
 
 
 # The roofline ---------------------------------------------------------------------------------------------------------
@@ -179,17 +200,19 @@ def _roofline_figure(result: Mapping[str, Any]) -> Html:
 # Pieces ---------------------------------------------------------------------------------------------------------------
 
 
-def _ways(result: Mapping[str, Any]) -> Rows:
-    """How FLOP and bytes of each stage were counted."""
-    return ("stage", "FLOP", "bytes", "FLOP compared with"), [
-        (
-            name,
-            stage["flop_counted"] or "–",
-            stage["bytes_counted"] or "–",
-            stage["precision"] if stage["flop"] else "–",
-        )
-        for name, stage in result["stages"].items()
-    ]
+def _ways(result: Mapping[str, Any]) -> Html:
+    """How FLOP and bytes were counted, and for which stages."""
+    stages = result["stages"].items()
+    ways: dict[str, list[str]] = {}
+    for kind, counted in (("FLOP", "flop_counted"), ("bytes", "bytes_counted")):
+        for name, stage in stages:
+            way = f"{kind}: {stage[counted]}" if stage[counted] else f"{kind} not counted"
+            ways.setdefault(way, []).append(name)
+    for name, stage in stages:
+        if stage["flop"]:
+            ways.setdefault(f"FLOP compared with the peak of {stage['precision']}", []).append(name)
+    items = [el("li", f"{way} ({', '.join(names)})") for way, names in ways.items()]
+    return join([el("h3", "How the work is counted"), el("ul", items, class_="notes soft")])
 
 
 def _line(low: float, high: float, start: float, end: float) -> Callable[[float], float]:

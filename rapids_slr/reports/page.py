@@ -116,8 +116,12 @@ def tiles(run: Run) -> Iterable[Html]:
             f"{row['raw_ari']:.3f} → {row['ari']:.3f}",
             f"NMI {row['raw_nmi']:.3f} → {row['nmi']:.3f}",
         )
-    seconds = sum(row.get("seconds/epoch", 0.0) for row in [*run.pretraining, *run.epochs])
-    yield tile("Time of all epochs", duration(seconds), str(run.summary.get("device", "device told at the end")))
+    pretraining, adapting = (
+        sum(row.get("seconds/epoch", 0.0) for row in rows) for rows in (run.pretraining, run.epochs)
+    )
+    device = str(run.summary.get("device", "device told at the end"))
+    told = f"{duration(adapting)} of it adaptation · {device}" if pretraining else device
+    yield tile("Time of all epochs", duration(pretraining + adapting), told)
 
 
 def missing(runs: Sequence[Run]) -> Html | None:

@@ -406,8 +406,28 @@ def test_the_page_needs_nothing_else_and_shows_every_stage(result):
     assert "prefers-color-scheme:dark" in page
     timeline, roofline = re.findall(r"<figure .*?</figure>", page, re.DOTALL)
     assert all(f">{name}</text>" in timeline for name in result["stages"])
+    drawings = re.findall(r"<svg .*?</svg>", timeline, re.DOTALL)
+    assert len(drawings) == 1 + (">The label stages alone</h4>" in timeline)
+    assert all(">projection</text>" in drawing for drawing in drawings)
     assert all(f">{name}</text>" in roofline for name, stage in result["stages"].items() if stage["flop"])
     assert "Not in it, for want of a count of FLOP: decode, Jaccard graph" in roofline
+
+
+def test_short_label_stages_are_drawn_again_larger(result):
+    spans = [
+        {"stage": "embed", "start": 0.0, "seconds": 9.0},
+        {"stage": "neighbours", "start": 9.0, "seconds": 0.006},
+        {"stage": "DBSCAN", "start": 9.006, "seconds": 0.002},
+    ]
+    whole, labels = re.findall(r"<svg .*?</svg>", page_of(result | {"timeline": spans}), re.DOTALL)[:2]
+    assert ">embed</text>" in whole
+    assert ">embed</text>" not in labels
+    widths = re.findall(r'width="([\d.]+)" height="16"', labels)
+    assert float(widths[0]) == pytest.approx(3 * float(widths[1]))
+    assert ">milliseconds</text>" in labels
+    spans[0]["seconds"] = 0.03  # the label stages are wide enough
+    spans[1]["start"], spans[2]["start"] = 0.03, 0.036
+    assert "The label stages alone" not in page_of(result | {"timeline": spans})
 
 
 @pytest.mark.parametrize("width", [420, 1400])
