@@ -21,7 +21,8 @@ NOT_LABELS = {stage for _, stages in KINDS.values() for stage in stages}
 ZOOMED = 0.2
 """Share of a repetition below which the label stages are drawn again, larger."""
 RULES = """
-.panels{grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:14px;margin:18px 0}
+.panels{grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:14px;margin:18px 0;
+align-items:start}
 .notes{padding-left:18px;max-width:96ch}
 .notes li{overflow-wrap:anywhere}
 .tables{display:flex;flex-wrap:wrap;gap:26px 44px;margin:26px 0}
@@ -167,13 +168,17 @@ def _roofline_figure(result: Mapping[str, Any]) -> Html:
     taken: list[tuple[float, float, float]] = []
 
     def label(words: str, x: float, y: float) -> None:
-        """Words from x on, or up to it near the right edge, lower where others stand already."""
+        """Words beside a point, right of it rather than left, lower where others stand already."""
         wide = 7.2 * len(words)
-        start = x + 9 if x + wide + 9 <= right else x - wide - 9
-        while any(
-            abs(y - other) < 13 and start < left + length and left < start + wide for left, other, length in taken
-        ):
-            y += 13
+        places = ((start, y + down) for down in range(0, 200, 13) for start in (x + 9, x - wide - 9))
+        start, y = next(
+            (start, y)
+            for start, y in places
+            if left <= start <= right - wide
+            and all(
+                abs(y - at) >= 13 or start >= other + length or start + wide <= other for other, at, length in taken
+            )
+        )
         taken.append((start, y, wide))
         parts.append(el("text", words, x=start, y=y, class_="halo"))
 
