@@ -1,22 +1,46 @@
-# docker build -t rapids-slr . && docker run --gpus all -v "$PWD/runs:/runs" rapids-slr train
-# The CUDA libraries come with the wheels, so a slim Python image is all that is needed below them.
-FROM python:3.12-slim-bookworm
+# docker build -t rapids-slr . && docker run --rm --gpus all -v "$PWD/runs:/runs" rapids-slr train
+# Python 3.11 is what the tests run on, and constraints.txt holds the versions that they ran with. The CUDA libraries come
+# with the wheels, so a slim Python image is all that is needed below them. docs/container.md has the rest.
 
-ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 NUMBA_CACHE_DIR=/tmp/numba
-RUN useradd --create-home --uid 1000 slr && mkdir /data /runs && chown slr:slr /data /runs && pip install uv
-
-WORKDIR /opt/rapids-slr
-# The stack first: it changes seldom, and its layer is kept while the sources change.
-COPY pyproject.toml README.md LICENSE ./
-RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-print(*p['dependencies'], *p['optional-dependencies']['cuda13'], sep='\n')" > /tmp/stack.txt \
-    && uv pip install --system --no-cache -r /tmp/stack.txt
+# What asks for the stack, apart from all else in pyproject.toml, and a wheel of the sources.
+FROM python:3.11-slim-bookworm AS build
+WORKDIR /src
+COPY pyproject.toml ./
+RUN python3 -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+print(*p['dependencies'], *p['optional-dependencies']['cuda13'], sep='\n')" > requirements.txt
+COPY LICENSE README.md ./
 COPY rapids_slr rapids_slr
 COPY kernels kernels
 COPY configs configs
-RUN uv pip install --system --no-cache --no-deps .
+RUN python3 -m pip wheel --no-cache-dir --no-deps --wheel-dir /dist .
 
-USER slr
+FROM python:3.11-slim-bookworm
+LABEL org.opencontainers.image.title="rapids-slr" \
+      org.opencontainers.image.description="Pseudo-label refinement (SLR) for unsupervised domain adaptation" \
+      org.opencontainers.image.licenses="Apache-2.0"
+# Any user may write into the home, where libraries keep compiled code, and into the volumes: docker run --user.
+RUN useradd --uid 1000 --create-home slr \
+    && mkdir /data /runs \
+    && chown slr:slr /data /runs \
+    && chmod 1777 /data /runs /home/slr
+
+# The stack before the sources: it changes with its requirements alone. Bytecode now, as nobody can write it later.
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1
+WORKDIR /opt
+COPY constraints.txt ./
+COPY --from=build /src/requirements.txt ./
+RUN --mount=type=cache,target=/root/.cache/uv \
+    python3 -m venv /opt/venv \
+    && pip install --no-cache-dir --constraint constraints.txt uv \
+    && uv pip install --link-mode copy --compile-bytecode --constraint constraints.txt --requirement requirements.txt \
+    && pip uninstall --yes uv
+RUN --mount=type=bind,from=build,source=/dist,target=/dist \
+    pip install --no-cache-dir --no-deps --no-index /dist/*.whl
+
+# torch asks for the name of its user, which another uid than 1000 has not.
+ENV HOME=/home/slr USER=slr NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+USER 1000:1000
+# Runs go to runs/<name>-<time>, and paths in a spec count, from here.
 WORKDIR /
 VOLUME ["/data", "/runs"]
 ENTRYPOINT ["rapids-slr"]

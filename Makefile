@@ -5,18 +5,30 @@ VENV := .venv
 BIN := $(VENV)/bin
 # RAPIDS has wheels for Linux x86-64 alone; elsewhere the CPU engine is installed.
 EXTRAS := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),[cuda13$(comma)dev],[dev])
+# Extras whose versions constraints.txt holds. cuda12 needs other versions of what cuda13 needs.
+PINNED := cuda13 approximate dev
 RUN ?= runs/quickstart-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: venv train test test-simulator test-gpu check clean
+.PHONY: venv constraints train test test-simulator test-gpu check clean
 
 venv: $(VENV)/.installed
 
 # uv, because pip settles for a torch without its operators where a local CPU wheel is on offer.
-$(VENV)/.installed: pyproject.toml
+$(BIN)/uv:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.$(EXTRAS)'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.$(EXTRAS)'
 	touch $@
+
+# The versions that are tested, here and in the image: adds what pyproject.toml newly asks for and keeps what still fits.
+# `rm constraints.txt` first takes the newest of everything.
+constraints:
+	touch constraints.txt
+	$(MAKE) $(BIN)/uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 $(PINNED:%=--extra %) --no-annotate \
+		--custom-compile-command 'make constraints' --output-file constraints.txt pyproject.toml
 
 train: venv
 	$(BIN)/rapids-slr train --out $(RUN)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 REPOSITORY = Path(__file__).parents[1]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
@@ -72,6 +74,33 @@ def test_conda_gets_the_versions_of_pyproject():
 def test_both_cuda_extras_ask_for_the_same_versions():
     extras = PROJECT["project"]["optional-dependencies"]
     assert [name.replace("cuda12x", "cuda13x").replace("cu12", "cu13") for name in extras["cuda12"]] == extras["cuda13"]
+
+
+def test_the_constraints_hold_a_fitting_version_of_all_that_pyproject_asks_for():
+    """`make constraints` after a change of pyproject.toml; the extras are listed in the Makefile."""
+    pinned: dict[str, list[str]] = {}  # several for a package whose version depends on Python or platform
+    for line in (REPOSITORY / "constraints.txt").read_text().splitlines():
+        if not line.lstrip().startswith("#"):
+            pin = Requirement(line)
+            (bound,) = pin.specifier
+            assert bound.operator == "=="
+            pinned.setdefault(canonicalize_name(pin.name), []).append(bound.version)
+    extras = PROJECT["project"]["optional-dependencies"]
+    asked = [
+        *PROJECT["project"]["dependencies"],
+        *(line for name in extras if name != "cuda12" for line in extras[name]),
+    ]
+    for requirement in map(Requirement, asked):
+        versions = pinned.get(canonicalize_name(requirement.name), [])
+        assert versions, f"{requirement} is not in constraints.txt"
+        assert all(map(requirement.specifier.contains, versions)), f"{requirement}: constraints.txt has {versions}"
+
+
+def test_what_is_tested_is_installed_by_the_constraints():
+    lines = (REPOSITORY / "Makefile").read_text().splitlines()
+    installs = [line for line in lines if "pip install" in line]
+    assert len(installs) == 2
+    assert all("--constraint constraints.txt" in line for line in installs)
 
 
 def test_the_readme_starts_with_the_two_commands():
