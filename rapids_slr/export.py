@@ -54,6 +54,9 @@ class Exported(nn.Module):
     Inversion and normalisation of the run are inside.
     """
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, network: TwoBranch, data: DataSpec) -> None:
         super().__init__()
         network.precision = "float32"  # bfloat16 is for training and for this program's own inference on a GPU

@@ -88,8 +88,9 @@ def export(
     from rapids_slr.export import export as run_export
     from rapids_slr.progress import Progress
 
-    with Progress() as progress, progress.task(f"exporting {checkpoint}", None, "steps"):
+    with Progress() as progress, progress.task(f"exporting {checkpoint}", 1, "files") as task:
         made = run_export(checkpoint, out, images)
+        task.advance()
     facts = made.facts
     summary = {
         "MB": f"{out.stat().st_size / 1e6:.1f}",
