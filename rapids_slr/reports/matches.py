@@ -32,7 +32,7 @@ RULES = """
 .answer summary{font-weight:400;color:var(--soft)}
 .answer ol{margin:4px 0;padding-left:26px;overflow-wrap:anywhere}
 .tile span{overflow-wrap:anywhere}
-@media (max-width:600px){.thumb img{width:60px}.sheet.long .parts{gap:12px}.part>div{gap:6px 8px}}
+@media (max-width:600px){.thumb img{width:56px}.sheet.long .parts{gap:12px}.part>div{gap:6px 8px}}
 """
 
 
