@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ def write_atomically(path: Path, write: Callable[[Path], object], advice: str = 
         reason = getattr(fault, "strerror", None) or str(fault).splitlines()[0]
         raise RunError(f"{path} could not be written: {reason}; {advice}") from fault
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where the folder is none, the error above says so
+            temporary.unlink(missing_ok=True)
 
 
 def save_tensors(path: Path, state: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ from rapids_slr.errors import InputError, RunError
 from rapids_slr.evaluation import retrieval_scores
 from rapids_slr.models import (
     TwoBranch,
+    description,
     embed,
     load_network,
     make_teacher,
@@ -107,6 +108,7 @@ def pretrain_network(session: Session) -> None:
                 "epoch": epoch,
                 "network": network.state_dict(),
                 "optimizer": optimizer.state_dict(),
+                **description(spec),
             }
         )
     network.drop_classifiers()
@@ -208,7 +210,7 @@ def adapt_network(session: Session) -> None:
         session.log(folder.metrics_file, "adapt", row)
         folder.write_labels(epoch, table)
         now.epoch, now.clusters_N, now.refined_N = epoch, clusters_N, refined_N
-        folder.save_checkpoint(now.checkpoint())
+        folder.save_checkpoint(now.checkpoint() | description(spec))
     summarise(session, now.start)
 
 

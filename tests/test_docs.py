@@ -16,6 +16,11 @@ import torch
 
 from rapids_slr.bench import FEATURES
 from rapids_slr.cli import main
+from rapids_slr.export import export
+from rapids_slr.models import TwoBranch, save_network
+from rapids_slr.spec import RunSpec
+from tests.conftest import TINY
+from tests.data.handmade import make_files
 
 REPOSITORY = Path(__file__).parents[1]
 DOCS = REPOSITORY / "docs"
@@ -61,6 +66,20 @@ def test_the_commands_of_the_library_run(here):
         assert program == "rapids-slr"
         assert main(words) == 0, command
     assert {path.name for path in here.iterdir()} >= {"refined.csv", "soft.npz"}
+
+
+def test_the_examples_of_the_search_page_run(here, capsys):
+    network = TwoBranch(RunSpec.model_validate(TINY).model)
+    (here / "runs/omniglot/checkpoints").mkdir(parents=True)
+    save_network(here / "runs/omniglot/checkpoints/pretrained.pt", network, RunSpec.model_validate(TINY))
+    make_files(here, ["photo.png", *(f"photos/{i}.png" for i in range(5))])
+    for name in ("network.onnx", "network.pt2"):
+        export(here / "runs/omniglot", here / name)
+    names: dict = {}
+    for code in blocks("search.md", "python"):
+        exec(compile(code, "docs/search.md", "exec"), names)
+    assert re.match(r"(\d \d\.png -?\d\.\d{3}\n){3}$", capsys.readouterr().out)
+    np.testing.assert_allclose(names["features"], names["same"].detach(), atol=1e-5)
 
 
 @pytest.fixture(scope="module")

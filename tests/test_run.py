@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,11 +17,14 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rapids_slr import run
-from rapids_slr.data import synth_domain, write_domain
+from rapids_slr.data import load_images, synth_domain, write_domain
 from rapids_slr.errors import InputError, RunError
+from rapids_slr.evaluation import retrieval_scores
+from rapids_slr.models import embed
 from rapids_slr.runfolder import RunFolder
-from rapids_slr.spec import RunSpec
+from rapids_slr.spec import FeatureSpec, RunSpec
 from rapids_slr.specfile import dump_spec, load_spec
+from rapids_slr.trained import load_trained
 
 SCORES = {"mAP", "rank1", "rank5", "rank10"}
 
@@ -93,6 +97,20 @@ def test_the_label_table_carries_last_epochs_clusters(finished):
     first, second = (pd.read_parquet(finished / "labels" / f"epoch-00{epoch}.parquet") for epoch in (1, 2))
     assert (first["previous"] == -1).all()
     assert (second["previous"] == first["cluster"]).all()
+
+
+def test_a_checkpoint_alone_gives_the_network_that_was_evaluated(finished, tmp_path, tiny):
+    summary = json.loads((finished / "summary.json").read_text())
+    for name, scores in (("last", summary["last"]), ("pretrained", summary["direct"])):
+        alone = shutil.copy(finished / "checkpoints" / f"{name}.pt", tmp_path)
+        trained = load_trained(Path(alone))
+        domain = synth_domain(tiny.data.target.synth)
+        splits = domain.query, domain.gallery
+        stores = [load_images(domain, split, trained.data, torch.device("cpu"))[0] for split in splits]
+        rows = [embed(trained.network, store, trained.data, FeatureSpec()) for store in stores]
+        labels = [torch.from_numpy(x) for split in splits for x in (split.identities, split.cameras)]
+        found = retrieval_scores(*rows, *labels)
+        assert {score: found[score] for score in SCORES} == scores
 
 
 def test_the_resolved_spec_repeats_the_run(finished, tmp_path):

@@ -24,6 +24,7 @@ from rapids_slr.cli.machine import bench_labels, doctor
 from rapids_slr.cli.profiles import profile
 from rapids_slr.cli.reports import report
 from rapids_slr.cli.runs import adapt, evaluate, pretrain, train
+from rapids_slr.cli.search import export, search
 from rapids_slr.cli.specs import spec_check, spec_schema, spec_show
 from rapids_slr.cli.sweeps import sweep
 from rapids_slr.errors import InputError
@@ -48,6 +49,8 @@ COMMANDS = {
     "adapt": Command(adapt, "rapids-slr adapt --out runs/a"),
     "evaluate": Command(evaluate, "rapids-slr evaluate --out runs/a"),
     "report": Command(report, "rapids-slr report runs/a"),
+    "search": Command(search, "rapids-slr search runs/a photos/wanted.jpg photos/all --top 20"),
+    "export": Command(export, "rapids-slr export runs/a --out network.onnx --images photos"),
     "sweep": Command(sweep, "rapids-slr sweep omniglot-methods --dry-run"),
     "refine": Command(refine, "rapids-slr refine labels/epoch-003.parquet labels/epoch-004.parquet -o refined.parquet"),
     "cluster": Command(cluster, "rapids-slr cluster features.npy -o labels.parquet --k1 30"),

@@ -2,6 +2,7 @@
 
 from rapids_slr.data.augment import augment, normalise
 from rapids_slr.data.check import check_domain
+from rapids_slr.data.collect import Collection, collect
 from rapids_slr.data.domain import Domain, Split, summarise
 from rapids_slr.data.faults import Fault
 from rapids_slr.data.pack import pack
@@ -11,12 +12,14 @@ from rapids_slr.data.store import ImageStore, load_images
 from rapids_slr.data.synth import synth_domain, write_domain
 
 __all__ = [
+    "Collection",
     "Domain",
     "Fault",
     "ImageStore",
     "Split",
     "augment",
     "check_domain",
+    "collect",
     "identity_batches",
     "load_images",
     "normalise",

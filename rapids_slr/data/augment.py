@@ -24,12 +24,13 @@ DRAWS = 10 + 2 * ERASE_TRIES
 
 def normalise(pixels_BCHW: Tensor, data: DataSpec) -> Tensor:
     """Pixels 0..255 (uint8, or float32) to (pixel / 255 - mean) / std, float32."""
-    scale_C11, shift_C11 = _scale_and_shift(tuple(data.mean), tuple(data.std), pixels_BCHW.device)
+    scale_C11, shift_C11 = scale_and_shift(tuple(data.mean), tuple(data.std), pixels_BCHW.device)
     return torch.addcmul(shift_C11, pixels_BCHW.float(), scale_C11)
 
 
 @lru_cache(maxsize=16)
-def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+def scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """What `normalise` multiplies pixels 0..255 with, and then adds: (C, 1, 1) float32 each, C = 1 for all channels."""
     mean_C, std_C = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
     scale_C, shift_C = 1 / (255 * std_C), -mean_C / std_C
     return scale_C.float()[:, None, None].to(device), shift_C.float()[:, None, None].to(device)

@@ -28,14 +28,18 @@ def decode(image: Image.Image, data: DataSpec) -> np.ndarray:
 
     Raises: what the codec raises on a damaged file; ValueError for floating-point pixels, whose range is not known.
     """
-    image = _eight_bits(ImageOps.exif_transpose(image))
-    image = image.convert("RGB" if data.channels == 3 else "L")
+    image = upright(image, "RGB" if data.channels == 3 else "L")
     if image.size != (data.width, data.height):
         image = image.resize((data.width, data.height), Image.Resampling.BILINEAR)
     pixels = np.asarray(image)
     if data.invert:
         pixels = 255 - pixels
     return pixels[None] if data.channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def upright(image: Image.Image, mode: str) -> Image.Image:
+    """The image as its EXIF data turns it, RGB or L, with 8 bits a channel; transparent pixels show white."""
+    return _eight_bits(ImageOps.exif_transpose(image)).convert(mode)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

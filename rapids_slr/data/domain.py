@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from rapids_slr.data.faults import Fault
 from rapids_slr.data.files import Files
@@ -60,7 +60,10 @@ class Domain:
 
 
 def open_image(files: Files, name: str) -> Image.Image:
-    return Image.open(io.BytesIO(files.read(name)))
+    try:
+        return Image.open(io.BytesIO(files.read(name)))
+    except UnidentifiedImageError:
+        raise UnidentifiedImageError("no kind of image that Pillow knows") from None  # its own words name the buffer
 
 
 def answerable(query: Split, gallery: Split) -> np.ndarray:

@@ -33,7 +33,7 @@ class Files(Protocol):
     def is_file(self, name: str) -> bool: ...
 
     def under(self, folder: str) -> list[str]:
-        """Files in a folder and in the folders below it, in natural order."""
+        """Files in a folder ("" is the top) and in the folders below it, in natural order."""
 
     def read(self, name: str) -> bytes: ...
 
@@ -68,8 +68,8 @@ class FolderFiles:
     def under(self, folder: str) -> list[str]:
         names = []
         for top, _, files in os.walk(self.path / folder):
-            inside = Path(top).relative_to(self.path).as_posix()
-            names += [f"{inside}/{name}" for name in files]
+            inside = Path(top).relative_to(self.path)
+            names += [(inside / name).as_posix() for name in files]
         return natural_order(name for name in names if not hidden(name))
 
     def read(self, name: str) -> bytes:
@@ -112,7 +112,7 @@ class ZipFiles:
         return name in self._entries
 
     def under(self, folder: str) -> list[str]:
-        return natural_order(name for name in self._entries if name.startswith(folder + "/"))
+        return natural_order(name for name in self._entries if not folder or name.startswith(folder + "/"))
 
     def read(self, name: str) -> bytes:
         entry = self._entries[name]

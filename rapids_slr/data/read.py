@@ -69,7 +69,7 @@ def _scan_files(files: Files, wanted: str) -> Domain:
         splits, layout = {split: make_split([]) for split in SPLITS}, None
     else:
         layout, top = found
-        splits = {split: _read_place(files, layout, top, layout.place(split), faults) for split in SPLITS}
+        splits = {split: read_place(files, layout, top, layout.place(split), faults) for split in SPLITS}
         splits["train"] = splits["train"].take(splits["train"].identities != JUNK)
     return Domain(
         files.path.name if files.path.is_dir() else files.path.stem,
@@ -81,7 +81,7 @@ def _scan_files(files: Files, wanted: str) -> Domain:
     )
 
 
-def _read_place(files: Files, layout: Layout, top: str, place: Place, faults: list[Fault]) -> Split:
+def read_place(files: Files, layout: Layout, top: str, place: Place, faults: list[Fault]) -> Split:
     """The images of a split; what cannot be used goes to faults."""
     before = len(faults)
     if not files.is_folder(top + place.folder):

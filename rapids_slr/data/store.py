@@ -63,11 +63,13 @@ def load_images(
     data: DataSpec,
     device: torch.device,
     progress: Callable[[int], None] | None = None,
+    on_fault: Callable[[Fault], None] | None = None,
 ) -> tuple[ImageStore, Split]:
     """Decode and resize a split once: JPEG files on the GPU where data.decode has it so, the others on all cores.
 
     Args:
         progress: called with the number of images done since its last call.
+        on_fault: called with every unreadable image that is left out, in place of a warning; no image may be left then.
     Returns: the store, and the split of the images in it (row i of one is row i of the other).
     Raises: InputError that names every unreadable image, unless data.on_error is "skip", which leaves them out; if no
         image is left; if the images do not fit; or if data.decode asks for what this machine cannot do.
@@ -106,11 +108,14 @@ def load_images(
             kept[[start + row for row in good]] = True
             if progress is not None:
                 progress(len(names))
-    if faults and (data.on_error == "stop" or not filled):
+    if faults and (data.on_error == "stop" or (not filled and on_fault is None)):
         raise faults_error(
             f"{domain.name}: unreadable images", faults, "mend or remove these, or set data.on_error: skip"
         )
-    if faults:
+    if on_fault is not None:
+        for fault in faults:
+            on_fault(fault)
+    elif faults:
         log.warning("%s: %d of %d images left out; the first: %s", domain.name, len(faults), len(split), faults[0])
     return ImageStore(pixels[:filled], device), split.take(kept)
 

@@ -2,13 +2,14 @@
 
 from rapids_slr.models.batchnorm import recalibrate_batchnorm
 from rapids_slr.models.embedding import embed
-from rapids_slr.models.files import load_network, save_network
+from rapids_slr.models.files import description, load_network, save_network
 from rapids_slr.models.teacher import make_teacher, update_teacher
 from rapids_slr.models.two_branch import Outputs, TwoBranch
 
 __all__ = [
     "Outputs",
     "TwoBranch",
+    "description",
     "embed",
     "load_network",
     "make_teacher",

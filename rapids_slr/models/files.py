@@ -9,10 +9,22 @@ from rapids_slr.files import load_tensors, save_tensors
 from rapids_slr.models.two_branch import TwoBranch
 from rapids_slr.spec import RunSpec
 
+IMAGE_KEYS = ("height", "width", "channels", "invert", "mean", "std")
+"""Keys of `data` that say how an image becomes what a network takes."""
+
 
 def architecture(spec: RunSpec) -> dict[str, object]:
     """What two networks must have in common to share weights."""
     return spec.model.model_dump(exclude={"weights", "precision", "compile"}) | {"channels": spec.data.channels}
+
+
+def description(spec: RunSpec) -> dict[str, object]:
+    """What a checkpoint says of its networks, so that it can be used without a spec: how to build and feed them."""
+    return {
+        "model": architecture(spec),
+        "precision": spec.model.precision,
+        "images": spec.data.model_dump(include=set(IMAGE_KEYS)),
+    }
 
 
 def save_network(path: Path, network: TwoBranch, spec: RunSpec) -> None:
@@ -20,7 +32,7 @@ def save_network(path: Path, network: TwoBranch, spec: RunSpec) -> None:
 
     Raises: RunError if it cannot be written; what stood at `path` is untouched.
     """
-    save_tensors(path, {"format": 1, "model": architecture(spec), "network": network.state_dict()})
+    save_tensors(path, {"format": 1, **description(spec), "network": network.state_dict()})
 
 
 def load_network(path: Path, spec: RunSpec) -> TwoBranch:

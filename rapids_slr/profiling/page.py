@@ -10,8 +10,7 @@ from rapids_slr.profiling.compare import verdict
 from rapids_slr.profiling.report import amount, change_table, milliseconds, notes, share, tables
 from rapids_slr.reports.drawings import WIDTH, svg, swatches, ticks
 from rapids_slr.reports.markup import Html, el, join
-from rapids_slr.reports.pieces import figure, table
-from rapids_slr.reports.style import stylesheet
+from rapids_slr.reports.pieces import document, figure, table
 
 LANE = 22
 """Height of a stage in the time line."""
@@ -51,13 +50,6 @@ def page_of(result: Mapping[str, Any], other: Mapping[str, Any] | None = None) -
     sections.append(_ways(result))
     facts = [(key, str(value)) for key, value in environment.items()]
     sections.append(table("machine and versions", ("what", "value"), facts, text=True))
-    head = [
-        el("meta", charset="utf-8"),
-        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        el("meta", name="color-scheme", content="light dark"),
-        el("title", f"{title} – rapids_slr"),
-        el("style", Html(stylesheet() + RULES)),
-    ]
     body = [
         el("header", el("h1", title), el("p", about, class_="soft")),
         el("ul", [el("li", note) for note in notes(result)], class_="notes soft"),
@@ -65,7 +57,7 @@ def page_of(result: Mapping[str, Any], other: Mapping[str, Any] | None = None) -
         el("div", [el("section", section) for section in sections], class_="tables"),
         el("footer", f"Made by rapids_slr {result['version']}. trace.json opens in ui.perfetto.dev."),
     ]
-    return Html("<!DOCTYPE html>\n" + el("html", el("head", head), el("body", body), lang="en"))
+    return document(f"{title} – rapids_slr", body, RULES)
 
 
 def _hue(stage: str) -> str:

@@ -255,4 +255,5 @@ def strip_of(strip: Strip) -> Html:
 def thumb_of(thumb: Thumb) -> Html:
     mark = None if thumb.right is None else el("b", "✓" if thumb.right else "✗", aria_hidden="true")
     kind = "" if thumb.right is None else " right" if thumb.right else " wrong"
-    return el("span", el("img", src=thumb.uri, alt=thumb.told, title=thumb.told), mark, class_="thumb" + kind)
+    framed = el("span", el("img", src=thumb.uri, alt=thumb.told, title=thumb.told), mark, class_="thumb" + kind)
+    return el("span", framed, el("small", thumb.caption), class_="captioned") if thumb.caption else framed

@@ -21,9 +21,8 @@ from rapids_slr.reports.figures import (
 )
 from rapids_slr.reports.gather import Run
 from rapids_slr.reports.markup import Html, el, join
-from rapids_slr.reports.pieces import duration, score, table
+from rapids_slr.reports.pieces import document, duration, score, table
 from rapids_slr.reports.scores import epoch_table, last_scores, score_table, settings_that_differ
-from rapids_slr.reports.style import stylesheet
 
 Section = tuple[str, str, Any]
 """Id, heading, content."""
@@ -36,13 +35,6 @@ def page_of(runs: Sequence[Run]) -> Html:
         runs: at least one, with names of their own.
     """
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs: " + ", ".join(run.name for run in runs)
-    head = [
-        el("meta", charset="utf-8"),
-        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        el("meta", name="color-scheme", content="light dark"),
-        el("title", f"{title} – rapids_slr report"),
-        el("style", Html(stylesheet())),
-    ]
     many = len(runs) > 1
     groups = [("", list(together(runs)))] + [(run.name, list(alone(run, i))) for i, run in enumerate(runs, 1)]
     sections = [
@@ -63,7 +55,7 @@ def page_of(runs: Sequence[Run]) -> Html:
             f"Made by rapids_slr {__version__} on {time.strftime('%Y-%m-%d %H:%M:%S %Z')}.",
         ),
     ]
-    return Html("<!DOCTYPE html>\n" + el("html", el("head", head), el("body", body), lang="en"))
+    return document(f"{title} – rapids_slr report", body)
 
 
 # The top --------------------------------------------------------------------------------------------------------------

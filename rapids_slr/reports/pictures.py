@@ -41,6 +41,8 @@ class Thumb:
     """What is told about the image."""
     right: bool | None = None
     """Whether it belongs there by its identity; None where that is unknown or no question."""
+    caption: str = ""
+    """What stands below it."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,11 @@ def pixels_of(store: ImageStore, row: int) -> np.ndarray:
 
 def picture(pixels_CHW: np.ndarray) -> str:
     """A data: URI of pixels (C, H, W) uint8, scaled down to THUMB where they are more."""
-    image = Image.fromarray(pixels_CHW[0] if len(pixels_CHW) == 1 else pixels_CHW.transpose(1, 2, 0))
+    return uri_of(Image.fromarray(pixels_CHW[0] if len(pixels_CHW) == 1 else pixels_CHW.transpose(1, 2, 0)))
+
+
+def uri_of(image: Image.Image) -> str:
+    """A data: URI of an image, which is scaled down in its place."""
     image.thumbnail((THUMB, THUMB))
     kind = "webp" if features.check("webp") else "jpeg"
     file = io.BytesIO()

@@ -6,8 +6,25 @@ from collections.abc import Sequence
 from typing import Any
 
 from rapids_slr.reports.markup import Html, el
+from rapids_slr.reports.style import stylesheet
 
 NO_EPOCH = "No epoch of the adaptation has finished yet."
+
+
+def document(title: str, body: Sequence[Html | None], rules: str = "") -> Html:
+    """A whole HTML file.
+
+    Args:
+        rules: CSS of this page, beyond that of all pages.
+    """
+    head = [
+        el("meta", charset="utf-8"),
+        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        el("meta", name="color-scheme", content="light dark"),
+        el("title", title),
+        el("style", Html(stylesheet() + rules)),
+    ]
+    return Html("<!DOCTYPE html>\n" + el("html", el("head", head), el("body", body), lang="en"))
 
 
 def figure(

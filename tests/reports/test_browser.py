@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from rapids_slr.reports.charts import FIGURES
 from rapids_slr.reports.figures import RUN_FIGURES
+from rapids_slr.reports.matches import write_sheet
+from rapids_slr.search import search
+from tests.data.handmade import make_files
 
 QUIET = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage"),
@@ -32,11 +36,11 @@ def chromium() -> str:
     return found
 
 
-@pytest.mark.parametrize("width", [1400, 420])
-def test_a_browser_shows_every_figure_without_a_message(report, chromium, tmp_path, width):
-    file = tmp_path / "report.html"
-    file.write_text(report.replace("</body>", MEASURE + "</body>"))
-    command = [chromium, *QUIET, f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},2000"]
+def shown(page: str, chromium: str, folder: Path, width: int) -> tuple[list[str], str]:
+    """Ids of the figures of a page in a browser, which says nothing, and what MEASURE found."""
+    file = folder / "page.html"
+    file.write_text(page.replace("</body>", MEASURE + "</body>"))
+    command = [chromium, *QUIET, f"--user-data-dir={folder / 'profile'}", f"--window-size={width},2000"]
     done = subprocess.run(
         [*command, "--virtual-time-budget=4000", "--dump-dom", file.as_uri()],
         capture_output=True,
@@ -44,8 +48,22 @@ def test_a_browser_shows_every_figure_without_a_message(report, chromium, tmp_pa
         timeout=240,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    shown = re.findall(r'<figure id="([^"]*)"', done.stdout)
-    assert sorted(shown) == sorted([*FIGURES, *(f"run1-{name}" for name in RUN_FIGURES)])
     assert not re.findall(r".*CONSOLE.*", done.stderr)
     measured = re.search(r'data-measured="(.*?)"', done.stdout)[1].replace("&quot;", '"')
+    return re.findall(r'<figure id="([^"]*)"', done.stdout), measured
+
+
+@pytest.mark.parametrize("width", [1400, 420])
+def test_a_browser_shows_every_figure_without_a_message(report, chromium, tmp_path, width):
+    figures, measured = shown(report, chromium, tmp_path, width)
+    assert sorted(figures) == sorted([*FIGURES, *(f"run1-{name}" for name in RUN_FIGURES)])
     assert re.fullmatch(r'\{"wide":false,"empty":\[\],"broken":0,"images":[1-9]\d*\}', measured), measured
+
+
+def test_a_browser_shows_the_sheet_of_a_search_on_a_narrow_screen(finished, chromium, tmp_path):
+    names = ["a-very-long-name-without-any-space-that-would-be-wider-than-the-screen-of-a-phone.png", "b.png", "c.png"]
+    photos = make_files(tmp_path / "photos", names)
+    sheet = write_sheet(search(finished, photos, photos, device="cpu"), tmp_path)
+    figures, measured = shown(sheet.read_text(), chromium, tmp_path, 420)
+    assert figures == ["answers"]
+    assert measured == '{"wide":false,"empty":[],"broken":0,"images":9}'
