@@ -9,6 +9,9 @@ arrays in, new arrays of the same library out. What happens to a single item is 
   block of THREADS threads. It runs on CuPy's current stream, and nothing waits for it.
 - `shared`: a function of one item that both may call.
 
+Compiled loops are kept beside the files or in the user's cache folder; where neither can be written, in a folder that
+goes with the process.
+
 Under NUMBA_ENABLE_CUDASIM=1 Numba simulates a GPU: CUDA kernels run as Python threads, on NumPy arrays.
 """
 
@@ -17,6 +20,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +39,18 @@ SIMULATED = bool(numba.config.ENABLE_CUDASIM)
 THREADS = 128
 """Threads of a block, a power of 2. Tests shrink it, so that a few rows span several blocks."""
 
+
+def _keep_compiled() -> tempfile.TemporaryDirectory | None:
+    """Let Numba keep what it compiles in a temporary folder, where it finds no place of its own and would give up."""
+    try:
+        numba.njit(cache=True)(on_gpu)
+    except RuntimeError:
+        folder = tempfile.TemporaryDirectory(prefix="rapids_slr-compiled-", ignore_cleanup_errors=True)
+        numba.config.CACHE_DIR = folder.name
+        return folder
+    return None
+
+
 _cpu_kernels: list[CpuKernel] = []
 _cuda_kernels: list[CudaKernel] = []
 
@@ -42,6 +58,9 @@ _cuda_kernels: list[CudaKernel] = []
 def on_gpu(x: Array) -> bool:
     """Whether CUDA kernels take this array: one of CuPy, or in the simulator any."""
     return SIMULATED or array_module(x) is not np
+
+
+_compiled = _keep_compiled()
 
 
 def shared(function: Callable) -> Callable:

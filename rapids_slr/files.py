@@ -37,6 +37,19 @@ def write_atomically(path: Path, write: Callable[[Path], object], advice: str = 
             temporary.unlink(missing_ok=True)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder for results and those above it, where they are not there yet.
+
+    Raises: RunError if that cannot be done.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise RunError(
+            f"{path} could not be made: {fault.strerror}; name another folder with --out, or let this user write there"
+        ) from fault
+
+
 def save_tensors(path: Path, state: Mapping[str, Any]) -> None:
     write_atomically(path, lambda temporary: torch.save(dict(state), temporary))
 

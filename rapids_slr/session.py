@@ -21,6 +21,7 @@ from rapids_slr.backend import choose_backend
 from rapids_slr.clock import Clock
 from rapids_slr.data import Domain, ImageStore, Split, augment, load_images, read_domain
 from rapids_slr.errors import InputError
+from rapids_slr.files import make_folder
 from rapids_slr.kernels import warm_up
 from rapids_slr.models import TwoBranch
 from rapids_slr.progress import Progress
@@ -97,7 +98,7 @@ class Session(AbstractContextManager["Session"]):
         raise InputError(f"{path} already holds a run; go on with --resume, or name another folder with --out")
 
     def __enter__(self) -> Session:
-        self.folder.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder.path)
         if not self._resumed:
             self.folder.write_text(self.folder.spec_file, dump_spec(self.spec))
         self._state = self.folder.load_checkpoint()

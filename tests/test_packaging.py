@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -49,6 +50,26 @@ def test_the_kernels_of_an_editable_install_are_those_of_the_repository(tmp_path
     where = "import rapids_slr.kernels, rapids_slr.configs; print(rapids_slr.kernels.__path__[0])"
     found = subprocess.run([sys.executable, "-c", where], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert Path(found.stdout.strip()).name == "kernels"
+
+
+def test_kernels_are_compiled_where_nothing_can_be_kept(tmp_path):
+    """As in a container with a read-only home: neither beside the files nor in the user's cache folder."""
+    shutil.copytree(REPOSITORY / "rapids_slr", tmp_path / "rapids_slr", ignore=shutil.ignore_patterns("kernels"))
+    kernels = tmp_path / "rapids_slr" / "kernels"
+    shutil.copytree(REPOSITORY / "kernels", kernels, ignore=shutil.ignore_patterns("__pycache__"))
+    (kernels / "__pycache__").write_text("no folder")
+    code = (
+        "import numba, numpy; from rapids_slr import kernels, arrays; from rapids_slr.kernels.kreciprocal import _place;"
+        "print(kernels.__file__, numba.config.CACHE_DIR, _place(7, 0, numpy.array([[0, 7]], numpy.int32)))"
+    )
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path), "HOME": "/dev/null"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert not done.returncode, done.stderr
+    file, folder, place = done.stdout.split()
+    assert int(place) == 1
+    assert Path(file).parent == kernels
+    assert "rapids_slr-compiled-" in folder
+    assert not Path(folder).exists(), "it goes with the process"
 
 
 def requirements(names: list[str]) -> dict[str, str]:

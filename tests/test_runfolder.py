@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rapids_slr.errors import InputError, RunError
-from rapids_slr.files import write_atomically
+from rapids_slr.files import make_folder, write_atomically
 from rapids_slr.runfolder import RunFolder, best_row
 
 
@@ -24,6 +24,12 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
         write_atomically(path, fail)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_cannot_be_made_says_what_to_do(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"file/runs could not be made: Not a directory; name another folder with --out"):
+        make_folder(tmp_path / "file" / "runs")
 
 
 def test_lines_cut_off_by_a_kill_are_left_out(tmp_path):

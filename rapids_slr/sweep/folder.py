@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rapids_slr.errors import InputError
-from rapids_slr.files import write_atomically
+from rapids_slr.files import make_folder, write_atomically
 from rapids_slr.records import seconds_by_stage
 from rapids_slr.runfolder import RunFolder
 from rapids_slr.session import MAY_DIFFER
@@ -85,7 +85,7 @@ class SweepFolder:
 
         Raises: InputError if it is held, be it by a run that outlived its sweep.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         with open(self.lock_file, "w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
