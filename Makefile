@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 EXTRAS := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),[cuda13$(comma)dev],[dev])
 RUN ?= runs/quickstart-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: venv train test test-simulator test-gpu check clean
+.PHONY: venv train test test-simulator test-gpu check docs dist clean
 
 venv: $(VENV)/.installed
 
@@ -38,6 +38,14 @@ check: venv
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(MAKE) test
+
+# The site; a warning, such as a link that leads nowhere, fails. Start at build/site/index.html.
+docs: venv
+	$(BIN)/python -m sphinx --quiet --nitpicky --fail-on-warning --keep-going --fresh-env -c docs . build/site
+
+# An sdist, and a wheel built from it.
+dist: venv
+	$(BIN)/uv build --out-dir dist
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -21,8 +21,9 @@ from rapids_slr.sweep.plan import MethodEntry, PairEntry, SweepFile
 
 DOCS = Path(__file__).parent
 MARK = "<!-- what follows is written by docs/reference.py -->\n"
-SWEEPS = """A sweep file names a base spec and sets of changes, which hold any keys of a run spec, dotted or as sections. They are
-made in this order, and a later one wins: `set`, `--set`, `swap`, the pair, the method, its point of the grid."""
+SWEEPS = """A sweep file names a base spec and sets of changes, which hold any keys of a run spec, dotted or as
+sections. They are made in this order, and a later one wins: `set`, `--set`, `swap`, the pair, the method, its point of
+the grid."""
 Schema = dict[str, Any]
 
 
