@@ -27,14 +27,8 @@ from rapids_slr.spec import RunSpec
 from rapids_slr.specfile import load_spec, spec_differences
 from rapids_slr.sweep import work
 from tests.conftest import TINY
+from tests.test_docs import PAGES, REPOSITORY, blocks
 from tests.test_sweep import AtOnce
-
-REPOSITORY = Path(__file__).parents[1]
-PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")])
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
 def documented_lines() -> list[list[str]]:
