@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 # RAPIDS has wheels for Linux x86-64 alone; elsewhere the CPU engine is installed.
 EXTRAS := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),[cuda13$(comma)dev],[dev])
 # Extras whose versions constraints.txt holds. cuda12 needs other versions of what cuda13 needs.
-PINNED := cuda13 approximate export dev
+PINNED := cuda13 approximate export docs dev
 RUN ?= runs/quickstart-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: venv constraints train test test-simulator test-gpu check clean
+.PHONY: venv constraints train test test-simulator test-gpu check docs dist clean
 
 venv: $(VENV)/.installed
 
@@ -50,6 +50,14 @@ check: venv
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(MAKE) test
+
+# The site; a warning, such as a link that leads nowhere, fails. Start at build/site/index.html.
+docs: venv
+	$(BIN)/python -m sphinx --quiet --nitpicky --fail-on-warning --keep-going --fresh-env -c docs . build/site
+
+# An sdist, and a wheel built from it.
+dist: venv
+	$(BIN)/uv build --out-dir dist
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -17,7 +17,7 @@ from scipy.sparse import load_npz
 
 import rapids_slr
 from rapids_slr import SLR, JaccardDBSCAN, run
-from rapids_slr.cli import COMMANDS, cluster, main, refine
+from rapids_slr.cli import COMMANDS, GROUPS, cluster, main, refine
 from rapids_slr.data.domain import make_split
 from rapids_slr.errors import InputError, RunError
 from rapids_slr.labelfiles import read_labels
@@ -61,6 +61,14 @@ def test_every_command_has_help_with_an_example(capsys, name):
     text = capsys.readouterr().out
     assert f"Example: rapids-slr {name}" in text
     assert COMMANDS[name].example in text
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_group_has_help_that_leads_to_examples(capsys, group):
+    assert main([group, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert f"rapids-slr {group} COMMAND --help" in text
+    assert {name.split()[1] for name in COMMANDS if name.startswith(f"{group} ")} <= set(text.split())
 
 
 def test_examples_are_commands_that_parse(calls, capsys, here, monkeypatch):

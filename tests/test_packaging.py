@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -16,21 +17,45 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import rapids_slr
+
 REPOSITORY = Path(__file__).parents[1]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 
 
+def tracked() -> list[str]:
+    files = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True)
+    if files.returncode:
+        pytest.skip("not a git checkout")
+    return [name for name in files.stdout.splitlines() if (REPOSITORY / name).is_file()]
+
+
+def build(what: str, sources: Path, out: Path) -> Path:
+    """Call the build backend as pip does: `what` is sdist or wheel."""
+    code = f"from setuptools import build_meta; print(build_meta.build_{what}({str(out)!r}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=sources, check=True, capture_output=True, text=True)
+    return out / done.stdout.splitlines()[-1]
+
+
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> zipfile.ZipFile:
-    """A wheel of the sources as they stand, built in a copy."""
-    copy, out = tmp_path_factory.mktemp("copy"), tmp_path_factory.mktemp("wheel")
-    for name in ("rapids_slr", "kernels", "configs"):
-        shutil.copytree(REPOSITORY / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(REPOSITORY / name, copy / name)
-    build = f"from setuptools.build_meta import build_wheel; build_wheel({str(out)!r})"
-    subprocess.run([sys.executable, "-c", build], cwd=copy, check=True, capture_output=True)
-    return zipfile.ZipFile(next(out.glob("*.whl")))
+def sdist(tmp_path_factory) -> Path:
+    """An sdist of the sources as they stand, built in a copy, and unpacked."""
+    copy, out = tmp_path_factory.mktemp("copy"), tmp_path_factory.mktemp("sdist")
+    ignored = shutil.ignore_patterns("__pycache__", "build", "dist", "runs", "*.egg-info", "*_cache", ".venv", ".git")
+    shutil.copytree(REPOSITORY, copy, ignore=ignored, dirs_exist_ok=True)
+    with tarfile.open(build("sdist", copy, out)) as archive:
+        archive.extractall(out, filter="data")
+    return next(path for path in out.iterdir() if path.is_dir())
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist, tmp_path_factory) -> zipfile.ZipFile:
+    """A wheel built from the sdist."""
+    return zipfile.ZipFile(build("wheel", sdist, tmp_path_factory.mktemp("wheel")))
+
+
+def test_the_sdist_holds_everything_that_is_tracked(sdist):
+    assert [name for name in tracked() if not (sdist / name).is_file()] == []
 
 
 def test_the_wheel_holds_every_module_and_spec(wheel):
@@ -39,6 +64,18 @@ def test_the_wheel_holds_every_module_and_spec(wheel):
     configs = REPOSITORY / "configs"
     expected |= {f"rapids_slr/configs/{path.relative_to(configs).as_posix()}" for path in configs.rglob("*.yaml")}
     assert expected <= set(wheel.namelist())
+
+
+def test_the_wheel_has_what_pip_shows(wheel):
+    metadata = wheel.read(next(name for name in wheel.namelist() if name.endswith("/METADATA"))).decode()
+    assert f"Version: {PROJECT['project']['version']}\n" in metadata
+    scripts = wheel.read(next(name for name in wheel.namelist() if name.endswith("/entry_points.txt"))).decode()
+    assert "rapids-slr = rapids_slr.cli:main" in scripts
+
+
+def test_the_version_is_that_of_the_changelog():
+    heading = re.search(r"^## (\S+)", (REPOSITORY / "CHANGELOG.md").read_text(), re.MULTILINE)[1]
+    assert heading == PROJECT["project"]["version"] == rapids_slr.__version__
 
 
 def test_the_wheel_installs_nothing_at_the_top_but_the_package(wheel):
@@ -109,7 +146,7 @@ def test_the_constraints_hold_a_fitting_version_of_all_that_pyproject_asks_for()
     extras = PROJECT["project"]["optional-dependencies"]
     asked = [
         *PROJECT["project"]["dependencies"],
-        *(line for name in extras if name != "cuda12" for line in extras[name]),
+        *(line for name in extras if name != "cuda12" for line in extras[name] if "rapids-slr" not in line),
     ]
     for requirement in map(Requirement, asked):
         versions = pinned.get(canonicalize_name(requirement.name), [])
@@ -132,10 +169,6 @@ def test_the_readme_starts_with_the_two_commands():
 
 def test_the_project_speaks_only_of_itself():
     """No tracked text names the machine it was written on."""
-    files = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True)
-    if files.returncode:
-        pytest.skip("not a git checkout")
-    for name in files.stdout.split():
-        path = REPOSITORY / name
-        if path.suffix in (".py", ".md", ".toml", ".yaml", ".yml", ".json") and path.is_file():
-            assert "/work" + "/main" not in path.read_text(), name
+    for name in tracked():
+        if Path(name).suffix in (".py", ".md", ".toml", ".yaml", ".yml", ".json"):
+            assert "/work" + "/main" not in (REPOSITORY / name).read_text(), name

@@ -87,6 +87,12 @@ def test_what_fits_is_no_fault():
     )
 
 
+def test_the_kernel_of_the_docs_fits():
+    page = (Path(__file__).parents[1] / "docs" / "add-a-kernel.md").read_text(encoding="utf-8")
+    code = page.split("```python\n")[1].split("```")[0]
+    assert Reader("kernels/sizes.py", twins=True).read(code) == []
+
+
 BAD = {
     "a function that CuPy lacks": ("xp.flatten_all(x)", "cupy has no flatten_all"),
     "a keyword that CuPy lacks": ("xp.max(x, initial=-1)", "got an unexpected keyword argument 'initial'"),

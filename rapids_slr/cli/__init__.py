@@ -100,7 +100,12 @@ def make_app(debug: bool) -> typer.Typer:
     ) -> None:
         pass
 
-    groups = {name: typer.Typer(help=text, no_args_is_help=True) for name, text in GROUPS.items()}
+    groups = {
+        name: typer.Typer(
+            help=text, no_args_is_help=True, epilog=f"`rapids-slr {name} COMMAND --help` has an example of each."
+        )
+        for name, text in GROUPS.items()
+    }
     for name, command in COMMANDS.items():
         group, _, last = name.rpartition(" ")
         (groups[group] if group else app).command(last, epilog=f"Example: {command.example}")(

@@ -65,26 +65,41 @@ Seeds = Annotated[list[CountOrZero], Field(min_length=1)]
 
 
 class PairEntry(BaseModel):
-    model_config = ConfigDict(extra="allow")
+    """Changes that make a pair of domains, and what is not a key of a run spec."""
+
+    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
     swap: bool = False
+    """Exchange `data.source` and `data.target` of the base."""
 
 
 class MethodEntry(BaseModel):
-    model_config = ConfigDict(extra="allow")
+    """Changes that make a method, and what is not a key of a run spec."""
+
+    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
     seeds: Seeds | None = None
+    """Some of the seeds of the sweep, for this method alone."""
     grid: dict[str, Any] = {}
+    """Lists of values by dotted key; each combination is a method, named after its values."""
 
 
 class SweepFile(BaseModel):
     """A sweep file before its changes are looked at."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
     name: Annotated[str, Field(pattern=NAME)] = "sweep"
+    """Name of the folder: letters, digits and _.=+-."""
     spec: str
+    """The base: a run spec, by its path from this file or the name of an embedded one."""
     set: dict[str, Any] = {}
+    """Changes to the base, for all runs."""
     seeds: Seeds
+    """Seeds, each of which runs every method on every pair."""
     pairs: dict[str, PairEntry] = {}
+    """Domains, averaged over in the end; one without changes if left out."""
     methods: Annotated[dict[str, MethodEntry], Field(min_length=1)]
+    """What is compared."""
     baseline: str | None = None
+    """The method to which differences are taken; the first if left out."""
 
 
 @dataclass(frozen=True)
