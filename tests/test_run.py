@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -196,18 +195,45 @@ def test_hdbscan_on_features_runs(tiny, tmp_path, finished):
 # Being stopped --------------------------------------------------------------------------------------------------------
 
 
-def stopped_by(sent: signal.Signals, spec: RunSpec, folder: Path, once_there_is: str) -> tuple[int, str]:
-    """Train in a process of its own and send it a signal once a file of the run appears: exit code and stderr."""
+STANDS_STILL = """
+import os, signal, sys
+from rapids_slr.cli import main
+from rapids_slr.runfolder import RunFolder
+
+name, append = sys.argv[1], RunFolder.append
+
+def append_and_stop(folder, path, row):
+    append(folder, path, row)
+    if path.name == name:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+RunFolder.append = append_and_stop
+sys.exit(main(sys.argv[2:]))
+"""
+"""The command line, which stands still once it has written a line to a file of the run."""
+
+
+def stopped_by(sent: signal.Signals, spec: RunSpec, folder: Path, after_a_line_of: str) -> tuple[int, str]:
+    """Train in a process of its own and send it a signal after a line of a file of the run: exit code and stderr."""
     spec_file = folder / "spec.yaml"
     spec_file.write_text(dump_spec(spec))
-    command = [sys.executable, "-m", "rapids_slr", "train", str(spec_file), "--out", str(folder / "run")]
+    command = [
+        sys.executable,
+        "-c",
+        STANDS_STILL,
+        after_a_line_of,
+        "train",
+        str(spec_file),
+        "--out",
+        str(folder / "run"),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not (folder / "run" / once_there_is).exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.001)
+    _, status = os.waitpid(process.pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status), "the run ended before it could be stopped"
     process.send_signal(sent)
-    _, said = process.communicate()
-    assert not (folder / "run" / "summary.json").exists(), "the run ended before it could be stopped"
+    process.send_signal(signal.SIGCONT)
+    _, said = process.communicate(timeout=120)
+    assert not (folder / "run" / "summary.json").exists()
     return process.returncode, said
 
 
