@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -322,6 +323,8 @@ def traced(work: Workload, path: Path) -> tuple[dict[str, StageWork], Meter]:
     activities = [ProfilerActivity.CPU]
     if work.session.device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
+    else:
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it calls the absence of a GPU an error
     with profile(activities=activities) as profiler:
         meter, _ = measured(work)
     write_atomically(path, lambda temporary: profiler.export_chrome_trace(str(temporary)))
