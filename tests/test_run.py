@@ -208,6 +208,7 @@ def append_and_stop(folder, path, row):
         os.kill(os.getpid(), signal.SIGSTOP)
 
 RunFolder.append = append_and_stop
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job, as tests may be, starts without
 sys.exit(main(sys.argv[2:]))
 """
 """The command line, which stands still once it has written a line to a file of the run."""
