@@ -29,10 +29,11 @@ ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1
 WORKDIR /opt
 COPY constraints.txt ./
 COPY --from=build /src/requirements.txt ./
-RUN --mount=type=cache,target=/root/.cache/uv \
+RUN --mount=type=cache,target=/var/cache/uv \
     python3 -m venv /opt/venv \
     && pip install --no-cache-dir --constraint constraints.txt uv \
-    && uv pip install --link-mode copy --compile-bytecode --constraint constraints.txt --requirement requirements.txt \
+    && uv pip install --cache-dir /var/cache/uv --link-mode copy --compile-bytecode \
+       --constraint constraints.txt --requirement requirements.txt \
     && pip uninstall --yes uv
 RUN --mount=type=bind,from=build,source=/dist,target=/dist \
     pip install --no-cache-dir --no-deps --no-index /dist/*.whl

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rapids_slr.reports.drawings import COLOURS, Line, Scale, counts, curves, legend, percent, plain
 from rapids_slr.reports.gather import Run
 from rapids_slr.reports.markup import Html, el
-from rapids_slr.reports.pieces import NO_EPOCH, duration, figure, score, scrolled, seconds_text, share_text
+from rapids_slr.reports.pieces import NO_EPOCH, absent, duration, figure, score, scrolled, seconds_text, share_text
 
 UNKNOWN = "The identities of the target are not known, so nothing can be compared with them."
 
@@ -192,7 +192,7 @@ def chart_figure(chart: Chart, runs: Sequence[Run]) -> Html:
         return drawn
     given = [run.spec.pretrain.checkpoint for run in runs if run.spec.pretrain.checkpoint is not None]
     why = f"The network was given: {given[0]}." if chart in PRETRAINING and given else chart.absent
-    return figure(chart.id, chart.title, el("p", why, class_="absent"))
+    return absent(chart.id, chart.title, why)
 
 
 def panels_of(chart: Chart) -> list[list[Metric]]:
@@ -284,7 +284,7 @@ def time_figure(runs: Sequence[Run]) -> Html:
                     by_run = stages.setdefault(key.removeprefix("seconds/"), {})
                     by_run[run.name] = by_run.get(run.name, 0.0) + value
     if not stages:
-        return figure("time", title, el("p", NO_EPOCH, class_="absent"))
+        return absent("time", title, NO_EPOCH)
     totals = {run.name: sum(row.get("seconds/epoch", 0.0) for row in run.epochs) for run in runs}
     longest = max(value for by_run in stages.values() for value in by_run.values()) or 1.0
     body = []

@@ -11,7 +11,7 @@ from rapids_slr.reports.gather import Run
 from rapids_slr.reports.labels import sizes_of
 from rapids_slr.reports.markup import Html, el
 from rapids_slr.reports.pictures import QUERIES, Sheet, Strip, Thumb, hues, name_places
-from rapids_slr.reports.pieces import NO_EPOCH, figure, scrolled
+from rapids_slr.reports.pieces import NO_EPOCH, absent, figure, scrolled
 
 ENTROPY_STEPS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 """Borders between the columns of the entropy, bits."""
@@ -35,10 +35,10 @@ RUN_FIGURES = (
 def sizes_figure(run: Run, prefix: str) -> Html:
     title = "Sizes of the clusters"
     if run.labels is None:
-        return figure(f"{prefix}-sizes", title, el("p", NO_EPOCH, class_="absent"))
+        return absent(f"{prefix}-sizes", title, NO_EPOCH)
     raw, refined = sizes_of(run.labels.cluster), sizes_of(run.labels.refined)
     if not len(raw) and not len(refined):
-        return figure(f"{prefix}-sizes", title, el("p", "No image is in a cluster.", class_="absent"))
+        return absent(f"{prefix}-sizes", title, "No image is in a cluster.")
     names, borders = size_bins(int(max(raw.max(initial=1), refined.max(initial=1))))
     both = [("refined", 0, refined), ("raw", 1, raw)]
     series = [(name, colour, np.histogram(sizes, borders)[0].tolist()) for name, colour, sizes in both]
@@ -62,20 +62,12 @@ def size_bins(largest: int) -> tuple[list[str], list[int]]:
 def soft_figure(run: Run, prefix: str) -> Html:
     title, id = "Entropy of the soft labels", f"{prefix}-soft"
     if run.spec.refine is None:
-        return figure(
-            id,
-            title,
-            el(
-                "p",
-                "This run trains on the clusters as they are (refine: none); it has no soft labels.",
-                class_="absent",
-            ),
-        )
+        return absent(id, title, "This run trains on the clusters as they are (refine: none); it has no soft labels.")
     if run.spec.clusters.also:
         why = "The soft labels of this run come from further clusterings (clusters.also), which no label table holds."
-        return figure(id, title, el("p", why, class_="absent"))
+        return absent(id, title, why)
     if run.labels is None or run.entropy_N is None:
-        return figure(id, title, el("p", NO_EPOCH, class_="absent"))
+        return absent(id, title, NO_EPOCH)
     bits = run.entropy_N[np.isfinite(run.entropy_N)]
     names = ["0", *(f"≤{high:g}" for high in ENTROPY_STEPS[1:]), f">{ENTROPY_STEPS[-1]:g}"]
     found = np.bincount(np.searchsorted(ENTROPY_STEPS, np.round(bits, 6)), minlength=len(names)).tolist()
@@ -90,7 +82,7 @@ def soft_figure(run: Run, prefix: str) -> Html:
 def projection_figure(run: Run, prefix: str) -> Html:
     title, id = "Projection: last epoch’s clusters on this epoch’s", f"{prefix}-projection"
     if run.matrix is None:
-        return figure(id, title, el("p", no_step(run), class_="absent"))
+        return absent(id, title, no_step(run))
     pooled = (
         ""
         if run.matrix.pooled == 1
@@ -106,7 +98,7 @@ def projection_figure(run: Run, prefix: str) -> Html:
 def flow_figure(run: Run, prefix: str) -> Html:
     title, id = "Where images went: last epoch, this epoch, refined", f"{prefix}-flow"
     if run.flow is None:
-        return figure(id, title, el("p", no_step(run), class_="absent"))
+        return absent(id, title, no_step(run))
     kinds = {stream.kind for stream in run.flow.streams}
     memory = run.spec.refine is not None and run.spec.refine.memory == "refined"
     names = ("last epoch’s refined" if memory else "last epoch’s clusters", "this epoch’s clusters", "refined clusters")
@@ -135,7 +127,7 @@ def map_figure(run: Run, prefix: str) -> Html:
     title, id = "Map of the features, coloured by refined cluster", f"{prefix}-map"
     positions = run.pictures.map if run.pictures else None
     if positions is None or run.pictures is None or run.labels is None:
-        return figure(id, title, el("p", absent_picture(run, "map"), class_="absent"), wide="full")
+        return absent(id, title, absent_picture(run, "map"), "full")
     drawing = scatter(
         f"{positions.method} of {len(positions.xy)} images, coloured by refined cluster",
         positions.xy,
@@ -231,9 +223,9 @@ def sheet_figure(
         none: what is said of a sheet without rows.
     """
     if sheet is None:
-        return figure(id, title, el("p", absent_picture(run, name), class_="absent"), wide="full")
+        return absent(id, title, absent_picture(run, name), "full")
     if not sheet.strips:
-        return figure(id, title, el("p", none or "There is none.", class_="absent"), wide="full")
+        return absent(id, title, none or "There is none.", "full")
     shown = len(sheet.strips)
     said = f"{what}: {shown}" if shown == sheet.of else f"{what}: {shown} of {sheet.of}"
     long = any(len(strip.parts) > 1 for strip in sheet.strips)

@@ -13,7 +13,7 @@ from rapids_slr.files import write_atomically
 from rapids_slr.reports.figures import strip_of
 from rapids_slr.reports.markup import Html, el
 from rapids_slr.reports.pictures import Part, Strip, Thumb, uri_of
-from rapids_slr.reports.pieces import document, figure
+from rapids_slr.reports.pieces import document, figure, notice, tile
 from rapids_slr.search import AGAIN, Matches
 
 QUERIES = 200
@@ -126,9 +126,6 @@ def sheet_page(matches: Matches, strips: list[Html]) -> Html:
 
 
 def tiles(matches: Matches) -> list[Html]:
-    def tile(name: str, value: str, said: str) -> Html:
-        return el("div", el("span", name), el("b", value), el("span", said), class_="tile")
-
     itself = int(matches.itself_Q.sum())
     found = [
         tile("Queries", f"{len(matches.query):,}", str(matches.query.path)),
@@ -150,8 +147,4 @@ def left_out(matches: Matches) -> Html | None:
     items = [str(fault) for fault in matches.faults]
     if itself := int(matches.itself_Q.sum()):
         items.append(f"{itself:,} queries are files of the gallery; a file is not its own answer.")
-    if not items:
-        return None
-    return el(
-        "div", el("strong", "Left out"), el("ul", [el("li", item) for item in items]), class_="missing", role="note"
-    )
+    return notice("Left out", items)

@@ -21,7 +21,7 @@ from rapids_slr.reports.figures import (
 )
 from rapids_slr.reports.gather import Run
 from rapids_slr.reports.markup import Html, el, join
-from rapids_slr.reports.pieces import document, duration, score, table
+from rapids_slr.reports.pieces import document, duration, notice, score, table, tile
 from rapids_slr.reports.scores import epoch_table, last_scores, score_table, settings_that_differ
 
 Section = tuple[str, str, Any]
@@ -81,10 +81,6 @@ def opening_of_many(runs: Sequence[Run]) -> Iterable[Html | None]:
 
 def tiles(run: Run) -> Iterable[Html]:
     """The headline figures of a run."""
-
-    def tile(name: str, value: str, said: str) -> Html:
-        return el("div", el("span", name), el("b", value), el("span", said), class_="tile")
-
     last, before = last_scores(run), run.start.get("direct_bn")
     for key, name in (("mAP", "mAP"), ("rank1", "Rank-1")):
         gain = (
@@ -124,15 +120,7 @@ def missing(runs: Sequence[Run]) -> Html | None:
         if not run.finished:
             items.append(f"{which}The run is not finished ({run.state}); scores and curves end there.")
         items += [which + fault for fault in run.faults]
-    if not items:
-        return None
-    return el(
-        "div",
-        el("strong", "Not there yet" if all(not run.faults for run in runs) else "Not there"),
-        el("ul", [el("li", item) for item in items]),
-        class_="missing",
-        role="note",
-    )
+    return notice("Not there yet" if all(not run.faults for run in runs) else "Not there", items)
 
 
 def together(runs: Sequence[Run]) -> Iterable[Section]:

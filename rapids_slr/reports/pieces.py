@@ -39,6 +39,24 @@ def figure(
     return el("figure", el("figcaption", caption), body, id=id, class_=wide)
 
 
+def absent(id: str, title: str, why: str, wide: str | None = None) -> Html:
+    """The place of a figure that cannot be drawn, with the reason."""
+    return figure(id, title, el("p", why, class_="absent"), wide=wide)
+
+
+def tile(name: str, value: str, said: str) -> Html:
+    """A headline figure."""
+    return el("div", el("span", name), el("b", value), el("span", said), class_="tile")
+
+
+def notice(title: str, items: Sequence[str]) -> Html | None:
+    """What a page leaves out, and why; nothing where there are no items."""
+    if not items:
+        return None
+    said = el("ul", [el("li", item) for item in items])
+    return el("div", el("strong", title), said, class_="missing", role="note")
+
+
 def table(title: str, heads: Sequence[str], body: Sequence[Sequence[str]], text: bool = False) -> Html:
     """A table whose first column names its rows.
 
@@ -70,15 +88,9 @@ def number(value: float | None) -> str:
 
 def seconds_text(value: float) -> str:
     """Seconds in a column that says so; short stages get more digits."""
-    return (
-        "< 0.001"
-        if 0 < value < 0.001
-        else f"{value:.1f}"
-        if value >= 10
-        else f"{value:.2f}"
-        if value >= 0.1
-        else f"{value:.3f}"
-    )
+    if 0 < value < 0.001:
+        return "< 0.001"
+    return f"{value:.{1 if value >= 10 else 2 if value >= 0.1 else 3}f}"
 
 
 def share_text(part: float, whole: float) -> str:

@@ -93,8 +93,9 @@ def test_what_is_copied_reaches_the_context_and_nothing_else_does():
 
 def test_the_linter_has_nothing_to_say():
     hadolint = shutil.which("hadolint", path=str(Path(sys.executable).parent)) or shutil.which("hadolint")
-    if hadolint is None:
-        pytest.skip("hadolint is not installed (extra dev)")
+    if hadolint is None and sys.platform == "win32":
+        pytest.skip("hadolint has no wheel for Windows")
+    assert hadolint is not None, "hadolint comes with the extra dev: make venv"
     found = subprocess.run([hadolint, "Dockerfile"], cwd=REPOSITORY, capture_output=True, text=True)
     assert (found.returncode, found.stdout + found.stderr) == (0, "")
 
