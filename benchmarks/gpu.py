@@ -26,14 +26,14 @@ from torch import Tensor
 
 from rapids_slr import SLR, JaccardDBSCAN
 from rapids_slr.bench import Machine, bench_labels, environment, show
-from rapids_slr.clock import Clock
 from rapids_slr.data import ImageStore
 from rapids_slr.files import write_atomically
-from rapids_slr.models import TwoBranch, embed, make_teacher
+from rapids_slr.hosts import steps
+from rapids_slr.hosts.targets import Targets, class_centroids, hard_targets
+from rapids_slr.marks import Clock
+from rapids_slr.networks import TwoBranch, embed, make_teacher
 from rapids_slr.profiling import recorded
-from rapids_slr.spec import RunSpec
-from rapids_slr.training import steps
-from rapids_slr.training.targets import Targets, class_centroids, hard_targets
+from rapids_slr.settings.spec import RunSpec
 
 RESULTS = Path(__file__).parent / "results"
 GROWTH = [1000, 2000, 4000, 8000, 12936, 30000, 100000]

@@ -1,1 +1,1 @@
-"""Run specs that come with the package; rapids_slr.specfile reads them."""
+"""Run specs that come with the package; rapids_slr.settings.specfile reads them."""

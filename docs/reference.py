@@ -15,8 +15,8 @@ from typing import Any, get_args
 import typer
 
 from rapids_slr.cli import COMMANDS
-from rapids_slr.spec import RunSpec
-from rapids_slr.specfile import dump_yaml
+from rapids_slr.settings.spec import RunSpec
+from rapids_slr.settings.specfile import dump_yaml
 from rapids_slr.sweep.plan import MethodEntry, PairEntry, SweepFile
 
 DOCS = Path(__file__).parent

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from numba import cuda
 
-from rapids_slr.kernels import shared
+from rapids_slr.kernels.runtime import shared
 
 
 @shared

@@ -8,8 +8,8 @@ import numba
 import numpy as np
 from numba import cuda
 
-from rapids_slr.arrays import Array, array_module
-from rapids_slr.kernels import cpu, gpu, in_parallel, on_gpu, shared
+from rapids_slr.engine.arrays import Array, array_module
+from rapids_slr.kernels.runtime import cpu, gpu, in_parallel, on_gpu, shared
 from rapids_slr.kernels.shared_columns import pairs_sharing_columns
 from rapids_slr.kernels.soft_rows import GRID
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numba import cuda
 
-from rapids_slr.arrays import Array, array_module
-from rapids_slr.kernels import cpu, gpu, in_parallel, on_gpu, shared
+from rapids_slr.engine.arrays import Array, array_module
 from rapids_slr.kernels.components import join, root_of
+from rapids_slr.kernels.runtime import cpu, gpu, in_parallel, on_gpu, shared
 
 NONE = np.int32(2**31 - 1)  # no cluster yet, above all others
 

@@ -19,9 +19,9 @@ import math
 import numpy as np
 from numba import cuda
 
-from rapids_slr.arrays import Array, array_module
-from rapids_slr.kernels import cpu, gpu, on_gpu, shared
+from rapids_slr.engine.arrays import Array, array_module
 from rapids_slr.kernels.components import find
+from rapids_slr.kernels.runtime import cpu, gpu, on_gpu, shared
 
 TIE = 2.0**-22  # squared distances that differ by less, relatively, are equal: soft labels hold no finer difference
 TIED_STABILITY = 1e-9  # likewise for stabilities, whose sums depend on the order of their terms

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numba import cuda
 
-from rapids_slr.arrays import Array, array_module
-from rapids_slr.kernels import cpu, gpu, in_parallel, on_gpu, shared
+from rapids_slr.engine.arrays import Array, array_module
+from rapids_slr.kernels.runtime import cpu, gpu, in_parallel, on_gpu, shared
 from rapids_slr.kernels.shared_columns import pairs_sharing_columns
 
 ZERO = 1e-6  # distances below are 0: equal rows whose sums were rounded

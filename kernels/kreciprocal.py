@@ -12,11 +12,11 @@ import numba
 import numpy as np
 from numba import cuda
 
-from rapids_slr.arrays import Array, array_module
+from rapids_slr.engine.arrays import Array, array_module
 from rapids_slr.errors import InputError
-from rapids_slr.kernels import THREADS, cpu, gpu, in_parallel, on_gpu, shared
 from rapids_slr.kernels.block import sum_before
 from rapids_slr.kernels.nearest import ZERO, squared_distance
+from rapids_slr.kernels.runtime import THREADS, cpu, gpu, in_parallel, on_gpu, shared
 
 NEIGHBOURS = 256  # k1 + 1 on CUDA, at most: this and the next two are places in shared memory
 MEMBERS = 3072  # of an expanded set, at most

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from rapids_slr.kernels import cpu, in_parallel, shared
+from rapids_slr.kernels.runtime import cpu, in_parallel, shared
 
 CHUNK = 64  # similarities looked at together; one branch decides that none is a candidate
 ZERO = 1e-6  # squared distances below are 0: equal images whose inner product was rounded

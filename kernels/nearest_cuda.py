@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from numba import cuda
 
-from rapids_slr.arrays import Array, array_module
-from rapids_slr.kernels import THREADS, gpu, shared
+from rapids_slr.engine.arrays import Array, array_module
 from rapids_slr.kernels.nearest import distance_of
+from rapids_slr.kernels.runtime import THREADS, gpu, shared
 
 BINS = 4096  # of a histogram over similarities from -1 to 1
 GROUPS = 64  # of bins, counted together to find one fast

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numba import cuda
 
-from rapids_slr.arrays import Array, array_module
-from rapids_slr.kernels import cpu, gpu, on_gpu
+from rapids_slr.engine.arrays import Array, array_module
+from rapids_slr.kernels.runtime import cpu, gpu, on_gpu
 
 
 @cpu("void(int32[::1], int32[::1], int32[::1], int32[::1])")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numba import cuda
 
-from rapids_slr.arrays import Array, array_module
-from rapids_slr.kernels import cpu, gpu, on_gpu, shared
+from rapids_slr.engine.arrays import Array, array_module
 from rapids_slr.kernels.components import find, join, root_of
 from rapids_slr.kernels.core_distances import Pairs, Rows, candidate, sum_products
+from rapids_slr.kernels.runtime import cpu, gpu, on_gpu, shared
 
 TIE = 2.0**-22  # squared distances that differ by less, relatively, are equal
 

@@ -13,9 +13,9 @@ from typing import Literal
 import numpy as np
 from numba import cuda
 
-from rapids_slr.arrays import Array, array_module
-from rapids_slr.kernels import THREADS, gpu
+from rapids_slr.engine.arrays import Array, array_module
 from rapids_slr.kernels.block import sum_before
+from rapids_slr.kernels.runtime import THREADS, gpu
 
 BLOCKS = 512  # at most; four for each multiprocessor of a large GPU
 SPACE = 2**30  # bytes that the sums of all blocks may take, if one row fits

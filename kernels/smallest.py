@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numba import cuda
 
-from rapids_slr.arrays import Array, array_module
-from rapids_slr.kernels import THREADS, cpu, gpu, on_gpu
+from rapids_slr.engine.arrays import Array, array_module
 from rapids_slr.kernels.block import sum_before
+from rapids_slr.kernels.runtime import THREADS, cpu, gpu, on_gpu
 
 BINS = 2**15  # by the upper half of a float's bits, which orders positive floats
 BLOCKS, SHARE = 512, 1024  # blocks at most, and values of a block at least, on CUDA

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numba import cuda
 
-from rapids_slr.arrays import Array, array_module
-from rapids_slr.kernels import cpu, gpu, on_gpu, shared
+from rapids_slr.engine.arrays import Array, array_module
+from rapids_slr.kernels.runtime import cpu, gpu, on_gpu, shared
 
 GRID = 2.0**26  # entries are whole multiples of 1 / GRID: their sums, and those of their products, are exact in float64
 POSITIVE = 2**63 - 1  # keeps a hash an int64 that is not negative

@@ -17,10 +17,10 @@ import numba
 import numpy as np
 from numba import cuda
 
-from rapids_slr import kernels
-from rapids_slr.arrays import Array, array_module
-from rapids_slr.kernels import THREADS, cpu, gpu, on_gpu, shared
+from rapids_slr.engine.arrays import Array, array_module
+from rapids_slr.kernels import runtime
 from rapids_slr.kernels.core_distances import Pairs, Rows
+from rapids_slr.kernels.runtime import THREADS, cpu, gpu, on_gpu, shared
 from rapids_slr.kernels.soft_rows import GRID
 
 LANES = 8  # threads that share the pairs of a row
@@ -313,7 +313,7 @@ def spanning_tree_cuda(rows: Pairs, core_R: Array) -> tuple[Array, Array, Array]
         nearest_RL, length_RL = xp.empty((R, LANES), xp.int32), xp.empty((R, LANES), xp.int64)
         joined, by_core_R = xp.zeros(1, xp.int32), xp.argsort(core_R)
         _boruvka_cuda.blocks(
-            min(_boruvka_cuda.most_at_once(), -(-R * LANES // kernels.THREADS)), *rows, core_R, by_core_R,
+            min(_boruvka_cuda.most_at_once(), -(-R * LANES // runtime.THREADS)), *rows, core_R, by_core_R,
             row_work, pair_work, nearest_RL, length_RL, joined, left, right, weight,
         )  # fmt: skip
     return left[: R - 1], right[: R - 1], weight[: R - 1]

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rapids_slr import __version__
-from rapids_slr.backend import choose_backend, steps, version_of, what_cuda_misses
+from rapids_slr.engine.backend import choose_backend, steps, version_of, what_cuda_misses
 from rapids_slr.errors import InputError
 
 GiB = 2**30

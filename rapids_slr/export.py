@@ -25,10 +25,10 @@ from rapids_slr.data import ImageStore, collect, load_images
 from rapids_slr.data.augment import scale_and_shift
 from rapids_slr.errors import InputError, RunError
 from rapids_slr.files import write_atomically
-from rapids_slr.models import TwoBranch, embed
+from rapids_slr.networks import TwoBranch, embed
+from rapids_slr.networks.trained import Trained, load_trained
 from rapids_slr.seeds import generator
-from rapids_slr.spec import DataSpec, FeatureSpec
-from rapids_slr.trained import Trained, load_trained
+from rapids_slr.settings.spec import DataSpec, FeatureSpec
 
 TOLERANCE = 1e-4
 """Largest difference of a number in a feature, whose rows have length 1, before a file is refused."""

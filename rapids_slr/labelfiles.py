@@ -20,11 +20,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from scipy.sparse import save_npz
 
-from rapids_slr.arrays import as_array
 from rapids_slr.clustering.neighbours import check_features
+from rapids_slr.engine.arrays import as_array
 from rapids_slr.errors import InputError
 from rapids_slr.files import write_atomically
-from rapids_slr.refinement.labels import check_labels
+from rapids_slr.refinement.slr.label_arrays import check_labels
 
 IMAGE_COLUMNS = ("path", "sample")
 """Columns that name an image; the first that both tables have matches their rows."""

@@ -16,7 +16,16 @@ from torch.nn import functional as F
 from rapids_slr.clustering import JaccardDBSCAN, cluster_hdbscan
 from rapids_slr.errors import InputError, RunError
 from rapids_slr.evaluation import retrieval_scores
-from rapids_slr.models import (
+from rapids_slr.hosts.steps import adapt_epoch, pretrain_epoch, pretrain_optimizer, pretrain_rate
+from rapids_slr.hosts.targets import (
+    Targets,
+    class_centroids,
+    hard_targets,
+    shuffled,
+    soft_targets,
+    true_identities,
+)
+from rapids_slr.networks import (
     TwoBranch,
     description,
     embed,
@@ -25,21 +34,12 @@ from rapids_slr.models import (
     recalibrate_batchnorm,
     save_network,
 )
-from rapids_slr.records import cluster_means, count_clusters, epoch_row, label_table, prefixed, seconds_by_stage
+from rapids_slr.record.folder import best_row
+from rapids_slr.record.rows import cluster_means, count_clusters, epoch_row, label_table, prefixed, seconds_by_stage
 from rapids_slr.refinement import SLR, Refined
-from rapids_slr.runfolder import best_row
 from rapids_slr.seeds import generator
 from rapids_slr.session import SCORES, Images, Session, Test
-from rapids_slr.spec import ClusterSpec, RunSpec
-from rapids_slr.training.steps import adapt_epoch, pretrain_epoch, pretrain_optimizer, pretrain_rate
-from rapids_slr.training.targets import (
-    Targets,
-    class_centroids,
-    hard_targets,
-    shuffled,
-    soft_targets,
-    true_identities,
-)
+from rapids_slr.settings.spec import ClusterSpec, RunSpec
 
 CHECKPOINT_FORMAT = 1
 

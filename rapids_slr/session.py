@@ -16,19 +16,19 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from rapids_slr.arrays import on_torch_stream
-from rapids_slr.backend import choose_backend
-from rapids_slr.clock import Clock
 from rapids_slr.data import Domain, ImageStore, Split, augment, load_images, read_domain
+from rapids_slr.engine.arrays import on_torch_stream
+from rapids_slr.engine.backend import choose_backend
 from rapids_slr.errors import InputError
 from rapids_slr.files import make_folder
-from rapids_slr.kernels import warm_up
-from rapids_slr.models import TwoBranch
+from rapids_slr.kernels.runtime import warm_up
+from rapids_slr.marks import Clock
+from rapids_slr.networks import TwoBranch
 from rapids_slr.progress import Progress
-from rapids_slr.runfolder import RunFolder
+from rapids_slr.record.folder import RunFolder
 from rapids_slr.seeds import generator
-from rapids_slr.spec import DomainSpec, RunSpec
-from rapids_slr.specfile import dump_spec, load_spec, spec_differences
+from rapids_slr.settings.spec import DomainSpec, RunSpec
+from rapids_slr.settings.specfile import dump_spec, load_spec, spec_differences
 
 MAY_DIFFER = {"device", "memory_pool", "name"}
 """Keys that a resumed run may change."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from rapids_slr.spec import RunSpec
+from rapids_slr.settings.spec import RunSpec
 
 settings.register_profile("default", deadline=None)  # the machines that run this are shared
 settings.load_profile("default")

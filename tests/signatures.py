@@ -434,7 +434,7 @@ def read_files(root: Path, host: dict[str, frozenset[str]]) -> list[Reader]:
         reader = Reader(
             name,
             host=host.get(name, frozenset()),
-            tables=name == "rapids_slr/tables.py",
+            tables=name == "rapids_slr/record/tables.py",
             twins=path.parent.name in TWIN_ROOMS and not name.startswith("tests"),
         )
         reader.read(path.read_text(encoding="utf-8"))

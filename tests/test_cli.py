@@ -21,9 +21,9 @@ from rapids_slr.cli import COMMANDS, GROUPS, cluster, main, refine
 from rapids_slr.data.domain import make_split
 from rapids_slr.errors import InputError, RunError
 from rapids_slr.labelfiles import read_labels
-from rapids_slr.records import label_table
-from rapids_slr.runfolder import RunFolder
-from rapids_slr.specfile import load_spec
+from rapids_slr.record.folder import RunFolder
+from rapids_slr.record.rows import label_table
+from rapids_slr.settings.specfile import load_spec
 from tests.clustering.cases import groups, unit
 
 SPEC = "data: {source: {synth: {style: source}}, target: {synth: {style: target}}}\n"

@@ -10,8 +10,8 @@ import pytest
 
 from rapids_slr.cli import main
 from rapids_slr.run import train
-from rapids_slr.spec import DomainSpec, RefineSpec
-from rapids_slr.specfile import embedded_specs, load_spec, spec_differences
+from rapids_slr.settings.spec import DomainSpec, RefineSpec
+from rapids_slr.settings.specfile import embedded_specs, load_spec, spec_differences
 
 REPOSITORY = Path(__file__).parents[1]
 CONFIGS = REPOSITORY / "configs"

@@ -23,11 +23,11 @@ import numpy as np
 import pytest
 import torch
 
-from rapids_slr import kernels
 from rapids_slr.bench import FEATURES
 from rapids_slr.export import export
-from rapids_slr.models import TwoBranch, save_network
-from rapids_slr.spec import RunSpec
+from rapids_slr.kernels import runtime
+from rapids_slr.networks import TwoBranch, save_network
+from rapids_slr.settings.spec import RunSpec
 from tests.conftest import TINY
 from tests.data.handmade import make_files
 
@@ -95,8 +95,8 @@ def test_the_examples_of_the_library_run(here, capsys, convert):
 
 def load_kernel_of_the_page(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The file of add-a-kernel.md, as rapids_slr.kernels.sizes; what it registers is forgotten after the test."""
-    monkeypatch.setattr(kernels, "_cpu_kernels", [])
-    monkeypatch.setattr(kernels, "_cuda_kernels", [])
+    monkeypatch.setattr(runtime, "_cpu_kernels", [])
+    monkeypatch.setattr(runtime, "_cuda_kernels", [])
     (folder / "sizes.py").write_text(blocks(DOCS / "add-a-kernel.md", "python")[0])
     module = load("rapids_slr.kernels.sizes", folder / "sizes.py")
     monkeypatch.setitem(sys.modules, "rapids_slr.kernels.sizes", module)
@@ -131,7 +131,7 @@ def test_the_kernel_of_the_page_counts_on_the_cpu(tmp_path, monkeypatch):
     module = load_kernel_of_the_page(tmp_path, monkeypatch)
     label_N = np.array([0, 2, 2, -1, 5, 2], np.int32)
     assert module.sizes_cpu(label_N, 3).tolist() == [1, 0, 3]
-    assert [len(found) for found in (kernels._cpu_kernels, kernels._cuda_kernels)] == [1, 1]
+    assert [len(found) for found in (runtime._cpu_kernels, runtime._cuda_kernels)] == [1, 1]
 
 
 # Tables and drawings --------------------------------------------------------------------------------------------------

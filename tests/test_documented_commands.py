@@ -23,8 +23,8 @@ from rapids_slr.bench import FEATURES
 from rapids_slr.cli import COMMANDS, GROUPS, main
 from rapids_slr.data import pack, synth_domain, write_domain
 from rapids_slr.reports import maps
-from rapids_slr.spec import RunSpec
-from rapids_slr.specfile import load_spec, spec_differences
+from rapids_slr.settings.spec import RunSpec
+from rapids_slr.settings.specfile import load_spec, spec_differences
 from rapids_slr.sweep import work
 from tests.conftest import TINY
 from tests.test_docs import PAGES, REPOSITORY, blocks

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from rapids_slr.record.folder import RunFolder
 from rapids_slr.run import adapt, pretrain
-from rapids_slr.runfolder import RunFolder
-from rapids_slr.spec import RunSpec
-from rapids_slr.specfile import load_spec, spec_differences
+from rapids_slr.settings.spec import RunSpec
+from rapids_slr.settings.specfile import load_spec, spec_differences
 from rapids_slr.sweep.plan import Sweep, load_sweep
 from tests.test_configs import TINY
 

@@ -16,7 +16,7 @@ import json, sys
 from types import SimpleNamespace
 from numba import cuda
 import numba.cuda.dispatcher
-from rapids_slr.kernels import load_all
+from rapids_slr.kernels.runtime import load_all
 
 capability = tuple(map(int, sys.argv[1].split(".")))
 numba.cuda.dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=capability)

@@ -19,11 +19,11 @@ from rapids_slr import run
 from rapids_slr.data import load_images, synth_domain, write_domain
 from rapids_slr.errors import InputError, RunError
 from rapids_slr.evaluation import retrieval_scores
-from rapids_slr.models import embed
-from rapids_slr.runfolder import RunFolder
-from rapids_slr.spec import FeatureSpec, RunSpec
-from rapids_slr.specfile import dump_spec, load_spec
-from rapids_slr.trained import load_trained
+from rapids_slr.networks import embed
+from rapids_slr.networks.trained import load_trained
+from rapids_slr.record.folder import RunFolder
+from rapids_slr.settings.spec import FeatureSpec, RunSpec
+from rapids_slr.settings.specfile import dump_spec, load_spec
 
 SCORES = {"mAP", "rank1", "rank5", "rank10"}
 
@@ -198,7 +198,7 @@ def test_hdbscan_on_features_runs(tiny, tmp_path, finished):
 STANDS_STILL = """
 import os, signal, sys
 from rapids_slr.cli import main
-from rapids_slr.runfolder import RunFolder
+from rapids_slr.record.folder import RunFolder
 
 name, append = sys.argv[1], RunFolder.append
 
@@ -342,7 +342,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(tiny, tmp_path, monkeypatch):
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights(tiny, tmp_path, monkeypatch, finished):
-    from rapids_slr.training import steps
+    from rapids_slr.hosts import steps
 
     real = steps.adaptation_loss
 

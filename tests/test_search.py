@@ -19,12 +19,12 @@ from rapids_slr.clustering import neighbours
 from rapids_slr.data.decode import decode
 from rapids_slr.errors import InputError, RunError
 from rapids_slr.files import save_tensors
-from rapids_slr.models import TwoBranch, description, make_teacher, save_network
+from rapids_slr.networks import TwoBranch, description, make_teacher, save_network
+from rapids_slr.networks.trained import load_trained
 from rapids_slr.reports import matches as sheet_module
 from rapids_slr.search import search, top_matches, write_matches
-from rapids_slr.spec import RunSpec
-from rapids_slr.specfile import dump_spec
-from rapids_slr.trained import load_trained
+from rapids_slr.settings.spec import RunSpec
+from rapids_slr.settings.specfile import dump_spec
 from tests.conftest import TINY
 from tests.data.handmade import MARKET, make_files, noise, zip_of
 from tests.reports.conftest import Page

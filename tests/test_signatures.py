@@ -7,7 +7,7 @@ from textwrap import dedent
 
 import pytest
 
-from rapids_slr.kernels import SIMULATED
+from rapids_slr.kernels.runtime import SIMULATED
 
 for library in ("cupy", "cuml", "cudf", "rmm", "numba_cuda"):
     pytest.importorskip(library, reason=f"{library} is not installed (pip install 'rapids-slr[cuda13]')")

@@ -24,9 +24,9 @@ from scipy import stats
 from rapids_slr import run
 from rapids_slr.cli import main
 from rapids_slr.errors import InputError
-from rapids_slr.runfolder import RunFolder
-from rapids_slr.spec import RunSpec
-from rapids_slr.specfile import SpecError, dump_yaml, embedded_specs, load_spec
+from rapids_slr.record.folder import RunFolder
+from rapids_slr.settings.spec import RunSpec
+from rapids_slr.settings.specfile import SpecError, dump_yaml, embedded_specs, load_spec
 from rapids_slr.sweep import plan, work
 from rapids_slr.sweep.folder import SweepFolder
 from rapids_slr.sweep.plan import load_sweep, pretraining_of

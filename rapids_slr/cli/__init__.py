@@ -19,7 +19,7 @@ import typer
 
 from rapids_slr import __version__
 from rapids_slr.cli.data import data_check, data_pack, data_synth
-from rapids_slr.cli.labels import cluster, refine
+from rapids_slr.cli.labelfiles import cluster, refine
 from rapids_slr.cli.machine import bench_labels, doctor
 from rapids_slr.cli.profiles import profile
 from rapids_slr.cli.reports import report

@@ -15,7 +15,7 @@ from rapids_slr.errors import InputError
 
 if TYPE_CHECKING:
     from rapids_slr.data import Domain
-    from rapids_slr.spec import DomainSpec
+    from rapids_slr.settings.spec import DomainSpec
 
 
 class Style(StrEnum):
@@ -40,8 +40,8 @@ def data_synth(
     """Draw synthetic pedestrian domains into folders of the Market-1501 layout."""
     from pydantic import ValidationError
 
-    from rapids_slr.spec import SynthSpec
-    from rapids_slr.specfile import explain_values
+    from rapids_slr.settings.spec import SynthSpec
+    from rapids_slr.settings.specfile import explain_values
 
     settings: dict[str, float] = {
         "identities": identities,
@@ -102,8 +102,8 @@ def domains_to_check(what: str, layout: str, changes: Sequence[str] | None) -> d
     """The domain of a path, or the source and target of a spec."""
     from pydantic import ValidationError
 
-    from rapids_slr.spec import DomainSpec
-    from rapids_slr.specfile import embedded_specs, explain_values, load_spec
+    from rapids_slr.settings.spec import DomainSpec
+    from rapids_slr.settings.specfile import embedded_specs, explain_values, load_spec
 
     exists, is_yaml = Path(what).exists(), Path(what).suffix in (".yaml", ".yml")
     if not exists and not is_yaml and what not in embedded_specs():

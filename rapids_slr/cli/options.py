@@ -12,7 +12,7 @@ import typer
 from rapids_slr.errors import InputError
 
 if TYPE_CHECKING:
-    from rapids_slr.spec import RunSpec
+    from rapids_slr.settings.spec import RunSpec
 
 
 class Device(StrEnum):
@@ -50,7 +50,7 @@ def run_spec(
         of_folder: without SPEC take that of the run folder, else the quick-start.
     Raises: InputError if the folder is asked for its spec and holds none.
     """
-    from rapids_slr.specfile import load_spec
+    from rapids_slr.settings.specfile import load_spec
 
     file: str | Path | None = spec
     if of_folder and out is None:

@@ -13,14 +13,14 @@ from rapids_slr.errors import InputError
 
 def spec_schema() -> None:
     """Print the JSON Schema of run specs, for an editor that completes and explains their keys."""
-    from rapids_slr import specfile
+    from rapids_slr.settings import specfile
 
     print(json.dumps(specfile.spec_schema(), indent=2))
 
 
 def spec_show(spec: SpecArgument = None, changes: SetOption = None) -> None:
     """Print a spec with every default filled in."""
-    from rapids_slr.specfile import dump_spec, load_spec
+    from rapids_slr.settings.specfile import dump_spec, load_spec
 
     print(dump_spec(load_spec(spec, changes or ())), end="")
 
@@ -30,7 +30,7 @@ def spec_check(
     changes: SetOption = None,
 ) -> None:
     """Name every fault of the given specs, with its line and the key that was meant."""
-    from rapids_slr.specfile import load_spec
+    from rapids_slr.settings.specfile import load_spec
 
     faults = []
     for spec in specs:

@@ -6,10 +6,10 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.utils.validation import check_is_fitted
 
-from rapids_slr.arrays import Array, array_module, csr_like, like, on_torch_stream
 from rapids_slr.clustering.cuml_dbscan import dbscan_cuml, takes_cuml
 from rapids_slr.clustering.jaccard import Graph, add_source_term, jaccard_graph, of_rows, source_reach
 from rapids_slr.clustering.neighbours import check_features, nearest_neighbours
+from rapids_slr.engine.arrays import Array, array_module, csr_like, like, on_torch_stream
 from rapids_slr.errors import InputError
 from rapids_slr.kernels import dbscan as kernel
 from rapids_slr.kernels.smallest import sum_of_smallest

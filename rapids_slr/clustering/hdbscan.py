@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from rapids_slr.arrays import Array, array_module, like, on_torch_stream
 from rapids_slr.clustering.neighbours import check_features
+from rapids_slr.engine.arrays import Array, array_module, like, on_torch_stream
 from rapids_slr.errors import InputError
 
 MOST_SAMPLES = 1023  # of cuML

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from rapids_slr.arrays import Array, array_module, as_array
+from rapids_slr.engine.arrays import Array, array_module, as_array
 from rapids_slr.errors import InputError, RunError
-from rapids_slr.kernels import nearest, nearest_cuda, on_gpu
+from rapids_slr.kernels import nearest, nearest_cuda
+from rapids_slr.kernels.runtime import on_gpu
 
 BLOCK = 1024  # rows of a block of the product
 STRIP = 4096  # columns: 16 MB of similarities, which stay in the cache

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 from torch.nn.functional import pad as pad_images
 
-from rapids_slr.spec import AugmentSpec, DataSpec
+from rapids_slr.settings.spec import AugmentSpec, DataSpec
 
 ERASED_AREA = (0.02, 0.4)
 """Smallest and largest erased part of an image."""

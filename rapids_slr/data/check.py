@@ -16,7 +16,7 @@ from rapids_slr.data.faults import Fault
 from rapids_slr.data.layouts import DISTRACTOR
 from rapids_slr.data.read import scan_domain
 from rapids_slr.data.store import cores
-from rapids_slr.spec import DataSpec, DomainSpec
+from rapids_slr.settings.spec import DataSpec, DomainSpec
 
 NAMED = 10
 """Identities that a fault names before it only counts."""

@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 from rapids_slr.data.domain import Domain
 from rapids_slr.data.faults import Fault
 from rapids_slr.errors import InputError
-from rapids_slr.spec import DataSpec
+from rapids_slr.settings.spec import DataSpec
 
 SIXTEEN_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 JPEG_BATCH = 64

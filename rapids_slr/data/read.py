@@ -10,14 +10,14 @@ from typing import Literal
 
 import numpy as np
 
-from rapids_slr.data.appearance import APPEARANCES, alter
 from rapids_slr.data.domain import Domain, Split, answerable, make_split, open_image
+from rapids_slr.data.drawn.appearance import APPEARANCES, alter
+from rapids_slr.data.drawn.omniglot import scan_omniglot
+from rapids_slr.data.drawn.synth import synth_domain
 from rapids_slr.data.faults import Fault, faults_error
 from rapids_slr.data.files import Files, is_image, leads_outside, natural_order, open_files
 from rapids_slr.data.layouts import DISTRACTOR, JUNK, LARGEST_NUMBER, SPLITS, Layout, Place, find_layout
-from rapids_slr.data.omniglot import scan_omniglot
-from rapids_slr.data.synth import synth_domain
-from rapids_slr.spec import DomainSpec
+from rapids_slr.settings.spec import DomainSpec
 
 log = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ import psutil
 import torch
 from torch import Tensor
 
-from rapids_slr.backend import device_memory, out_of_memory
 from rapids_slr.data.decode import decode_jpegs, decode_or_fault, decodes_jpegs
 from rapids_slr.data.domain import Domain, Split
 from rapids_slr.data.faults import Fault, faults_error
+from rapids_slr.engine.backend import device_memory, out_of_memory
 from rapids_slr.errors import InputError
-from rapids_slr.spec import DataSpec
+from rapids_slr.settings.spec import DataSpec
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """How good features and labels are, where identities are known."""
 
-from rapids_slr.evaluation.labels import agreement, label_quality, pair_errors, rightly_placed
+from rapids_slr.evaluation.label_quality import agreement, label_quality, pair_errors, rightly_placed
 from rapids_slr.evaluation.retrieval import QueryResults, query_results, retrieval_scores
 
 __all__ = [

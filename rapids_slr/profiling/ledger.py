@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from rapids_slr.clock import RANGE
 from rapids_slr.errors import RunError
+from rapids_slr.marks import RANGE
 
 DIRECTIONS = {"HtoD": "to_device", "DtoH": "to_host"}
 

@@ -19,10 +19,10 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from rapids_slr.backend import device_memory, reset_peak
 from rapids_slr.bench import resident_mb
-from rapids_slr.clock import RANGE
+from rapids_slr.engine.backend import device_memory, reset_peak
 from rapids_slr.files import write_atomically
+from rapids_slr.marks import RANGE
 from rapids_slr.profiling.ledger import StageWork, ledger_of
 from rapids_slr.profiling.stages import Workload, marked
 

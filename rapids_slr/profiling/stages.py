@@ -18,12 +18,12 @@ from typing import Any
 
 from rapids_slr.data import load_images, read_domain
 from rapids_slr.data.store import BLOCK
-from rapids_slr.models import load_network, make_teacher, recalibrate_batchnorm
+from rapids_slr.hosts.steps import adapt_epoch
+from rapids_slr.hosts.targets import class_centroids
+from rapids_slr.networks import load_network, make_teacher, recalibrate_batchnorm
 from rapids_slr.refinement import SLR
 from rapids_slr.run import Adaptation, cluster, evaluate_on, features, training_targets
 from rapids_slr.session import Session
-from rapids_slr.training.steps import adapt_epoch
-from rapids_slr.training.targets import class_centroids
 
 STEPS = 10
 """Training steps of a repetition; an epoch has training.iterations of them."""
@@ -53,7 +53,7 @@ class Stage:
     network: bool = False
 
 
-_CLUSTERING, _SLR = "rapids_slr.clustering.dbscan", "rapids_slr.refinement.slr"
+_CLUSTERING, _SLR = "rapids_slr.clustering.dbscan", "rapids_slr.refinement.slr.estimator"
 
 STAGES = {
     "decode": Stage(bytes=None),
@@ -73,7 +73,7 @@ STAGES = {
     "targets": Stage(flop=OPERATORS, bytes=TRAFFIC),
     "training step": Stage(flop=OPERATORS, bytes=TRAFFIC, network=True),
     "EMA": Stage(
-        "steps", "3 for every averaged parameter", TRAFFIC, functions=("rapids_slr.training.steps:update_teacher",)
+        "steps", "3 for every averaged parameter", TRAFFIC, functions=("rapids_slr.hosts.steps:update_teacher",)
     ),
     "evaluation": Stage(flop=OPERATORS, bytes=TRAFFIC, network=True),
 }

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rapids_slr.reports.labels import Flow, Matrix
+from rapids_slr.reports.clusters import Flow, Matrix
 from rapids_slr.reports.markup import Html, el
 
 WIDTH, HEIGHT = 440, 260

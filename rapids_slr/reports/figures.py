@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from rapids_slr.reports.clusters import sizes_of
 from rapids_slr.reports.drawings import COLOURS, KINDS, columns, flow, matrix, scatter, shades, swatches
 from rapids_slr.reports.gather import Run
-from rapids_slr.reports.labels import sizes_of
 from rapids_slr.reports.markup import Html, el
 from rapids_slr.reports.pictures import QUERIES, Sheet, Strip, Thumb, hues, name_places
 from rapids_slr.reports.pieces import NO_EPOCH, absent, figure, scrolled

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from rapids_slr.errors import InputError, RunError
-from rapids_slr.reports.labels import (
+from rapids_slr.record.folder import RunFolder
+from rapids_slr.reports.clusters import (
     EpochLabels,
     Flow,
     Matrix,
@@ -22,10 +23,9 @@ from rapids_slr.reports.labels import (
     refinement,
 )
 from rapids_slr.reports.pictures import Pictures, take_pictures
-from rapids_slr.runfolder import RunFolder
 from rapids_slr.session import Session
-from rapids_slr.spec import RefineSpec, RunSpec
-from rapids_slr.specfile import dump_spec, load_spec
+from rapids_slr.settings.spec import RefineSpec, RunSpec
+from rapids_slr.settings.specfile import dump_spec, load_spec
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rapids_slr.arrays import as_array
+from rapids_slr.engine.arrays import as_array
 
 FEWEST = 15
 """Images below which UMAP has no neighbourhood to work with."""

@@ -15,8 +15,8 @@ from rapids_slr.data import ImageStore, Split
 from rapids_slr.data.layouts import JUNK
 from rapids_slr.errors import InputError
 from rapids_slr.evaluation import query_results
-from rapids_slr.models import TwoBranch, embed, load_network
-from rapids_slr.reports.labels import Changes, EpochLabels, groups, kept_apart, moved, rescued
+from rapids_slr.networks import TwoBranch, embed, load_network
+from rapids_slr.reports.clusters import Changes, EpochLabels, groups, kept_apart, moved, rescued
 from rapids_slr.reports.maps import map_features
 from rapids_slr.session import Images, Session
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from rapids_slr.record.folder import best_row
 from rapids_slr.reports.gather import Run
 from rapids_slr.reports.markup import Html, el, join
 from rapids_slr.reports.pieces import NO_EPOCH, number, table
-from rapids_slr.runfolder import best_row
 
 SCORES = {"mAP": "mAP, %", "rank1": "rank-1, %", "rank5": "rank-5, %", "rank10": "rank-10, %"}
 ORIGINS = el(

@@ -35,8 +35,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rapids_slr.errors import InputError
-from rapids_slr.spec import CountOrZero, RunSpec
-from rapids_slr.specfile import (
+from rapids_slr.settings.spec import CountOrZero, RunSpec
+from rapids_slr.settings.specfile import (
     MISSING,
     Fault,
     SpecError,

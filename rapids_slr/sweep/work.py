@@ -21,9 +21,9 @@ import torch
 from rapids_slr.bench import commit
 from rapids_slr.errors import InputError, RunError
 from rapids_slr.progress import Progress, Task
-from rapids_slr.runfolder import RunFolder
-from rapids_slr.spec import RunSpec
-from rapids_slr.specfile import dump_spec
+from rapids_slr.record.folder import RunFolder
+from rapids_slr.settings.spec import RunSpec
+from rapids_slr.settings.specfile import dump_spec
 from rapids_slr.sweep.folder import Results, SweepFolder, record_of, results_of, write_text
 from rapids_slr.sweep.plan import Run, Sweep
 from rapids_slr.sweep.table import markdown

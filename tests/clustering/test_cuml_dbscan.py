@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from sklearn import cluster
 
-from rapids_slr.backend import DeviceMemory
 from rapids_slr.clustering import JaccardDBSCAN, cuml_dbscan
 from rapids_slr.clustering import dbscan as dbscan_module
 from rapids_slr.clustering.cuml_dbscan import NO_PAIR, dbscan_cuml, dense_distances, takes_cuml
 from rapids_slr.clustering.dbscan import dbscan, radius
 from rapids_slr.clustering.jaccard import Graph, add_source_term, jaccard_graph
 from rapids_slr.clustering.neighbours import nearest_neighbours
+from rapids_slr.engine.backend import DeviceMemory
 from tests.clustering.cases import groups
 
 

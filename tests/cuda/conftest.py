@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from rapids_slr import kernels
+from rapids_slr.kernels import runtime
 
-SIMULATED = kernels.SIMULATED
+SIMULATED = runtime.SIMULATED
 if not SIMULATED and not torch.cuda.is_available():
     collect_ignore_glob = ["test_*.py"]
 if SIMULATED:
@@ -63,7 +63,7 @@ def _read_and_wait(read: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of 4 threads, so that ten items already span three."""
-    monkeypatch.setattr(kernels, "THREADS", 4)
+    monkeypatch.setattr(runtime, "THREADS", 4)
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """A whole run of this folder must have launched every CUDA kernel there is."""
     whole = not session.config.option.keyword and session.config.args == ["tests/cuda"]
-    idle = [kernel for kernel in kernels.load_all()[1] if not kernel.launches] if whole else []
+    idle = [kernel for kernel in runtime.load_all()[1] if not kernel.launches] if whole else []
     if idle:
         names = ", ".join(f"{kernel.function.__module__}.{kernel.__name__}" for kernel in idle)
         print(f"\nCUDA kernels that no test has launched: {names}")

@@ -8,7 +8,7 @@ from rapids_slr.kernels.soft_rows import soft_rows_cpu
 from tests.cuda.cases import assert_same, dense
 from tests.cuda.test_projection import shared_images
 from tests.cuda.test_soft_rows import arguments
-from tests.refinement.cases import label_pair
+from tests.refinement.slr.cases import label_pair
 
 
 def soft_labels(before_N, now_N, alpha, outliers=True):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rapids_slr.kernels.density_clusters import density_clusters_cpu, density_clusters_cuda
-from tests.refinement.cases import canonical
+from tests.refinement.slr.cases import canonical
 
 
 def tree_of(seed: int, R: int, levels: int):

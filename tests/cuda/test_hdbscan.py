@@ -8,10 +8,10 @@ import pytest
 from rapids_slr.kernels.core_distances import core_distances_cpu, rows_by_column_cpu
 from rapids_slr.kernels.density_clusters import density_clusters_cpu
 from rapids_slr.kernels.spanning_tree import spanning_tree_cpu
-from rapids_slr.refinement.hdbscan import weighted_hdbscan
+from rapids_slr.refinement.slr.hdbscan import weighted_hdbscan
 from tests.cuda.rows import GRID, csr, few_entries, quarters
 from tests.reference import hdbscan as reference
-from tests.refinement.cases import canonical, soft_rows
+from tests.refinement.slr.cases import canonical, soft_rows
 
 
 @pytest.fixture

@@ -3,9 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rapids_slr import kernels
 from rapids_slr.errors import InputError
-from rapids_slr.kernels import kreciprocal
+from rapids_slr.kernels import kreciprocal, runtime
 from rapids_slr.kernels.kreciprocal import kreciprocal_weights_cpu, kreciprocal_weights_cuda, largest_set
 from tests.clustering.cases import groups
 from tests.reference import jaccard as reference
@@ -76,15 +75,15 @@ def test_sets_by_their_definition(k1, device, host):
 
 @pytest.mark.parametrize(("threads", "lanes"), [(1, 32), (4, 2), (8, 4)])
 def test_threads_of_any_number(threads, lanes, device, host, monkeypatch):
-    monkeypatch.setattr(kernels, "THREADS", threads)
-    if kernels.SIMULATED:  # compiled kernels hold the constant
+    monkeypatch.setattr(runtime, "THREADS", threads)
+    if runtime.SIMULATED:  # compiled kernels hold the constant
         monkeypatch.setattr(kreciprocal, "LANES", lanes)
     check(CLUSTERED[:20], 6, 7, device, host)
 
 
 def test_a_table_almost_full(device, host, monkeypatch):
     """Most slots are taken by another image, and the next free one may lie beyond the end."""
-    if not kernels.SIMULATED:
+    if not runtime.SIMULATED:
         pytest.skip("compiled kernels hold the constant")
     monkeypatch.setattr(kreciprocal, "TABLE", 16)
     indptr, _ = check(CLUSTERED, 9, 10, device, host)

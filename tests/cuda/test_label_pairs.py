@@ -5,7 +5,7 @@ import pytest
 
 from rapids_slr.kernels.label_pairs import label_pairs_cpu, label_pairs_cuda
 from tests.cuda.cases import assert_same
-from tests.refinement.cases import label_pair
+from tests.refinement.slr.cases import label_pair
 
 OUTLIERS = np.full(9, -1, np.int32)
 ZEROS = np.zeros(9, np.int32)

@@ -9,12 +9,11 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from rapids_slr import kernels
-from rapids_slr.arrays import array_module
 from rapids_slr.clustering import neighbours
 from rapids_slr.clustering.neighbours import Neighbours, nearest_neighbours, nearest_on_cpu, nearest_on_cuda
+from rapids_slr.engine.arrays import array_module
 from rapids_slr.errors import InputError, RunError
-from rapids_slr.kernels import nearest_cuda
+from rapids_slr.kernels import nearest_cuda, runtime
 from tests.clustering.cases import families, unit
 from tests.reference import jaccard as reference
 
@@ -129,7 +128,7 @@ def test_blocks_and_threads_change_nothing(block, threads, device, host, monkeyp
     whole = nearest_on_cuda(device(features), 3)
     monkeypatch.setattr(neighbours, "BLOCK", block)
     monkeypatch.setattr(neighbours, "FEWEST_ROWS", 1)
-    monkeypatch.setattr(kernels, "THREADS", threads)
+    monkeypatch.setattr(runtime, "THREADS", threads)
     parts = nearest_on_cuda(device(features), 3)
     assert_array_equal(host(parts.indices_Nk), host(whole.indices_Nk))
     assert_array_equal(host(parts.distances_Nk), host(whole.distances_Nk))
@@ -221,7 +220,7 @@ def cuvs(monkeypatch, device, host):
     found.all_neighbors = SimpleNamespace(AllNeighborsParams=all_neighbors_params, build=build)
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
-    if kernels.SIMULATED:
+    if runtime.SIMULATED:
         monkeypatch.setattr(cupy.cuda, "get_current_stream", lambda: SimpleNamespace(ptr=0))
     monkeypatch.setattr(neighbours, "DEGREE", 12)
     return lost

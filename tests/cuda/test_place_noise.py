@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rapids_slr import kernels
+from rapids_slr.kernels import runtime
 from rapids_slr.kernels.heirs import heirs_cpu, heirs_cuda
-from rapids_slr.refinement.hard_labels import place_noise
-from rapids_slr.refinement.overlap import overlap
-from rapids_slr.refinement.projection import project
-from rapids_slr.refinement.soft_labels import soft_labels
+from rapids_slr.refinement.slr.hard_labels import place_noise
+from rapids_slr.refinement.slr.overlap import overlap
+from rapids_slr.refinement.slr.projection import project
+from rapids_slr.refinement.slr.soft_labels import soft_labels
 from tests.cuda.cases import assert_same
 from tests.cuda.test_projection import shared_images
-from tests.refinement.cases import label_pair
+from tests.refinement.slr.cases import label_pair
 from tests.refinement.test_hard_labels import heirs_by_hand
 
 
@@ -51,7 +51,7 @@ def test_place_noise_equals_the_cpu_image_by_image(seed, device, host, monkeypat
         return label_Q, place_noise(move(label_Q), shared, soft)
 
     with monkeypatch.context() as patched:
-        patched.setattr(kernels, "SIMULATED", False)
+        patched.setattr(runtime, "SIMULATED", False)
         label_Q, expected = place(lambda x: x, None)
     found = host(place(device, label_Q)[1])
     assert_same((found,), (expected,))

@@ -6,7 +6,7 @@ import pytest
 from rapids_slr.kernels.projection import projection_cpu, projection_cuda
 from tests.cuda.cases import assert_same, dense
 from tests.reference import slr as reference
-from tests.refinement.cases import label_pair
+from tests.refinement.slr.cases import label_pair
 
 
 def shared_images(before_N, now_N):

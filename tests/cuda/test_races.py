@@ -8,9 +8,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rapids_slr import kernels
 from rapids_slr.clustering.neighbours import nearest_on_cpu, nearest_on_cuda
-from rapids_slr.kernels import kreciprocal
+from rapids_slr.kernels import kreciprocal, runtime
 from rapids_slr.kernels.dbscan import dbscan_cuda
 from rapids_slr.kernels.kreciprocal import kreciprocal_weights_cpu, kreciprocal_weights_cuda
 from rapids_slr.kernels.label_pairs import label_pairs_cpu, label_pairs_cuda
@@ -67,7 +66,7 @@ def test_histogram_and_lists_of_neighbours(device, host):
 
 
 def test_members_of_reciprocal_sets(device, host, monkeypatch):
-    if kernels.SIMULATED:  # all of them want the same place first
+    if runtime.SIMULATED:  # all of them want the same place first
         monkeypatch.setattr(kreciprocal, "_slot", lambda j, table: 0)
     features = groups(np.random.default_rng(1), 24, 3, noise=0.2)
     near = nearest_on_cpu(features, 7)

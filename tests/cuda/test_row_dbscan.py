@@ -6,7 +6,7 @@ from scipy.sparse.csgraph import connected_components
 
 from rapids_slr.kernels.row_dbscan import TIE, row_dbscan_cpu, row_dbscan_cuda
 from tests.cuda.rows import KINDS, few_entries, on_both, quarters, squared_distances
-from tests.refinement.cases import canonical
+from tests.refinement.slr.cases import canonical
 
 
 def by_definition(x_RC: np.ndarray, count_R: np.ndarray, eps: float, min_samples: int) -> np.ndarray:

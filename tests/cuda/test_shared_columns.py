@@ -3,8 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rapids_slr import kernels
-from rapids_slr.kernels import shared_columns
+from rapids_slr.kernels import runtime, shared_columns
 from rapids_slr.kernels.shared_columns import pairs_sharing_columns
 
 
@@ -49,8 +48,8 @@ def test_equals_all_pairs(R, C, share, combine, device, host):
 @pytest.mark.parametrize(("threads", "lanes", "blocks"), [(1, 32, 3), (4, 2, 1), (8, 2, 50), (4, 1, 2)])
 def test_blocks_and_threads_of_any_number(threads, lanes, blocks, device, host, monkeypatch):
     """Several rows to a block, several groups of lanes, more blocks than rows."""
-    monkeypatch.setattr(kernels, "THREADS", threads)
-    if kernels.SIMULATED:  # compiled kernels hold the constant
+    monkeypatch.setattr(runtime, "THREADS", threads)
+    if runtime.SIMULATED:  # compiled kernels hold the constant
         monkeypatch.setattr(shared_columns, "LANES", lanes)
     monkeypatch.setattr(shared_columns, "BLOCKS", blocks)
     check(matrix(3, 37, 20, 0.1), "min", device, host)

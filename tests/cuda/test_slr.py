@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from rapids_slr import kernels
 from rapids_slr.errors import InputError
+from rapids_slr.kernels import runtime
 from rapids_slr.refinement import SLR
 from rapids_slr.refinement import slr as module
 from tests.cuda.cases import assert_same
 from tests.reference import slr as reference
-from tests.refinement.cases import canonical, label_pair
+from tests.refinement.slr.cases import canonical, label_pair
 
-SIMULATED = kernels.SIMULATED
+SIMULATED = runtime.SIMULATED
 HARD = ["hdbscan", "argmax", "dbscan", "none"]
 LARGE = 7  # entries from which a matrix is sparse in some of the tests
 
@@ -55,7 +55,7 @@ def by_cpu(monkeypatch):
 
     def run(labels, **settings):
         with monkeypatch.context() as patched:
-            patched.setattr(kernels, "SIMULATED", False)
+            patched.setattr(runtime, "SIMULATED", False)
             return epochs(labels, **settings)
 
     return run
@@ -86,7 +86,7 @@ def test_several_clusterings_equal_the_cpu(device, by_cpu, monkeypatch):
     labels = several_epochs(np.random.default_rng(7), 18)
     others = [label_pair(np.random.default_rng(8), 18, 4, 0.4, 0.3)[0] for _ in range(2)]
     found = contents(SLR(min_cluster_size=3).update(device(labels[0]), [device(x) for x in others]))
-    monkeypatch.setattr(kernels, "SIMULATED", False)
+    monkeypatch.setattr(runtime, "SIMULATED", False)
     assert_same(found, contents(SLR(min_cluster_size=3).update(labels[0], others)))
 
 

@@ -3,15 +3,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rapids_slr.kernels import SIMULATED
 from rapids_slr.kernels import soft_rows as module
 from rapids_slr.kernels.label_pairs import label_pairs_cpu
 from rapids_slr.kernels.projection import projection_cpu
+from rapids_slr.kernels.runtime import SIMULATED
 from rapids_slr.kernels.soft_rows import GRID, soft_rows_cpu, soft_rows_cuda
 from tests.cuda.cases import assert_same, dense
 from tests.cuda.test_projection import shared_images
 from tests.reference import slr as reference
-from tests.refinement.cases import label_pair
+from tests.refinement.slr.cases import label_pair
 
 
 def arguments(before_N, now_N):

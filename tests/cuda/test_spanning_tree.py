@@ -5,8 +5,7 @@ import pytest
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
-from rapids_slr import kernels
-from rapids_slr.kernels import spanning_tree
+from rapids_slr.kernels import runtime, spanning_tree
 from rapids_slr.kernels.core_distances import core_distances_cpu
 from rapids_slr.kernels.spanning_tree import spanning_tree_cpu, spanning_tree_cuda
 from tests.cuda.rows import KINDS, few_entries, on_both, quarters, squared_distances
@@ -53,8 +52,8 @@ def test_rows_of_different_norm_that_share_nothing(device, host):
 def test_any_number_of_threads_gives_the_same_edges(threads, lanes, device, host, monkeypatch):
     x_RC, count_R = quarters(3, 30, 6)
     expected = check(x_RC, count_R, 3, device, host)
-    monkeypatch.setattr(kernels, "THREADS", threads)
-    if kernels.SIMULATED:  # compiled kernels hold the constant
+    monkeypatch.setattr(runtime, "THREADS", threads)
+    if runtime.SIMULATED:  # compiled kernels hold the constant
         monkeypatch.setattr(spanning_tree, "LANES", lanes)
     for found, same in zip(check(x_RC, count_R, 3, device, host), expected, strict=True):
         np.testing.assert_array_equal(found, same)

@@ -16,7 +16,7 @@ from rapids_slr.data.augment import (
     random_draws,
     warp,
 )
-from rapids_slr.spec import AugmentSpec, DataSpec, DomainSpec
+from rapids_slr.settings.spec import AugmentSpec, DataSpec, DomainSpec
 from tests.data.handmade import needs_gpu, noise
 
 DATA = DataSpec(target=DomainSpec(path="-"), height=24, width=16)

@@ -20,7 +20,7 @@ from rapids_slr.data import store as store_module
 from rapids_slr.data.decode import decode, decode_jpegs, decode_or_fault, decodes_jpegs
 from rapids_slr.data.faults import Fault
 from rapids_slr.errors import InputError
-from rapids_slr.spec import DataSpec, DomainSpec
+from rapids_slr.settings.spec import DataSpec, DomainSpec
 from tests.data.handmade import make_files, png
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torchvision")

@@ -6,7 +6,7 @@ import pytest
 
 from rapids_slr.data import pack, read_domain
 from rapids_slr.errors import InputError
-from rapids_slr.spec import DomainSpec
+from rapids_slr.settings.spec import DomainSpec
 from tests.data.handmade import MARKET, make_files
 
 

@@ -12,7 +12,7 @@ from rapids_slr.data import read_domain, scan_domain, summarise
 from rapids_slr.data.domain import answerable, make_split
 from rapids_slr.data.files import natural_order
 from rapids_slr.errors import InputError
-from rapids_slr.spec import DomainSpec
+from rapids_slr.settings.spec import DomainSpec
 from tests.conftest import shared_data
 from tests.data.handmade import MARKET, make_files, png, zip_of
 

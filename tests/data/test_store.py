@@ -15,7 +15,7 @@ from rapids_slr.data import ImageStore, load_images, read_domain
 from rapids_slr.data import store as store_module
 from rapids_slr.data.decode import decode
 from rapids_slr.errors import InputError
-from rapids_slr.spec import DataSpec, DomainSpec
+from rapids_slr.settings.spec import DataSpec, DomainSpec
 from tests.data.handmade import MARKET, make_files, needs_gpu, noise, png
 
 CPU = torch.device("cpu")

@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from rapids_slr import SLR, JaccardDBSCAN
-from rapids_slr.backend import what_cuda_misses
 from rapids_slr.bench import clustered_features
-from rapids_slr.clock import Clock
 from rapids_slr.data import identity_batches
+from rapids_slr.engine.backend import what_cuda_misses
+from rapids_slr.hosts.targets import class_centroids, hard_targets
+from rapids_slr.marks import Clock
 from rapids_slr.profiling import recorded
 from rapids_slr.run import train
 from rapids_slr.seeds import generator
-from rapids_slr.spec import RunSpec
-from rapids_slr.training.targets import class_centroids, hard_targets
+from rapids_slr.settings.spec import RunSpec
 
 N = 3000
 

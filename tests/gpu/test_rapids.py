@@ -15,9 +15,9 @@ from rapids_slr.clustering.hdbscan import hdbscan_cuml
 from rapids_slr.clustering.jaccard import add_source_term, jaccard_graph
 from rapids_slr.clustering.neighbours import nearest_neighbours
 from rapids_slr.data.domain import make_split
-from rapids_slr.records import cluster_means, label_table
+from rapids_slr.record.folder import RunFolder
+from rapids_slr.record.rows import cluster_means, label_table
 from rapids_slr.refinement import SLR
-from rapids_slr.runfolder import RunFolder
 
 cupy = pytest.importorskip("cupy")
 

@@ -15,18 +15,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rapids_slr import run
-from rapids_slr.backend import what_cuda_misses
 from rapids_slr.data import ImageStore, augment, identity_batches, load_images, read_domain
 from rapids_slr.data.decode import decode, decodes_jpegs
+from rapids_slr.engine.backend import what_cuda_misses
 from rapids_slr.errors import RunError
 from rapids_slr.evaluation import query_results, retrieval_scores
-from rapids_slr.models import TwoBranch, embed, make_teacher, recalibrate_batchnorm
+from rapids_slr.hosts import steps
+from rapids_slr.hosts.losses import adaptation_loss
+from rapids_slr.hosts.steps import LossMeter, adapt_epoch, pretrain_epoch, pretrain_optimizer
+from rapids_slr.hosts.targets import class_centroids, hard_targets
+from rapids_slr.networks import TwoBranch, embed, make_teacher, recalibrate_batchnorm
 from rapids_slr.seeds import generator
-from rapids_slr.spec import AugmentSpec, DomainSpec, FeatureSpec, ModelSpec, RunSpec
-from rapids_slr.training import steps
-from rapids_slr.training.losses import adaptation_loss
-from rapids_slr.training.steps import LossMeter, adapt_epoch, pretrain_epoch, pretrain_optimizer
-from rapids_slr.training.targets import class_centroids, hard_targets
+from rapids_slr.settings.spec import AugmentSpec, DomainSpec, FeatureSpec, ModelSpec, RunSpec
 
 NARROW = ModelSpec(backbone="narrow", widths=[16, 32, 48])
 IDENTITIES, EACH = 8, 8

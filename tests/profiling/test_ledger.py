@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from rapids_slr.clock import Clock
 from rapids_slr.errors import RunError
+from rapids_slr.marks import Clock
 from rapids_slr.profiling import Copies, StageWork, ledger_of, recorded
 
 

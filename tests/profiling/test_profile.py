@@ -25,7 +25,7 @@ from rapids_slr.profiling.profile import FORMAT, profile_run, read_profile
 from rapids_slr.profiling.report import amount, show
 from rapids_slr.profiling.stages import STAGES, Workload, _owner, marked
 from rapids_slr.session import Session
-from rapids_slr.spec import RunSpec
+from rapids_slr.settings.spec import RunSpec
 from tests.clustering.cases import groups
 from tests.conftest import TINY
 

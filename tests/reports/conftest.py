@@ -10,7 +10,7 @@ import pytest
 
 from rapids_slr import run
 from rapids_slr.reports import maps, write_report
-from rapids_slr.spec import RunSpec
+from rapids_slr.settings.spec import RunSpec
 from tests.conftest import TINY
 
 VOID = {"meta", "img", "br"}

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rapids_slr.reports.clusters import Flow, Node, Stream
 from rapids_slr.reports.drawings import (
     BOTTOM,
     COLOURS,
@@ -31,7 +32,6 @@ from rapids_slr.reports.drawings import (
     shade,
     ticks,
 )
-from rapids_slr.reports.labels import Flow, Node, Stream
 from rapids_slr.reports.style import DARK, LIGHT, stylesheet
 from tests.reports.conftest import Page
 

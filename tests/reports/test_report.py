@@ -21,13 +21,13 @@ from rapids_slr.errors import InputError, RunError
 from rapids_slr.evaluation import query_results
 from rapids_slr.reports import try_report, write_report
 from rapids_slr.reports.charts import FIGURES
+from rapids_slr.reports.clusters import EpochLabels
 from rapids_slr.reports.figures import RUN_FIGURES
 from rapids_slr.reports.gather import gather_run
-from rapids_slr.reports.labels import EpochLabels
 from rapids_slr.reports.page import page_of
 from rapids_slr.reports.pictures import OF_CLUSTER, TOP, Map, Thumbs, cluster_sheet, hues, nearest_of, picture
 from rapids_slr.session import Images
-from rapids_slr.specfile import dump_spec, load_spec
+from rapids_slr.settings.specfile import dump_spec, load_spec
 from tests.conftest import TINY
 from tests.reports.conftest import Page
 from tests.test_run import changed

@@ -1,0 +1,222 @@
+"""What kernels are made with: compiling, launching, warming up. One file of kernels holds one step.
+
+A file holds one step for the CPU and for CUDA, and one public function that picks by the array it is given: plain
+arrays in, new arrays of the same library out. What happens to a single item is written once where both can run it.
+
+- `cpu(signature)`: a loop compiled by Numba, at its first call or by `warm_up`, and kept on disk. It releases the GIL
+  and works on the rows [start, stop), so that `in_parallel` spreads it over threads.
+- `gpu(signature)`: a CUDA kernel. `kernel.each(size, ...)` gives every item a thread, `kernel.blocks(size, ...)` a
+  block of THREADS threads. It runs on CuPy's current stream, and nothing waits for it.
+- `shared`: a function of one item that both may call.
+
+Compiled loops are kept beside the files or in the user's cache folder; where neither can be written, in a folder that
+goes with the process.
+
+Under NUMBA_ENABLE_CUDASIM=1 Numba simulates a GPU: CUDA kernels run as Python threads, on NumPy arrays.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from numba.core.registry import CPUDispatcher
+
+from rapids_slr.engine.arrays import Array, array_module
+
+PACKAGE = __name__.rpartition(".")[0]
+SIMULATED = bool(numba.config.ENABLE_CUDASIM)
+THREADS = 128
+"""Threads of a block, a power of 2. Tests shrink it, so that a few rows span several blocks."""
+
+
+def _keep_compiled() -> tempfile.TemporaryDirectory | None:
+    """Let Numba keep what it compiles in a temporary folder, where it finds no place of its own and would give up."""
+    try:
+        numba.njit(cache=True)(on_gpu)
+    except RuntimeError:
+        folder = tempfile.TemporaryDirectory(prefix="rapids_slr-compiled-", ignore_cleanup_errors=True)
+        numba.config.CACHE_DIR = folder.name
+        return folder
+    return None
+
+
+_cpu_kernels: list[CpuKernel] = []
+_cuda_kernels: list[CudaKernel] = []
+
+
+def on_gpu(x: Array) -> bool:
+    """Whether CUDA kernels take this array: one of CuPy, or in the simulator any."""
+    return SIMULATED or array_module(x) is not np
+
+
+_compiled = _keep_compiled()
+
+
+def shared(function: Callable) -> Callable:
+    """A function that CPU and CUDA kernels call alike: scalars, and arrays that it is given; no NumPy functions."""
+    return numba.njit(cache=True, nogil=True)(function)
+
+
+class CpuKernel:
+    """A function that Numba compiles for one signature, when it is first needed."""
+
+    def __init__(self, function: Callable, signature: str, options: dict[str, Any]) -> None:
+        self.function, self.signature, self.options = function, signature, options
+        self.compiled: Callable | None = None
+        self.lock = threading.Lock()
+        self.__doc__, self.__name__ = function.__doc__, function.__name__
+        _cpu_kernels.append(self)
+
+    def compile(self) -> Callable:
+        with self.lock:
+            if self.compiled is None:
+                self.compiled = numba.njit(self.signature, cache=True, nogil=True, **self.options)(self.function)
+            return self.compiled
+
+    def __call__(self, *args: Any) -> Any:
+        return (self.compiled or self.compile())(*args)
+
+
+def cpu(signature: str, **options: Any) -> Callable[[Callable], CpuKernel]:
+    """Compile the decorated function for `signature`; `options` go to numba.njit."""
+    return lambda function: CpuKernel(function, signature, options)
+
+
+class CudaKernel:
+    """A CUDA kernel of one signature, compiled for the current device when it is first needed."""
+
+    def __init__(self, function: Callable, signature: str, options: dict[str, Any]) -> None:
+        self.function, self.signature, self.options = function, signature, options
+        self.compiled: Any = None
+        self.launches = 0
+        self.__doc__, self.__name__ = function.__doc__, function.__name__
+        _cuda_kernels.append(self)
+
+    def compile(self) -> Any:
+        if self.compiled is None:
+            from numba import cuda
+
+            if SIMULATED:
+                self.compiled = cuda.jit(self.function)
+            else:
+                cuda.config.CUDA_ARRAY_INTERFACE_SYNC = (
+                    0  # arrays come on the stream of the launch: nothing to wait for
+                )
+                self.compiled = cuda.jit(self.signature, cache=True, **self.options)(self.function)
+        return self.compiled
+
+    def each(self, size: int, *args: Any) -> None:
+        """Run a thread for each of `size` items; the kernel leaves out the threads beyond."""
+        self._launch(-(-size // THREADS), THREADS, args)
+
+    def blocks(self, size: int, *args: Any) -> None:
+        """Run a block of THREADS threads for each of `size` items."""
+        self._launch(size, THREADS, args)
+
+    def once(self, *args: Any) -> None:
+        """Run a single thread: for what goes step by step, to keep its data on the device."""
+        self._launch(1, 1, args)
+
+    def most_at_once(self) -> int:
+        """Blocks that may wait for each other (cuda.cg.this_grid().sync()): those that run at the same time."""
+        if SIMULATED:  # one block after the other
+            return 1
+        (overload,) = self.compile().overloads.values()
+        return overload.max_cooperative_grid_blocks(THREADS)
+
+    def _launch(self, blocks: int, threads: int, args: tuple) -> None:
+        if not blocks:
+            return
+        kernel, self.launches = self.compile(), self.launches + 1
+        if SIMULATED:
+            with _as_python():
+                kernel[blocks, threads](*args)
+        else:
+            kernel[blocks, threads, _stream()](*args)
+
+
+def gpu(signature: str, **options: Any) -> Callable[[Callable], CudaKernel]:
+    """Make the decorated function a CUDA kernel for `signature`; `options` go to numba.cuda.jit."""
+    return lambda function: CudaKernel(function, signature, options)
+
+
+def _stream() -> Any:
+    """CuPy's current stream, for Numba."""
+    import cupy
+    from numba import cuda
+
+    return cuda.external_stream(cupy.cuda.get_current_stream().ptr)
+
+
+@contextmanager
+def _as_python() -> Iterator[None]:
+    """For the simulator, whose arrays compiled functions do not take: `shared` functions as plain Python."""
+    compiled = {}
+    for name, module in list(sys.modules.items()):
+        if name.startswith(PACKAGE):
+            for key, value in vars(module).items():
+                if isinstance(value, CPUDispatcher):
+                    compiled[module, key] = value
+    for (module, key), value in compiled.items():
+        setattr(module, key, value.py_func)
+    try:
+        yield
+    finally:
+        for (module, key), value in compiled.items():
+            setattr(module, key, value)
+
+
+def warm_up(progress: Callable[[int], None] | None = None, cuda: bool = False) -> None:
+    """Compile every kernel, or load it from Numba's cache, so that no timed stage has to.
+
+    The first call after an installation takes about half a minute, later ones about half a second.
+
+    Args:
+        progress: called with 1 after every kernel.
+        cuda: the CUDA kernels too.
+    """
+    load_all()
+    for kernel in [*_cpu_kernels, *(_cuda_kernels if cuda else [])]:
+        kernel.compile()
+        if progress is not None:
+            progress(1)
+
+
+def load_all() -> tuple[list[CpuKernel], list[CudaKernel]]:
+    """Import every file of kernels; all there are, for the CPU and for CUDA."""
+    for module in pkgutil.iter_modules(importlib.import_module(PACKAGE).__path__):
+        importlib.import_module(f"{PACKAGE}.{module.name}")
+    return _cpu_kernels, _cuda_kernels
+
+
+def in_parallel(kernel: Callable, size: int, *args: Any, smallest: int = 1) -> None:
+    """Run kernel(start, stop, *args) over [0, size) on as many threads as torch uses.
+
+    Args:
+        smallest: items below which a share is not worth a thread of its own.
+    """
+    threads = torch.get_num_threads()
+    share = max(smallest, -(-size // (4 * threads)) if threads > 1 else size)
+    starts = range(0, size, share)
+    if len(starts) <= 1:
+        kernel(0, size, *args)
+        return
+    for done in [_pool(threads).submit(kernel, start, min(start + share, size), *args) for start in starts]:
+        done.result()
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="rapids_slr")

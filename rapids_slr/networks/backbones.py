@@ -1,0 +1,254 @@
+"""Residual networks cut where the two-branch network joins them: a trunk, a last stage, one more block.
+
+The last stage of a torchvision ResNet keeps its resolution (stride 1). There is no ReLU after the stem but in
+IBN-ResNet-50-a: so they are in ABMT. Weights are loaded by name into the whole network before it is cut, so official
+files fit as they are.
+"""
+
+from __future__ import annotations
+
+import pickle
+import urllib.error
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision.models import ResNet18_Weights, ResNet50_Weights, resnet18, resnet50
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+from rapids_slr.errors import InputError
+from rapids_slr.settings.spec import ModelSpec
+
+IBN_RESNET50_A_URL = "https://github.com/XingangPan/IBN-Net/releases/download/v1.0/resnet50_ibn_a-d9d0bb7b.pth"
+
+RELU_AFTER_STEM = ("ibn_resnet50_a",)
+"""ABMT, as MMT before it, leaves out the ReLU after the stem of ResNet-50 and keeps that of IBN-ResNet-50-a."""
+
+CLASSIFIER = "fc."
+"""Names of the ImageNet classifier, which no part of the two-branch network uses."""
+
+
+class Backbone(NamedTuple):
+    """The parts of one residual network.
+
+    Attributes:
+        trunk: (B, C, H, W) images -> maps, all stages but the last.
+        last_stage: trunk maps -> (B, width, h, w) maps.
+        extra_block: one more block of the same kind, (B, width, h, w) -> the same.
+        width: channels behind the last stage.
+    """
+
+    trunk: nn.Sequential
+    last_stage: nn.Sequential
+    extra_block: nn.Module
+    width: int
+
+
+def build_backbone(spec: ModelSpec, channels: int) -> Backbone:
+    """The backbone that `spec` names, with `channels` input channels, its weights loaded where the spec gives some.
+
+    Raises: InputError if the widths, or the file of weights, do not fit.
+    """
+    network = NETWORKS[spec.backbone](spec)
+    if channels != network.conv1.in_channels:
+        network.conv1 = _first_convolution(network.conv1, channels)
+    if spec.weights is not None:
+        load_weights(network, read_weights(spec), spec.weights)
+    return _cut(network, spec.backbone in RELU_AFTER_STEM)
+
+
+# Networks -------------------------------------------------------------------------------------------------------------
+
+
+class InstanceBatchNorm(nn.Module):
+    """IBN-a: InstanceNorm on the first half of the channels, BatchNorm on the rest.
+
+    Source: Pan et al., Two at Once, ECCV 2018. `IN` and `BN` are the names in the official files.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        half = channels // 2
+        self.IN = nn.InstanceNorm2d(half, affine=True)
+        self.BN = nn.BatchNorm2d(channels - half)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        first, rest = maps.split([self.IN.num_features, self.BN.num_features], dim=1)
+        return torch.cat((self.IN(first), self.BN(rest)), dim=1)
+
+
+class NarrowResNet(nn.Module):
+    """Three stages of one basic block each behind a 5 x 5 stem of stride 2, without max pooling: 32 -> 16, 16, 8, 4."""
+
+    def __init__(self, widths: list[int]) -> None:
+        super().__init__()
+        first, second, third = widths
+        self.conv1 = nn.Conv2d(3, first, 5, stride=2, padding=2, bias=False)
+        self.bn1 = nn.BatchNorm2d(first)
+        self.layer1 = nn.Sequential(_basic_block(first, first, 1))
+        self.layer2 = nn.Sequential(_basic_block(first, second, 2))
+        self.layer3 = nn.Sequential(_basic_block(second, third, 2))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def _basic_block(inputs: int, width: int, stride: int) -> BasicBlock:
+    shortcut = None
+    if stride != 1 or inputs != width:
+        shortcut = nn.Sequential(nn.Conv2d(inputs, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+    return BasicBlock(inputs, width, stride, shortcut)
+
+
+def _narrow(spec: ModelSpec) -> NarrowResNet:
+    if len(spec.widths) != 3:
+        raise InputError(f"model.widths: narrow has three stages, got {len(spec.widths)} widths {spec.widths}")
+    return NarrowResNet(spec.widths)
+
+
+def _resnet18(spec: ModelSpec) -> ResNet:
+    network = resnet18()
+    network.layer4[0].conv1.stride = network.layer4[0].downsample[0].stride = (1, 1)
+    return network
+
+
+def _resnet50(spec: ModelSpec) -> ResNet:
+    network = resnet50()
+    network.layer4[0].conv2.stride = network.layer4[0].downsample[0].stride = (1, 1)
+    return network
+
+
+def _ibn_resnet50_a(spec: ModelSpec) -> ResNet:
+    network = _resnet50(spec)
+    for stage in (network.layer1, network.layer2, network.layer3):
+        for block in stage:
+            block.bn1 = InstanceBatchNorm(block.bn1.num_features)
+    return network
+
+
+NETWORKS: dict[str, Callable[[ModelSpec], ResNet | NarrowResNet]] = {
+    "resnet18": _resnet18,
+    "resnet50": _resnet50,
+    "ibn_resnet50_a": _ibn_resnet50_a,
+    "narrow": _narrow,
+}
+
+
+def _first_convolution(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
+    """The same convolution for another number of channels, with weights drawn anew as torchvision does."""
+    size, stride, padding = conv.kernel_size[0], conv.stride[0], conv.padding[0]
+    new = nn.Conv2d(channels, conv.out_channels, size, stride, int(padding), bias=False)
+    nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
+    return new
+
+
+def _cut(network: ResNet | NarrowResNet, relu_after_stem: bool) -> Backbone:
+    stem = ("conv1", "bn1", "relu", "maxpool") if relu_after_stem else ("conv1", "bn1", "maxpool")
+    trunk = [name for name in (*stem, "layer1", "layer2", "layer3") if hasattr(network, name)]
+    last = "layer4" if hasattr(network, "layer4") else trunk.pop()
+    last_stage = getattr(network, last)
+    block = last_stage[-1]
+    if isinstance(block, Bottleneck):
+        width = block.conv3.out_channels
+        extra: nn.Module = Bottleneck(width, width // Bottleneck.expansion)
+    else:
+        width = block.conv2.out_channels
+        extra = BasicBlock(width, width)
+    _initialise_extra_block(extra)
+    return Backbone(
+        nn.Sequential(OrderedDict((name, getattr(network, name)) for name in trunk)), last_stage, extra, width
+    )
+
+
+def _initialise_extra_block(block: nn.Module) -> None:
+    """No file has weights for this block; drawn as the authors of the asymmetric branches (ABMT) draw them."""
+    for module in block.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_in")
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight, 1.0, 0.02)
+
+
+# Weights --------------------------------------------------------------------------------------------------------------
+
+
+def read_weights(spec: ModelSpec) -> dict[str, Tensor]:
+    """The state dict that `spec.weights` names: `imagenet`, or a .pth, .pt or .safetensors file.
+
+    Raises: InputError if there is no such file, it cannot be had or read, or it holds something else.
+    """
+    assert spec.weights is not None
+    if spec.weights == "imagenet":
+        return _imagenet(spec.backbone)
+    path = Path(spec.weights)
+    if not path.is_file():
+        raise InputError(
+            f"model.weights: there is no file {path}; give a .pth, .pt or .safetensors file, or `imagenet`"
+        )
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError) as fault:
+        why = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
+        raise InputError(f"model.weights: {path} is no file of tensors ({why}); save a state dict there") from fault
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(
+            f"model.weights: {path} holds no state dict (tensors by name); save network.state_dict() there"
+        )
+    return {name.removeprefix("module."): value for name, value in state.items()}
+
+
+def load_weights(network: nn.Module, weights: dict[str, Tensor], origin: str) -> None:
+    """Load by name. ImageNet's classifier is left out; a stem for RGB is summed where the network takes one channel.
+
+    Raises: InputError that names all missing, unexpected and mis-shaped tensors.
+    """
+    weights = {name: value for name, value in weights.items() if not name.startswith(CLASSIFIER)}
+    expected = {name: value for name, value in network.state_dict().items() if not name.startswith(CLASSIFIER)}
+    stem = weights.get("conv1.weight")
+    if stem is not None and stem.ndim == 4 and expected["conv1.weight"].shape[1] == 1:
+        weights["conv1.weight"] = stem.sum(dim=1, keepdim=True)
+    counters = {name for name in expected if name.endswith("num_batches_tracked")}  # files from before 2018 have none
+    faults = {
+        "missing": sorted(expected.keys() - weights.keys() - counters),
+        "unexpected": sorted(weights.keys() - expected.keys()),
+        "of another shape": [
+            f"{name} {tuple(weights[name].shape)} instead of {tuple(value.shape)}"
+            for name, value in expected.items()
+            if name in weights and weights[name].shape != value.shape
+        ],
+    }
+    if any(faults.values()):
+        named = "; ".join(f"{len(names)} {what}: {_some(names)}" for what, names in faults.items() if names)
+        raise InputError(f"model.weights: {origin} does not fit the backbone ({named}); give weights of this backbone")
+    network.load_state_dict(weights, strict=False)
+
+
+def _imagenet(backbone: str) -> dict[str, Tensor]:
+    try:
+        match backbone:
+            case "resnet18":
+                return dict(ResNet18_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True))
+            case "resnet50":
+                return dict(ResNet50_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True))
+            case "ibn_resnet50_a":
+                return torch.hub.load_state_dict_from_url(
+                    IBN_RESNET50_A_URL, map_location="cpu", progress=False, check_hash=True, weights_only=True
+                )
+    except (urllib.error.URLError, OSError, RuntimeError) as fault:
+        raise InputError(
+            f"model.weights: the ImageNet weights of {backbone} could not be downloaded ({fault}); "
+            "fetch the file elsewhere and give its path"
+        ) from fault
+    raise InputError(f"model.weights: there are no ImageNet weights for {backbone}; leave weights out")
+
+
+def _some(names: list[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

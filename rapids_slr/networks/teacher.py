@@ -1,0 +1,41 @@
+"""The teacher: a moving average of the student."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor
+
+from rapids_slr.networks.two_branch import TwoBranch
+
+
+def make_teacher(student: TwoBranch) -> TwoBranch:
+    """A copy of the student, on its device, that takes no gradient."""
+    teacher = copy.deepcopy(student).requires_grad_(False)
+    return teacher.place(next(student.parameters()).device)  # a copy of what was compiled is not
+
+
+@torch.no_grad()
+def update_teacher(
+    teacher: TwoBranch, student: TwoBranch, step: int, decay: float, skip_classifiers: bool = False
+) -> None:
+    """Move the teacher's parameters towards the student's: teacher <- a teacher + (1 - a) student.
+
+    a = min(1 - 1 / (step + 1), decay), so that the first steps are a plain mean. BatchNorm statistics are left alone:
+    the teacher sees the batches itself and keeps its own.
+
+    Args:
+        step: steps done before this one, counted over all epochs.
+        skip_classifiers: leave the teacher's classifiers to their own training.
+    """
+    share = 1 - min(1 - 1 / (step + 1), decay)
+    torch._foreach_lerp_(_averaged(teacher, skip_classifiers), _averaged(student, skip_classifiers), share)
+
+
+def _averaged(network: TwoBranch, skip_classifiers: bool) -> list[Tensor]:
+    return [
+        parameter
+        for name, parameter in network.named_parameters()
+        if not (skip_classifiers and name.startswith("classifiers."))
+    ]

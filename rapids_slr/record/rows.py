@@ -1,0 +1,101 @@
+"""What an epoch leaves behind: columns of metrics.jsonl and the table of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rapids_slr.data import Split
+from rapids_slr.evaluation import agreement, label_quality, pair_errors, rightly_placed
+from rapids_slr.record.tables import Frame, cluster_statistics, manifest, table
+from rapids_slr.refinement import Refined
+
+QUALITY = ("ari", "nmi", "ari_labelled", "nmi_labelled", "purity")
+
+
+def epoch_row(
+    clusters_N: Tensor,
+    refined_N: Tensor,
+    clusters_before_N: Tensor | None,
+    refined_before_N: Tensor | None,
+    refined: Refined | None,
+    identities_N: np.ndarray,
+) -> dict[str, float]:
+    """Counts of labels, agreement with last epoch's, and label quality where every identity is known.
+
+    Figures of the refined labels, and those of the clusters with `raw_` before their names.
+
+    Args:
+        refined: None where clusters are trained on as they are.
+        identities_N: (N,) true identities; they are looked at here and nowhere else.
+    """
+    row: dict[str, float] = {
+        "clusters": count_clusters(clusters_N),
+        "refined_clusters": count_clusters(refined_N),
+        "outliers": int((clusters_N < 0).sum()),
+        "rescued": 0 if refined is None else refined.rescued,
+        "left_out": int((refined_N < 0).sum()),
+    }
+    known = np.unique(identities_N)
+    identified = known[0] > 0 and len(known) > 1
+    if identified:
+        row["identities"] = len(known)
+    for prefix, labels, before in (("", refined_N, refined_before_N), ("raw_", clusters_N, clusters_before_N)):
+        labels_N, before_N = to_host(labels), None if before is None else to_host(before)
+        if before_N is not None:
+            row[prefix + "ari_prev"] = agreement(labels_N, before_N)
+        if identified:
+            quality = label_quality(labels_N, identities_N)
+            quality = {name: quality[name] for name in QUALITY} | pair_errors(labels_N, identities_N, before_N)
+            row |= {prefix + name: value for name, value in quality.items()}
+    if identified and row["rescued"]:
+        row["rescued_rightly"] = rightly_placed(to_host(refined_N), identities_N, to_host(clusters_N) < 0)
+    return row
+
+
+def label_table(
+    split: Split, previous_N: Tensor | None, clusters_N: Tensor, refined_N: Tensor, refined: Refined | None
+) -> Frame:
+    """One row an image: sample, path, camera, previous, cluster, refined, confidence; on the device of the labels."""
+    return table(
+        manifest(split)
+        | {
+            "previous": torch.full_like(clusters_N, -1) if previous_N is None else previous_N,
+            "cluster": clusters_N,
+            "refined": refined_N,
+            "confidence": (refined_N >= 0).float() if refined is None else refined.confidence,
+        }
+    )
+
+
+def cluster_means(labels: Frame) -> dict[str, float]:
+    """Means over the refined clusters of a label table: images, cameras and confidence of a cluster.
+
+    `cluster_cameras` near 1 says that clusters follow cameras rather than identities.
+    """
+    clusters = cluster_statistics(labels)
+    if not len(clusters):
+        return {}
+    return {f"cluster_{name}": float(clusters[name].mean()) for name in ("images", "cameras", "confidence")}
+
+
+def prefixed(prefix: str, values: dict[str, float]) -> dict[str, float]:
+    return {f"{prefix}/{name}": value for name, value in values.items()}
+
+
+def seconds_by_stage(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Seconds of all epochs of an adaptation, by stage and for the whole (`epoch`)."""
+    names = [name for name in rows[-1] if name.startswith("seconds/")]
+    return {name.removeprefix("seconds/"): round(sum(row.get(name, 0.0) for row in rows), 6) for name in names}
+
+
+def count_clusters(labels_N: Tensor) -> int:
+    """Clusters that have an image; soft labels may leave numbers unused."""
+    return len(torch.unique(labels_N[labels_N >= 0]))
+
+
+def to_host(labels: Tensor) -> np.ndarray:
+    return labels.cpu().numpy()

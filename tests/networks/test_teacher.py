@@ -1,0 +1,73 @@
+"""The teacher is the moving average that its formula says, and of nothing but parameters."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rapids_slr.networks import TwoBranch, make_teacher, update_teacher
+from rapids_slr.settings.spec import ModelSpec
+
+
+def random_network(seed: int) -> TwoBranch:
+    torch.manual_seed(seed)
+    network = TwoBranch(ModelSpec(backbone="narrow", widths=[4, 4, 4]))
+    network.set_classifiers(3, torch.Generator().manual_seed(seed))
+    network(torch.randn(4, 3, 16, 16))  # moves the BatchNorm statistics
+    return network
+
+
+def test_a_teacher_is_a_copy_without_gradient():
+    student = random_network(0)
+    teacher = make_teacher(student)
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    assert all(parameter.requires_grad for parameter in student.parameters())
+    with torch.no_grad():
+        student.trunk.conv1.weight.zero_()
+    assert teacher.trunk.conv1.weight.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("step", "decay", "kept"), [(0, 0.999, 0.0), (1, 0.999, 0.5), (9, 0.999, 0.9), (9, 0.8, 0.8), (5000, 0.99, 0.99)]
+)
+def test_the_average_is_its_formula(step, decay, kept):
+    teacher, student = make_teacher(random_network(0)), random_network(1)
+    before = {name: parameter.clone() for name, parameter in teacher.named_parameters()}
+    update_teacher(teacher, student, step, decay)
+    new = dict(student.named_parameters())
+    for name, parameter in teacher.named_parameters():
+        torch.testing.assert_close(parameter, kept * before[name] + (1 - kept) * new[name].detach())
+
+
+def test_below_the_decay_the_teacher_is_the_mean_of_all_students():
+    teacher, students = make_teacher(random_network(9)), [random_network(seed) for seed in range(5)]
+    for step, student in enumerate(students):
+        update_teacher(teacher, student, step, decay=0.999)
+    mean = torch.stack([student.trunk.conv1.weight for student in students]).mean(0)
+    torch.testing.assert_close(teacher.trunk.conv1.weight, mean.detach())
+
+
+def test_statistics_of_batchnorm_are_left_alone():
+    teacher, student = make_teacher(random_network(0)), random_network(1)
+    before = {name: buffer.clone() for name, buffer in teacher.named_buffers()}
+    update_teacher(teacher, student, 5, 0.5)
+    for name, buffer in teacher.named_buffers():
+        assert torch.equal(buffer, before[name]), name
+        assert "num_batches" in name or not torch.equal(buffer, student.get_buffer(name)), name
+
+
+def test_classifiers_are_averaged_unless_they_train_themselves():
+    teacher, student = make_teacher(random_network(0)), random_network(1)
+    before = teacher.classifiers[0].weight.clone()
+    update_teacher(teacher, student, 0, 0.9, skip_classifiers=True)
+    assert torch.equal(teacher.classifiers[0].weight, before)
+    assert torch.equal(teacher.necks[0].weight, student.necks[0].weight)
+    update_teacher(teacher, student, 0, 0.9)
+    assert torch.equal(teacher.classifiers[0].weight, student.classifiers[0].weight)
+
+
+def test_no_graph_grows_behind_the_teacher():
+    teacher, student = make_teacher(random_network(0)), random_network(1)
+    teacher.set_classifiers(3, torch.Generator())  # these take gradients, for their own training
+    update_teacher(teacher, student, 3, 0.9)
+    assert all(parameter.is_leaf and parameter.grad_fn is None for parameter in teacher.parameters())

@@ -1,0 +1,69 @@
+"""Files of a run: whole or absent, and never a step behind their checkpoint."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+import torch
+
+from rapids_slr.errors import InputError, RunError
+from rapids_slr.files import make_folder, write_atomically
+from rapids_slr.record.folder import RunFolder, best_row
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail(temporary):
+        temporary.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(RunError, match="could not be written: No space left on device; free some space"):
+        write_atomically(path, fail)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_cannot_be_made_says_what_to_do(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"file/runs could not be made: Not a directory; name another folder with --out"):
+        make_folder(tmp_path / "file" / "runs")
+
+
+def test_lines_cut_off_by_a_kill_are_left_out(tmp_path):
+    folder = RunFolder(tmp_path)
+    for epoch in (1, 2, 3):
+        folder.append(folder.metrics_file, {"epoch": epoch})
+    with open(folder.metrics_file, "a") as file:
+        file.write('{"epoch": 4, "mA')
+    assert [row["epoch"] for row in folder.rows(folder.metrics_file)] == [1, 2, 3]
+    folder.forget_after(folder.metrics_file, 2)
+    assert folder.metrics_file.read_text() == '{"epoch": 1}\n{"epoch": 2}\n'
+
+
+def test_the_checkpoint_before_is_kept(tmp_path):
+    folder = RunFolder(tmp_path)
+    assert folder.load_checkpoint() is None
+    for epoch in (1, 2, 3):
+        folder.save_checkpoint({"epoch": epoch, "weights": torch.ones(2)})
+    assert folder.load_checkpoint()["epoch"] == 3
+    folder.last_file.write_bytes(b"")
+    assert folder.load_checkpoint()["epoch"] == 2
+    folder.previous_file.write_bytes(b"PK")
+    with pytest.raises(InputError, match=r"no whole checkpoint is left: .*last\.pt.*previous\.pt"):
+        folder.load_checkpoint()
+
+
+def test_a_kill_between_the_two_renames_loses_nothing(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.save_checkpoint({"epoch": 1})
+    folder.last_file.rename(folder.previous_file)
+    assert folder.load_checkpoint()["epoch"] == 1
+
+
+def test_the_best_row_is_the_earliest_of_equals():
+    rows = [{"epoch": 1, "mAP": 0.1}, {"epoch": 2}, {"epoch": 3, "mAP": 0.5}, {"epoch": 4, "mAP": 0.5}]
+    assert best_row(rows)["epoch"] == 3
+    assert best_row([]) is None
