@@ -31,7 +31,9 @@ from rapids_slr.files import write_atomically
 from rapids_slr.hosts import steps
 from rapids_slr.hosts.targets import Targets, class_centroids, hard_targets
 from rapids_slr.marks import Clock
-from rapids_slr.networks import TwoBranch, embed, make_teacher
+from rapids_slr.networks.embed import embed
+from rapids_slr.networks.teacher import make_teacher
+from rapids_slr.networks.two_branch import TwoBranch
 from rapids_slr.profiling import recorded
 from rapids_slr.settings.spec import RunSpec
 

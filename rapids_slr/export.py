@@ -25,8 +25,9 @@ from rapids_slr.data import ImageStore, collect, load_images
 from rapids_slr.data.augment import scale_and_shift
 from rapids_slr.errors import InputError, RunError
 from rapids_slr.files import write_atomically
-from rapids_slr.networks import TwoBranch, embed
-from rapids_slr.networks.trained import Trained, load_trained
+from rapids_slr.networks.checkpoint import Trained, load_trained
+from rapids_slr.networks.embed import embed
+from rapids_slr.networks.two_branch import TwoBranch
 from rapids_slr.seeds import generator
 from rapids_slr.settings.spec import DataSpec, FeatureSpec
 
@@ -127,7 +128,7 @@ def facts_of(trained: Trained) -> dict[str, str]:
     return {
         "producer": f"rapids_slr {__version__}",
         "commit": commit(),
-        "network": f"{trained.told} of {trained.path}",
+        "network": f"{trained.which} of {trained.path}",
         "input": "pixels: (N, channels, height, width) uint8 0..255, RGB or grey, resized bilinearly with antialiasing",
         "output": f"features: (N, {network.feature_dim}) float32 rows of unit length; their product is the similarity",
         "dimensions": str(network.feature_dim),

@@ -28,8 +28,8 @@ from rapids_slr.engine.arrays import like, on_torch_stream
 from rapids_slr.engine.backend import Backend, choose_backend
 from rapids_slr.errors import InputError
 from rapids_slr.files import write_atomically
-from rapids_slr.networks import embed
-from rapids_slr.networks.trained import Trained, load_trained
+from rapids_slr.networks.checkpoint import Trained, load_trained
+from rapids_slr.networks.embed import embed
 from rapids_slr.progress import Progress
 from rapids_slr.settings.spec import FeatureSpec
 
@@ -278,7 +278,7 @@ def _document(matches: Matches) -> dict[str, Any]:
     return {
         "query": str(matches.query.path),
         "gallery": str(matches.gallery.path),
-        "network": {"path": str(matches.trained.path), "which": matches.trained.told},
+        "network": {"path": str(matches.trained.path), "which": matches.trained.which},
         "queries": len(asked),
         "images": len(offered),
         "top": matches.top,

@@ -26,7 +26,8 @@ import torch
 from rapids_slr.bench import FEATURES
 from rapids_slr.export import export
 from rapids_slr.kernels import runtime
-from rapids_slr.networks import TwoBranch, save_network
+from rapids_slr.networks.checkpoint import save_network
+from rapids_slr.networks.two_branch import TwoBranch
 from rapids_slr.settings.spec import RunSpec
 from tests.conftest import TINY
 from tests.data.handmade import make_files

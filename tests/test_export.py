@@ -20,7 +20,8 @@ from rapids_slr.cli import main
 from rapids_slr.data.decode import decode
 from rapids_slr.errors import InputError, RunError
 from rapids_slr.export import META, Export, export
-from rapids_slr.networks import TwoBranch, save_network
+from rapids_slr.networks.checkpoint import save_network
+from rapids_slr.networks.two_branch import TwoBranch
 from rapids_slr.settings.spec import RunSpec
 from tests.conftest import TINY
 from tests.data.handmade import noise

@@ -19,8 +19,8 @@ from rapids_slr import run
 from rapids_slr.data import load_images, synth_domain, write_domain
 from rapids_slr.errors import InputError, RunError
 from rapids_slr.evaluation import retrieval_scores
-from rapids_slr.networks import embed
-from rapids_slr.networks.trained import load_trained
+from rapids_slr.networks.checkpoint import load_trained
+from rapids_slr.networks.embed import embed
 from rapids_slr.record.folder import RunFolder
 from rapids_slr.settings.spec import FeatureSpec, RunSpec
 from rapids_slr.settings.specfile import dump_spec, load_spec

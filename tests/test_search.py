@@ -19,8 +19,9 @@ from rapids_slr.clustering import neighbours
 from rapids_slr.data.decode import decode
 from rapids_slr.errors import InputError, RunError
 from rapids_slr.files import save_tensors
-from rapids_slr.networks import TwoBranch, description, make_teacher, save_network
-from rapids_slr.networks.trained import load_trained
+from rapids_slr.networks.checkpoint import description, load_trained, save_network
+from rapids_slr.networks.teacher import make_teacher
+from rapids_slr.networks.two_branch import TwoBranch
 from rapids_slr.reports import matches as sheet_module
 from rapids_slr.search import search, top_matches, write_matches
 from rapids_slr.settings.spec import RunSpec

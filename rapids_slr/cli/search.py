@@ -46,7 +46,7 @@ def search(
 
     with Progress() as progress:
         matches = run_search(checkpoint, query, gallery, top, device.value, progress)
-        progress.say(f"by {matches.trained.told}, on {matches.backend.device} ({matches.backend.why})")
+        progress.say(f"by {matches.trained.which}, on {matches.backend.device} ({matches.backend.why})")
         for fault in matches.faults:
             progress.say(f"warning: left out: {fault}")
         if itself := int(matches.itself_Q.sum()):

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from rapids_slr.refinement import SoftRows
+from rapids_slr.errors import RunError
+from rapids_slr.refinement.base import Refined
+from rapids_slr.refinement.slr.soft_labels import SoftRows
+from rapids_slr.seeds import generator
+from rapids_slr.settings.spec import RunSpec
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,27 @@ class Targets:
         if self.rows_RK is None or self.row_of_image_N is None:
             return self.identities_N[images_B]
         return self.rows_RK[self.row_of_image_N[images_B]]
+
+
+def targets_of(refined: Refined, spec: RunSpec, epoch: int, identities_N: Any) -> Targets:
+    """What an epoch trains on: refined labels, soft rows (`refine.hard: none`), or a control (`training.labels`).
+
+    Args:
+        identities_N: (N,) integers, the true identities; looked at for the control alone.
+    Raises: RunError if no image has a label.
+    """
+    labels_N = torch.as_tensor(refined.hard)
+    if spec.training.labels == "identities":
+        return true_identities(torch.as_tensor(identities_N).to(labels_N.device))
+    if not bool((labels_N >= 0).any()):
+        raise RunError(
+            f"epoch {epoch}: every one of the {len(labels_N)} images is an outlier, nothing is left to train on; "
+            "raise clusters.pairs_per_image (or eps), or start from a better pre-trained network"
+        )
+    targets = soft_targets(labels_N, refined.rows) if spec.refine.soft_targets else hard_targets(labels_N)
+    if spec.training.labels == "shuffled":
+        return shuffled(targets, generator(spec.seed, "shuffled labels", epoch, device=labels_N.device))
+    return targets
 
 
 def hard_targets(labels_N: Tensor) -> Targets:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import pickle
 import urllib.error
 from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,10 +17,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision.models import ResNet18_Weights, ResNet50_Weights, resnet18, resnet50
+from torchvision import models
+from torchvision.models import ResNet18_Weights, ResNet50_Weights
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from rapids_slr.errors import InputError
+from rapids_slr.networks.base import BACKBONES, imported
 from rapids_slr.settings.spec import ModelSpec
 
 IBN_RESNET50_A_URL = "https://github.com/XingangPan/IBN-Net/releases/download/v1.0/resnet50_ibn_a-d9d0bb7b.pth"
@@ -52,9 +53,14 @@ class Backbone(NamedTuple):
 def build_backbone(spec: ModelSpec, channels: int) -> Backbone:
     """The backbone that `spec` names, with `channels` input channels, its weights loaded where the spec gives some.
 
+    A function of BACKBONES gives a residual network with torchvision's names, which is cut here; or, of any other kind,
+    a Backbone that is ready.
+
     Raises: InputError if the widths, or the file of weights, do not fit.
     """
-    network = NETWORKS[spec.backbone](spec)
+    network = imported(BACKBONES[spec.backbone])(spec)
+    if isinstance(network, Backbone):
+        return network
     if channels != network.conv1.in_channels:
         network.conv1 = _first_convolution(network.conv1, channels)
     if spec.weights is not None:
@@ -105,38 +111,30 @@ def _basic_block(inputs: int, width: int, stride: int) -> BasicBlock:
     return BasicBlock(inputs, width, stride, shortcut)
 
 
-def _narrow(spec: ModelSpec) -> NarrowResNet:
+def narrow(spec: ModelSpec) -> NarrowResNet:
     if len(spec.widths) != 3:
         raise InputError(f"model.widths: narrow has three stages, got {len(spec.widths)} widths {spec.widths}")
     return NarrowResNet(spec.widths)
 
 
-def _resnet18(spec: ModelSpec) -> ResNet:
-    network = resnet18()
+def resnet18(spec: ModelSpec) -> ResNet:
+    network = models.resnet18()
     network.layer4[0].conv1.stride = network.layer4[0].downsample[0].stride = (1, 1)
     return network
 
 
-def _resnet50(spec: ModelSpec) -> ResNet:
-    network = resnet50()
+def resnet50(spec: ModelSpec) -> ResNet:
+    network = models.resnet50()
     network.layer4[0].conv2.stride = network.layer4[0].downsample[0].stride = (1, 1)
     return network
 
 
-def _ibn_resnet50_a(spec: ModelSpec) -> ResNet:
-    network = _resnet50(spec)
+def ibn_resnet50_a(spec: ModelSpec) -> ResNet:
+    network = resnet50(spec)
     for stage in (network.layer1, network.layer2, network.layer3):
         for block in stage:
             block.bn1 = InstanceBatchNorm(block.bn1.num_features)
     return network
-
-
-NETWORKS: dict[str, Callable[[ModelSpec], ResNet | NarrowResNet]] = {
-    "resnet18": _resnet18,
-    "resnet50": _resnet50,
-    "ibn_resnet50_a": _ibn_resnet50_a,
-    "narrow": _narrow,
-}
 
 
 def _first_convolution(conv: nn.Conv2d, channels: int) -> nn.Conv2d:

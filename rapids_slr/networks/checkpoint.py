@@ -1,49 +1,80 @@
-"""Networks on disk: a pre-trained network with what is needed to build it again."""
+"""Networks on disk: written with what is needed to build and feed them, and read by one function.
+
+A checkpoint of a run holds all that training goes on from; one network in it is the one that embeds. A pretrained.pt
+holds that network alone.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from torch import Tensor
 
 from rapids_slr.errors import InputError
 from rapids_slr.files import load_tensors, save_tensors
-from rapids_slr.networks.two_branch import TwoBranch
-from rapids_slr.settings.spec import RunSpec
+from rapids_slr.networks.base import NETWORKS, build_network
+from rapids_slr.record.folder import RunFolder
+from rapids_slr.settings.spec import ArchitectureSpec, ImageSpec, ModelSpec, RunSpec, StoredSpec
+from rapids_slr.settings.specfile import explain_values, load_spec
 
-IMAGE_KEYS = ("height", "width", "channels", "invert", "mean", "std")
-"""Keys of `data` that say how an image becomes what a network takes."""
+FORMAT = 1
+"""Version of a checkpoint; those of 0.1.0 name neither the kind of network nor the entry that embeds."""
 
 
-def architecture(spec: RunSpec) -> dict[str, object]:
-    """What two networks must have in common to share weights."""
-    return spec.model.model_dump(exclude={"weights", "precision", "compile"}) | {"channels": spec.data.channels}
+@dataclass(frozen=True)
+class Trained:
+    network: Any
+    """On the CPU, in evaluation mode, without classifiers; takes no gradient."""
+    data: StoredSpec
+    """How images are resized and normalised; unreadable ones are left out."""
+    which: str
+    """Which network it is: "the teacher after epoch 12"."""
+    path: Path
 
 
 def description(spec: RunSpec) -> dict[str, object]:
     """What a checkpoint says of its networks, so that it can be used without a spec: how to build and feed them."""
     return {
-        "model": architecture(spec),
+        "kind": spec.host.network,
+        "embeds": spec.host.embeds,
+        "model": _architecture(spec),
         "precision": spec.model.precision,
-        "images": spec.data.model_dump(include=set(IMAGE_KEYS)),
+        "images": spec.data.model_dump(include=set(ImageSpec.model_fields)),
     }
 
 
-def save_network(path: Path, network: TwoBranch, spec: RunSpec) -> None:
+def _architecture(spec: RunSpec) -> dict[str, object]:
+    """What two networks must have in common to share weights."""
+    return spec.model.model_dump(include=set(ArchitectureSpec.model_fields)) | {"channels": spec.data.channels}
+
+
+def save_network(path: Path, network: Any, spec: RunSpec) -> None:
     """Write a network without classifiers.
 
     Raises: RunError if it cannot be written; what stood at `path` is untouched.
     """
-    save_tensors(path, {"format": 1, **description(spec), "network": network.state_dict()})
+    save_tensors(path, {"format": FORMAT, **description(spec), "network": network.state_dict()})
 
 
-def load_network(path: Path, spec: RunSpec) -> TwoBranch:
-    """The network of a pretrained.pt, without classifiers, on the CPU.
+def new_network(spec: RunSpec) -> Any:
+    """The network that the spec's host trains, with weights drawn or loaded as `model.weights` says, on the CPU."""
+    return build_network(spec.host.network, spec.model, spec.data.channels)
+
+
+def load_network(path: Path, spec: RunSpec) -> Any:
+    """The network of a pretrained.pt, without classifiers, on the CPU, computed as the spec says.
 
     Raises: InputError if the file is absent, damaged, or of another architecture than the spec's.
     """
-    state, expected = load_tensors(path), architecture(spec)
+    state, expected = load_tensors(path), _architecture(spec) | {"kind": spec.host.network}
     found = state.get("model")
     if not isinstance(found, dict) or "network" not in state:
         raise InputError(f"{path} holds no pre-trained network; give a pretrained.pt of `rapids-slr pretrain`")
+    found = {"kind": _kind(state), **found}
     differing = [name for name in expected if found.get(name) != expected[name]]
     if differing:
         raise InputError(
@@ -51,6 +82,82 @@ def load_network(path: Path, spec: RunSpec) -> TwoBranch:
             + ", ".join(f"{name} {found.get(name)} (the spec says {expected[name]})" for name in differing)
             + "; change model.* and data.channels of the spec, or pre-train anew"
         )
-    network = TwoBranch(spec.model.model_copy(update={"weights": None}), spec.data.channels)
+    network = build_network(spec.host.network, spec.model.model_copy(update={"weights": None}), spec.data.channels)
     network.load_state_dict(state["network"])
     return network
+
+
+def load_trained(path: Path) -> Trained:
+    """The network that evaluation uses: a host's that embeds, or before an adaptation the pre-trained network.
+
+    Args:
+        path: a run folder, finished, going on or broken off; or one of its checkpoints (last.pt, previous.pt,
+            pretrained.pt). A checkpoint that does not say how images are resized and normalised, as those of runs
+            before there was this function, needs the spec.yaml of its run beside it or in the folder above.
+    Raises: InputError if there is no network, or what is needed to build and to feed it cannot be told.
+    """
+    state = _state_of_folder(path) if path.is_dir() else load_tensors(path)
+    weights, which = _weights(state, path)
+    model, data = _described(state, path)
+    network = build_network(_kind(state), model, data.channels)
+    try:
+        network.load_state_dict({name: x for name, x in weights.items() if not name.startswith("classifiers.")})
+    except RuntimeError as fault:
+        raise InputError(f"{path}: its weights are of another network than it names ({model.backbone})") from fault
+    return Trained(network.eval().requires_grad_(False), data, which, path)
+
+
+def _kind(state: Mapping[str, Any]) -> str:
+    kind = state.get("kind", next(iter(NETWORKS)))
+    if kind not in NETWORKS:
+        raise InputError(f"a network of kind {kind} is not known here; known are {', '.join(NETWORKS)}")
+    return kind
+
+
+def _state_of_folder(path: Path) -> dict[str, Any]:
+    folder = RunFolder(path)
+    state = folder.load_checkpoint()
+    if (state is None or state.get("stage") == "pretrain") and folder.pretrained_file.exists():
+        return load_tensors(folder.pretrained_file)
+    if state is None:
+        raise InputError(f"{path} holds no checkpoint; name the folder of a run, or one of its checkpoints")
+    return state
+
+
+def _weights(state: Mapping[str, Any], path: Path) -> tuple[Mapping[str, Tensor], str]:
+    """The weights of the network that embeds, and which it is, in words."""
+    embeds = state.get("embeds", "teacher")  # the only such entry of 0.1.0
+    for entry, which in ((embeds, f"the {embeds} after epoch"), ("network", "the network in pre-training, epoch")):
+        if isinstance(weights := state.get(entry), dict):
+            return weights, f"{which} {state['epoch']}" if "epoch" in state else "the pre-trained network"
+    raise InputError(
+        f"{path} is not a checkpoint of this program: it holds no network; "
+        "give a run folder, or its checkpoints/last.pt or checkpoints/pretrained.pt"
+    )
+
+
+def _described(state: Mapping[str, Any], path: Path) -> tuple[ModelSpec, StoredSpec]:
+    """The network to build, without weights to start from, and the images that it takes."""
+    if not {"model", "precision", "images"} <= state.keys():
+        state = description(load_spec(_spec_beside(path)))
+    try:
+        model = {name: value for name, value in state["model"].items() if name != "channels"}
+        images = {name: state["images"][name] for name in ImageSpec.model_fields}
+        data = StoredSpec.model_validate(images | {"on_error": "skip"})
+        return ModelSpec.model_validate(model | {"precision": state["precision"]}), data
+    except ValidationError as fault:
+        why = "; ".join(explain_values(fault))
+        raise InputError(f"{path} describes its network in a way this version does not know: {why}") from fault
+    except (KeyError, AttributeError, TypeError) as fault:
+        raise InputError(f"{path} describes its network in a way this version does not know ({fault})") from fault
+
+
+def _spec_beside(path: Path) -> Path:
+    folders = [path] if path.is_dir() else [path.parent, path.parent.parent]
+    found = next((folder / "spec.yaml" for folder in folders if (folder / "spec.yaml").is_file()), None)
+    if found is None:
+        raise InputError(
+            f"{path} does not say how its images are resized and normalised; "
+            "put the spec.yaml of its run beside it, or give the folder of the run"
+        )
+    return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,21 +11,8 @@ from torch.nn import functional as F
 
 from rapids_slr.errors import InputError
 from rapids_slr.networks.backbones import build_backbone
+from rapids_slr.networks.base import Outputs
 from rapids_slr.settings.spec import ModelSpec
-
-
-class Outputs(NamedTuple):
-    """What both branches make of a batch; B images, d branch features, m classes.
-
-    Attributes:
-        pooled: (B, d) float32 of each branch, before the neck.
-        necked: (B, d) float32 of each branch, batch-normalised.
-        logits: (B, m) float32 of each branch; empty without classifiers.
-    """
-
-    pooled: tuple[Tensor, Tensor]
-    necked: tuple[Tensor, Tensor]
-    logits: tuple[Tensor, ...]
 
 
 class Neck(nn.BatchNorm1d):
@@ -48,6 +34,8 @@ class TwoBranch(nn.Module):
         channels: 1 or 3, channels of an image.
     Source: Chen et al., Enhancing Diversity in Teacher-Student Networks via Asymmetric Branches (ABMT), WACV 2021.
     """
+
+    heads = ("average", "maximum")
 
     def __init__(self, spec: ModelSpec, channels: int = 3) -> None:
         super().__init__()
@@ -89,7 +77,7 @@ class TwoBranch(nn.Module):
         bfloat16 = takes_bfloat16(device) if self.precision == "auto" else self.precision == "bfloat16"
         return torch.autocast(device.type, torch.bfloat16) if bfloat16 else nullcontext()
 
-    def classify(self, necked: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+    def classify(self, necked: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Logits (B, m) of each branch; empty without classifiers."""
         if not self.classifiers:
             return ()

@@ -20,7 +20,9 @@ from rapids_slr.data import load_images, read_domain
 from rapids_slr.data.store import BLOCK
 from rapids_slr.hosts.steps import adapt_epoch
 from rapids_slr.hosts.targets import class_centroids
-from rapids_slr.networks import load_network, make_teacher, recalibrate_batchnorm
+from rapids_slr.networks.batchnorm import recalibrate_batchnorm
+from rapids_slr.networks.checkpoint import load_network
+from rapids_slr.networks.teacher import make_teacher
 from rapids_slr.refinement import SLR
 from rapids_slr.run import Adaptation, cluster, evaluate_on, features, training_targets
 from rapids_slr.session import Session

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,13 @@ from typing import Any
 from rapids_slr.errors import InputError, RunError
 from rapids_slr.files import load_tensors, save_tensors, write_atomically
 from rapids_slr.record.tables import Frame, write_parquet
+from rapids_slr.settings.spec import RunSpec
+from rapids_slr.settings.specfile import dump_spec, load_spec, spec_differences
 
 log = logging.getLogger(__name__)
+
+MAY_DIFFER = {"device", "memory_pool", "name"}
+"""Keys that a resumed run may change."""
 
 
 class RunFolder:
@@ -34,6 +40,50 @@ class RunFolder:
         self.last_file = path / "checkpoints" / "last.pt"
         self.previous_file = path / "checkpoints" / "previous.pt"
         self.pretrained_file = path / "checkpoints" / "pretrained.pt"
+
+    @classmethod
+    def for_run(
+        cls, spec: RunSpec, out: Path | None, resume: bool = False, builds_on_pretraining: bool = False
+    ) -> RunFolder:
+        """The folder that a command of a run may write to.
+
+        Args:
+            out: None makes runs/<name>-<time>.
+            resume: go on with the run of that folder.
+            builds_on_pretraining: the folder may hold a finished pre-training of an earlier command.
+        Raises: InputError if the folder holds another run, or none to resume.
+        """
+        folder = cls(out or Path("runs") / f"{spec.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+        path = folder.path
+        if not folder.spec_file.exists():
+            if resume:
+                raise InputError(f"{path} holds no run to go on with (no spec.yaml); leave --resume out to start one")
+            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+                raise InputError(f"{path} exists and is not a run folder; name an empty or new folder with --out")
+        elif resume:
+            folder._is_of(spec)
+        elif folder._is_begun() and not (builds_on_pretraining and folder._waits_for_adaptation()):
+            raise InputError(f"{path} already holds a run; go on with --resume, or name another folder with --out")
+        return folder
+
+    def _is_of(self, spec: RunSpec) -> None:
+        differing = spec_differences(load_spec(self.spec_file), spec)
+        differing = [key for key in differing if key.split(".")[0] not in MAY_DIFFER]
+        if differing:
+            raise InputError(
+                f"{self.path} was started with another spec: {', '.join(differing)} differ; "
+                "leave SPEC out to go on with its own, or start a new run with another --out"
+            )
+
+    def _is_begun(self) -> bool:
+        """Whether there is a checkpoint; what stopped before its first one may be written over."""
+        return any(file.exists() for file in (self.last_file, self.previous_file, self.pretrained_file))
+
+    def _waits_for_adaptation(self) -> bool:
+        return self.pretrained_file.exists() and not self.metrics_file.exists()
+
+    def write_spec(self, spec: RunSpec) -> None:
+        self.write_text(self.spec_file, dump_spec(spec))
 
     def write_text(self, path: Path, text: str) -> None:
         write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
@@ -67,6 +117,11 @@ class RunFolder:
         if path.exists():
             self.write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
 
+    def seconds(self) -> float:
+        """Seconds of all epochs, those before a resume included."""
+        rows = self.rows(self.pretrain_file) + self.rows(self.metrics_file)
+        return round(sum(row["seconds/epoch"] for row in rows), 3)
+
     def write_labels(self, epoch: int, labels: Frame) -> None:
         path = self.path / "labels" / f"epoch-{epoch:03d}.parquet"
         write_atomically(path, lambda temporary: write_parquet(temporary, labels))
@@ -97,6 +152,6 @@ class RunFolder:
         return None
 
 
-def best_row(rows: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The evaluated epoch with the highest mAP; the earliest of equals."""
-    return max((row for row in rows if "mAP" in row), key=lambda row: row["mAP"], default=None)
+def best_row(rows: Iterable[Mapping[str, Any]], headline: str = "mAP") -> Mapping[str, Any] | None:
+    """The evaluated epoch with the highest headline; the earliest of equals."""
+    return max((row for row in rows if headline in row), key=lambda row: row[headline], default=None)

@@ -11,7 +11,7 @@ from torch import Tensor
 from rapids_slr.data import Split
 from rapids_slr.evaluation import agreement, label_quality, pair_errors, rightly_placed
 from rapids_slr.record.tables import Frame, cluster_statistics, manifest, table
-from rapids_slr.refinement import Refined
+from rapids_slr.refinement.base import Refined
 
 QUALITY = ("ari", "nmi", "ari_labelled", "nmi_labelled", "purity")
 
@@ -21,7 +21,7 @@ def epoch_row(
     refined_N: Tensor,
     clusters_before_N: Tensor | None,
     refined_before_N: Tensor | None,
-    refined: Refined | None,
+    refined: Refined,
     identities_N: np.ndarray,
 ) -> dict[str, float]:
     """Counts of labels, agreement with last epoch's, and label quality where every identity is known.
@@ -29,14 +29,13 @@ def epoch_row(
     Figures of the refined labels, and those of the clusters with `raw_` before their names.
 
     Args:
-        refined: None where clusters are trained on as they are.
         identities_N: (N,) true identities; they are looked at here and nowhere else.
     """
     row: dict[str, float] = {
         "clusters": count_clusters(clusters_N),
         "refined_clusters": count_clusters(refined_N),
         "outliers": int((clusters_N < 0).sum()),
-        "rescued": 0 if refined is None else refined.rescued,
+        "rescued": refined.rescued,
         "left_out": int((refined_N < 0).sum()),
     }
     known = np.unique(identities_N)
@@ -57,7 +56,7 @@ def epoch_row(
 
 
 def label_table(
-    split: Split, previous_N: Tensor | None, clusters_N: Tensor, refined_N: Tensor, refined: Refined | None
+    split: Split, previous_N: Tensor | None, clusters_N: Tensor, refined_N: Tensor, refined: Refined
 ) -> Frame:
     """One row an image: sample, path, camera, previous, cluster, refined, confidence; on the device of the labels."""
     return table(
@@ -66,7 +65,7 @@ def label_table(
             "previous": torch.full_like(clusters_N, -1) if previous_N is None else previous_N,
             "cluster": clusters_N,
             "refined": refined_N,
-            "confidence": (refined_N >= 0).float() if refined is None else refined.confidence,
+            "confidence": refined.confidence,
         }
     )
 

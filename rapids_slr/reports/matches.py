@@ -100,7 +100,7 @@ def person(matches: Matches, collection: Collection, row: int) -> str:
 def sheet_page(matches: Matches, strips: list[Html]) -> Html:
     """The whole file."""
     title = f"{matches.query.path.name} in {matches.gallery.path.name}"
-    which = f"{matches.trained.told} of {matches.trained.path}"
+    which = f"{matches.trained.which} of {matches.trained.path}"
     facts = [which, time.strftime("%Y-%m-%d %H:%M"), f"{matches.backend.name} engine"]
     shown, of = len(strips), len(matches.query)
     note = (

@@ -12,13 +12,16 @@ from PIL import Image, features
 from torch import Tensor
 
 from rapids_slr.data import ImageStore, Split
+from rapids_slr.data.images import Images
 from rapids_slr.data.layouts import JUNK
 from rapids_slr.errors import InputError
 from rapids_slr.evaluation import query_results
-from rapids_slr.networks import TwoBranch, embed, load_network
+from rapids_slr.networks.checkpoint import load_network
+from rapids_slr.networks.embed import embed
+from rapids_slr.networks.two_branch import TwoBranch
 from rapids_slr.reports.clusters import Changes, EpochLabels, groups, kept_apart, moved, rescued
 from rapids_slr.reports.maps import map_features
-from rapids_slr.session import Images, Session
+from rapids_slr.session import Session
 
 THUMB = 80
 """Longest side of a small picture, pixels."""

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-CountOrZero = Annotated[int, Field(ge=0)]
-
-
-class Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+from rapids_slr.clustering.base import CLUSTERERS, ClustererSpec, DBSCANSpec
+from rapids_slr.hosts.base import HOSTS, ABMTSpec, HostSpec
+from rapids_slr.networks.base import BACKBONES
+from rapids_slr.refinement.base import REFINERS, RefinerSpec, SLRSpec
+from rapids_slr.settings.base import Chosen, Settings, not_in_table
+from rapids_slr.settings.keys import Count, CountOrZero, Fraction, NotNegative, Positive
+from rapids_slr.tasks.base import TASKS, ReIDSpec, TaskSpec
 
 
 class SynthSpec(Settings):
@@ -68,13 +66,18 @@ class DomainSpec(Settings):
         return self
 
 
-class DataSpec(Settings):
-    """Images: where they come from and how they are held."""
+class PlacesSpec(Settings):
+    """Where images come from."""
 
     source: DomainSpec | None = None
     """Labelled domain for pre-training; not needed when pretrain.checkpoint is given."""
     target: DomainSpec
     """Domain to adapt to. Its training labels are used for nothing but the label-quality columns of the reports."""
+
+
+class ImageSpec(Settings):
+    """What an image is when a network takes it."""
+
     height: Annotated[int, Field(ge=16)] = 256
     """Height images are resized to, pixels."""
     width: Annotated[int, Field(ge=16)] = 128
@@ -87,6 +90,18 @@ class DataSpec(Settings):
     """Mean of a channel, pixel range 0..1; one value for all channels or one each."""
     std: list[Positive] = [0.229, 0.224, 0.225]
     """Standard deviation of a channel, pixel range 0..1; one value for all channels or one each."""
+
+    @model_validator(mode="after")
+    def _values_a_channel(self) -> ImageSpec:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, self.channels):
+                raise ValueError(f"{name} has {len(values)} values for {self.channels} channels; give 1 or one each")
+        return self
+
+
+class StoreSpec(Settings):
+    """How images are read and held."""
+
     on_error: Literal["stop", "skip"] = "stop"
     """What an unreadable or misnamed image does: stop before training, or be left out and counted."""
     store: Literal["auto", "device", "host"] = "auto"
@@ -96,12 +111,13 @@ class DataSpec(Settings):
     """What decodes JPEG files: `auto` takes the GPU (nvJPEG) on CUDA where torchvision can, `gpu` stops if it cannot.
     Pixels differ slightly from Pillow's. Other files, and JPEG files that the GPU refuses, are left to Pillow."""
 
-    @model_validator(mode="after")
-    def _values_a_channel(self) -> DataSpec:
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) not in (1, self.channels):
-                raise ValueError(f"{name} has {len(values)} values for {self.channels} channels; give 1 or one each")
-        return self
+
+class StoredSpec(StoreSpec, ImageSpec):
+    """What images are, and how they are held: all that reading them takes."""
+
+
+class DataSpec(StoredSpec, PlacesSpec):
+    """Images: where they come from, what they are, and how they are held."""
 
 
 class AugmentSpec(Settings):
@@ -121,20 +137,41 @@ class AugmentSpec(Settings):
     """Probability of random erasing (2 to 40 % of the area)."""
 
 
-class ModelSpec(Settings):
-    """The two-branch network."""
+class ArchitectureSpec(Settings):
+    """What two networks must have in common to share weights."""
 
-    backbone: Literal["resnet50", "ibn_resnet50_a", "resnet18", "narrow"] = "resnet50"
+    backbone: Annotated[str, Field(json_schema_extra={"enum": list(BACKBONES)})] = "resnet50"
     """`narrow` is a three-stage ResNet that trains on two CPU cores."""
     widths: list[Count] = [24, 48, 96]
     """Channels of the three stages of `narrow`; other backbones ignore it."""
-    weights: str | None = None
-    """Start of the backbone: `imagenet` (torchvision's or IBN-Net's file by name), a file of weights, or none."""
+
+    @field_validator("backbone")
+    @classmethod
+    def _known(cls, backbone: str) -> str:
+        if backbone not in BACKBONES:
+            raise not_in_table(backbone, BACKBONES)
+        return backbone
+
+
+class ComputeSpec(Settings):
+    """How networks are computed."""
+
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """What convolutions compute in: `auto` takes bfloat16 on GPUs that have it (compute capability 8.0 and above), else
     float32 (on GPUs TF32, as torch sets it). Weights, features, losses and the optimizer are float32 in any case."""
     compile: bool = False
     """Compile the networks with torch.compile: the first steps take minutes, the others may be faster."""
+
+
+class WeightsSpec(Settings):
+    """What networks start from."""
+
+    weights: str | None = None
+    """Start of the backbone: `imagenet` (torchvision's or IBN-Net's file by name), a file of weights, or none."""
+
+
+class ModelSpec(ComputeSpec, WeightsSpec, ArchitectureSpec):
+    """The network: its architecture, what it starts from, how it is computed."""
 
 
 class PretrainSpec(Settings):
@@ -177,81 +214,6 @@ class FeatureSpec(Settings):
     """Re-estimate BatchNorm statistics on the target before the first clustering."""
 
 
-class OtherClustersSpec(Settings):
-    """A further clustering of every epoch, for `refine` to project; what is not given is as in `clusters`."""
-
-    branch: Literal["both", "average", "maximum"] = "both"
-    """Features of both branches of the network, or of the one that pools by average or maximum."""
-    pairs_per_image: Positive | None = None
-    """Another radius, by the rule of clusters.pairs_per_image."""
-    rho: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Another radius, by the rule of clusters.rho."""
-    eps: Positive | None = None
-    """Another radius, fixed."""
-
-
-class ClusterSpec(Settings):
-    """From features to cluster labels."""
-
-    method: Literal["dbscan", "hdbscan"] = "dbscan"
-    """DBSCAN on the k-reciprocal Jaccard distance, or HDBSCAN on the features (paper, Table 3)."""
-    k1: Count = 20
-    """Neighbours that must be reciprocal."""
-    k2: Count = 6
-    """Neighbours (the image itself included) averaged by query expansion; 1 leaves it out."""
-    pairs_per_image: Positive | None = 13
-    """eps = mean of the round(this x N) smallest nonzero distances. Stay below (images an identity - 1) / 2."""
-    rho: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Takes the place of pairs_per_image: the same mean over this fraction of all nonzero pairs (ABMT: 2e-3)."""
-    eps: Positive | None = None
-    """Takes the place of both rules: a fixed radius."""
-    min_samples: Count = 4
-    """Points within eps, the point itself included, that make a core point."""
-    min_size: Count = 1
-    """Clusters with fewer images become outliers."""
-    min_cluster_size: Annotated[int, Field(ge=2)] = 7
-    """Smallest cluster of method hdbscan."""
-    search: Literal["exact", "approximate"] = "exact"
-    """Nearest neighbours: all of them, or on CUDA most of them by cuVS, for some 100,000 images and more."""
-    solver: Literal["auto", "cuml", "graph"] = "auto"
-    """DBSCAN on CUDA: cuML on all N x N distances, own kernels on the graph, or cuML where that fits; equal labels."""
-    source_weight: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """lambda of the source term of the distance (ABMT: 0.1); 0 leaves it out."""
-    also: list[OtherClustersSpec] = []
-    """Further clusterings of every epoch, by other radii or branches. `refine` projects them onto the clusters as it
-    does last epoch's, and takes the mean (beyond the paper)."""
-
-    @model_validator(mode="after")
-    def _others_by_dbscan(self) -> ClusterSpec:
-        if self.also and self.method != "dbscan":
-            raise ValueError("also needs method: dbscan, whose radius it changes")
-        return self
-
-
-class RefineSpec(Settings):
-    """From this epoch's and last epoch's clusters to refined labels (SLR)."""
-
-    alpha: Fraction = 0.5
-    """Weight of this epoch's clusters against last epoch's; 1 forgets the past."""
-    hard: Literal["hdbscan", "argmax", "dbscan", "none", "cuml"] = "hdbscan"
-    """How soft labels become hard ones; `none` trains on the soft labels themselves, `cuml` is cuML's HDBSCAN on the
-    soft label of every image, for comparison on a GPU."""
-    min_cluster_size: Annotated[int, Field(ge=2)] = 7
-    """Smallest refined cluster of HDBSCAN, images."""
-    min_samples: Count | None = None
-    """Neighbours, without the point itself, of a core distance; none takes min_cluster_size."""
-    merge_distance: NotNegative = 0.0
-    """Clusters of HDBSCAN that part below this distance stay together (its cluster_selection_epsilon)."""
-    outliers: Literal["project", "drop"] = "project"
-    """An outlier that was clustered last epoch takes its projected label, or is left out."""
-    noise: Literal["drop", "argmax"] = "drop"
-    """HDBSCAN's noise is left out, or joins the refined cluster that holds most of its raw cluster."""
-    memory: Literal["clusters", "refined"] = "clusters"
-    """Labels carried to the next epoch: the clusters (paper) or the refined ones."""
-    min_confidence: Fraction = 0.0
-    """Images whose soft label has no entry of at least this are left out; 0 keeps all (paper)."""
-
-
 class TrainingSpec(Settings):
     """Adaptation to the target, the teacher and the student together."""
 
@@ -290,10 +252,6 @@ class EvaluationSpec(Settings):
     """Epochs between evaluations; the last epoch is always evaluated."""
 
 
-def _none_by_name(value: object) -> object:
-    return None if value == "none" else value
-
-
 class RunSpec(Settings):
     """One run: pre-training on the source, adaptation to the target, evaluation."""
 
@@ -310,9 +268,14 @@ class RunSpec(Settings):
     model: ModelSpec = ModelSpec()
     pretrain: PretrainSpec = PretrainSpec()
     features: FeatureSpec = FeatureSpec()
-    clusters: ClusterSpec = ClusterSpec()
-    refine: Annotated[RefineSpec | None, BeforeValidator(_none_by_name)] = RefineSpec()
+    clusters: Annotated[ClustererSpec, Chosen(CLUSTERERS, "dbscan")] = DBSCANSpec()
+    """From features to cluster labels; `method` names the way."""
+    refine: Annotated[RefinerSpec, Chosen(REFINERS, "slr")] = SLRSpec()
     """Refinement of the clusters; `none` trains on them as they are (the ABMT baseline)."""
+    host: Annotated[HostSpec, Chosen(HOSTS, "abmt")] = ABMTSpec()
+    """How the network is trained on cluster labels."""
+    task: Annotated[TaskSpec, Chosen(TASKS, "reid")] = ReIDSpec()
+    """What the network is for, and how it is scored."""
     training: TrainingSpec = TrainingSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
 
@@ -320,8 +283,11 @@ class RunSpec(Settings):
     def _source_or_checkpoint(self) -> RunSpec:
         if self.data.source is None and self.pretrain.checkpoint is None:
             raise ValueError("data.source is missing: give it, or a trained network in pretrain.checkpoint")
-        if self.data.source is None and self.clusters.source_weight > 0:
+        if self.data.source is None and self.clusters.needs_source:
             raise ValueError("clusters.source_weight > 0 needs data.source")
-        if self.clusters.also and self.refine is None:
+        if unknown := self.clusters.heads - set(self.host.heads):
+            known = ", ".join(("both", *self.host.heads))
+            raise ValueError(f"clusters.also: branch should be one of {known}, got {', '.join(sorted(unknown))}")
+        if self.clusters.needs_refinement and self.refine.choice() == "none":
             raise ValueError("clusters.also needs refine: without it nothing reads further clusterings")
         return self

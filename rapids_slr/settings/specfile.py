@@ -13,17 +13,16 @@ import importlib.resources
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from types import NoneType
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from rapids_slr.errors import InputError
+from rapids_slr.settings.base import sections_of, without_none_words
 from rapids_slr.settings.spec import RunSpec
 
 QUICKSTART = "quickstart"
@@ -365,38 +364,16 @@ def _scalar(node: yaml.ScalarNode) -> Any:
 
 
 def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Every dotted key below a model with its field, sections included."""
+    """Every dotted key below a model with its field, sections included, those of all choices."""
     for name, info in model.model_fields.items():
         yield prefix + name, info
-        if section := _section(info):
+        for section in sections_of(info):
             yield from _fields(section, f"{prefix}{name}.")
 
 
-def _section(info: FieldInfo) -> type[BaseModel] | None:
-    for choice in (info.annotation, *get_args(info.annotation)):
-        if isinstance(choice, type) and issubclass(choice, BaseModel):
-            return choice
-    return None
-
-
-@cache
 def valid_keys() -> tuple[str, ...]:
-    return tuple(key for key, _ in _fields(RunSpec))
-
-
-def without_none_words(values: Any, model: type[BaseModel]) -> Any:
-    """`values` with the word `none` turned into None where a setting may be left out."""
-    if not isinstance(values, Mapping):
-        return values
-    result = dict(values)
-    for name, info in model.model_fields.items():
-        if name not in result:
-            continue
-        if result[name] == "none" and NoneType in get_args(info.annotation):
-            result[name] = None
-        elif section := _section(info):
-            result[name] = without_none_words(result[name], section)
-    return result
+    """Every dotted key of a spec; tables of choices may have grown since the last call."""
+    return tuple(dict.fromkeys(key for key, _ in _fields(RunSpec)))
 
 
 def with_none_words(value: Any) -> Any:

@@ -16,9 +16,8 @@ from typing import Any
 
 from rapids_slr.errors import InputError
 from rapids_slr.files import make_folder, write_atomically
-from rapids_slr.record.folder import RunFolder
+from rapids_slr.record.folder import MAY_DIFFER, RunFolder
 from rapids_slr.record.rows import seconds_by_stage
-from rapids_slr.session import MAY_DIFFER
 from rapids_slr.settings.spec import RunSpec
 from rapids_slr.settings.specfile import dump_yaml, load_spec, spec_differences
 from rapids_slr.sweep.plan import Run, Sweep

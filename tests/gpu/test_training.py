@@ -24,7 +24,10 @@ from rapids_slr.hosts import steps
 from rapids_slr.hosts.losses import adaptation_loss
 from rapids_slr.hosts.steps import LossMeter, adapt_epoch, pretrain_epoch, pretrain_optimizer
 from rapids_slr.hosts.targets import class_centroids, hard_targets
-from rapids_slr.networks import TwoBranch, embed, make_teacher, recalibrate_batchnorm
+from rapids_slr.networks.batchnorm import recalibrate_batchnorm
+from rapids_slr.networks.embed import embed
+from rapids_slr.networks.teacher import make_teacher
+from rapids_slr.networks.two_branch import TwoBranch
 from rapids_slr.seeds import generator
 from rapids_slr.settings.spec import AugmentSpec, DomainSpec, FeatureSpec, ModelSpec, RunSpec
 

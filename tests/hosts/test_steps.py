@@ -15,7 +15,8 @@ from rapids_slr.errors import RunError
 from rapids_slr.hosts import steps
 from rapids_slr.hosts.steps import GuardedAdam, LossMeter, adapt_epoch, pretrain_epoch, pretrain_rate
 from rapids_slr.hosts.targets import hard_targets
-from rapids_slr.networks import TwoBranch, make_teacher
+from rapids_slr.networks.teacher import make_teacher
+from rapids_slr.networks.two_branch import TwoBranch
 from rapids_slr.settings.spec import PretrainSpec
 
 CPU = torch.device("cpu")

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from rapids_slr.errors import RunError
-from rapids_slr.networks import TwoBranch, recalibrate_batchnorm
+from rapids_slr.networks.batchnorm import recalibrate_batchnorm
+from rapids_slr.networks.two_branch import TwoBranch
 from rapids_slr.settings.spec import ModelSpec
 
 

@@ -7,7 +7,8 @@ import torch
 
 from rapids_slr.data import ImageStore, augment, normalise
 from rapids_slr.errors import RunError
-from rapids_slr.networks import TwoBranch, embed
+from rapids_slr.networks.embed import embed
+from rapids_slr.networks.two_branch import TwoBranch
 from rapids_slr.settings.spec import AugmentSpec, DataSpec, FeatureSpec, ModelSpec
 
 DATA = DataSpec.model_validate({"target": {"path": "unused"}, "height": 16, "width": 16})

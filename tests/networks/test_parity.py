@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rapids_slr.networks import TwoBranch
+from rapids_slr.networks.two_branch import TwoBranch
 from rapids_slr.settings.spec import ModelSpec
 from tests.reference import two_branch as reference
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rapids_slr.networks import TwoBranch, make_teacher, update_teacher
+from rapids_slr.networks.teacher import make_teacher, update_teacher
+from rapids_slr.networks.two_branch import TwoBranch
 from rapids_slr.settings.spec import ModelSpec
 
 

@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rapids_slr.errors import InputError
-from rapids_slr.networks import TwoBranch, make_teacher, two_branch
+from rapids_slr.networks import two_branch
 from rapids_slr.networks.backbones import build_backbone
+from rapids_slr.networks.teacher import make_teacher
+from rapids_slr.networks.two_branch import TwoBranch
 from rapids_slr.settings.spec import ModelSpec
 
 NARROW = ModelSpec(backbone="narrow", widths=[4, 6, 8])

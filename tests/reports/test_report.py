@@ -17,6 +17,7 @@ from PIL import Image
 
 from rapids_slr.cli import main
 from rapids_slr.data import ImageStore, Split
+from rapids_slr.data.images import Images
 from rapids_slr.errors import InputError, RunError
 from rapids_slr.evaluation import query_results
 from rapids_slr.reports import try_report, write_report
@@ -26,7 +27,6 @@ from rapids_slr.reports.figures import RUN_FIGURES
 from rapids_slr.reports.gather import gather_run
 from rapids_slr.reports.page import page_of
 from rapids_slr.reports.pictures import OF_CLUSTER, TOP, Map, Thumbs, cluster_sheet, hues, nearest_of, picture
-from rapids_slr.session import Images
 from rapids_slr.settings.specfile import dump_spec, load_spec
 from tests.conftest import TINY
 from tests.reports.conftest import Page

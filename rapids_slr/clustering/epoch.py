@@ -1,0 +1,75 @@
+"""The clusterers of a run: what the sections of CLUSTERERS build."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from rapids_slr.clustering.base import Clusters, DBSCANSpec, HDBSCANSpec, OtherClustersSpec
+from rapids_slr.clustering.dbscan import JaccardDBSCAN
+from rapids_slr.clustering.hdbscan import cluster_hdbscan
+from rapids_slr.errors import InputError
+
+
+class EpochDBSCAN:
+    """JaccardDBSCAN, and further radii or heads of the same epoch where the section asks for them."""
+
+    def __init__(self, spec: DBSCANSpec) -> None:
+        self._spec = spec
+
+    def check(self, N: int) -> None:
+        if self._spec.k1 >= N:
+            raise InputError(
+                f"data.target: {N} training images, but clusters.k1 {self._spec.k1} needs more than that; lower k1"
+            )
+
+    def fit_predict(
+        self,
+        features_ND: Tensor,
+        *,
+        source_SD: Tensor | None = None,
+        cameras_N: Any = None,
+        heads: Sequence[str] = (),
+    ) -> Clusters:
+        fitted: dict[str, JaccardDBSCAN] = {}  # a graph for each set of features, whatever the radii
+
+        def labels_of(other: OtherClustersSpec | None) -> Tensor:
+            head = "both" if other is None else other.branch
+            if head not in fitted:
+                source = None if source_SD is None else head_features(source_SD, head, heads)
+                model = JaccardDBSCAN(**self._spec.model_dump(exclude={"method", "also"}))
+                fitted[head] = model.fit(head_features(features_ND, head, heads), source=source)
+            radius = {} if other is None else other.radius
+            return fitted[head].labels_at(**radius) if radius else fitted[head].labels_
+
+        return Clusters(labels_of(None), [labels_of(other) for other in self._spec.also])
+
+
+class EpochHDBSCAN:
+    """HDBSCAN on the features themselves."""
+
+    def __init__(self, spec: HDBSCANSpec) -> None:
+        self._spec = spec
+
+    def check(self, N: int) -> None:
+        pass
+
+    def fit_predict(
+        self,
+        features_ND: Tensor,
+        *,
+        source_SD: Tensor | None = None,
+        cameras_N: Any = None,
+        heads: Sequence[str] = (),
+    ) -> Clusters:
+        return Clusters(cluster_hdbscan(features_ND, self._spec.min_cluster_size))
+
+
+def head_features(features_ND: Tensor, head: str, heads: Sequence[str]) -> Tensor:
+    """The features of all heads (`both`), or the part of one of them with unit rows."""
+    if head == "both":
+        return features_ND
+    return F.normalize(features_ND.chunk(len(heads), dim=1)[list(heads).index(head)], dim=1)

@@ -1,0 +1,86 @@
+"""The images of a run: the splits of its source and target, decoded when they are first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from rapids_slr.data.augment import augment
+from rapids_slr.data.domain import Domain, Split
+from rapids_slr.data.layouts import SplitName
+from rapids_slr.data.read import read_domain
+from rapids_slr.data.store import ImageStore, load_images
+from rapids_slr.errors import InputError
+from rapids_slr.seeds import generator
+from rapids_slr.settings.spec import DomainSpec, RunSpec
+
+Bar = Callable[[str, int], AbstractContextManager[Callable[..., None]]]
+"""bar(label, total) opens a progress bar and gives what is called with the images done."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """A split of a domain, decoded: row i of the store is name i of the split."""
+
+    split: Split
+    store: ImageStore
+
+
+class RunImages:
+    """Source and target of a run.
+
+    Args:
+        device: where batches are wanted.
+        bar: shows what is read.
+        warn: told of images that are left out.
+    Raises: InputError, whenever a split is first asked for, if it cannot be read.
+    """
+
+    def __init__(self, spec: RunSpec, device: torch.device, bar: Bar, warn: Callable[[str], None]) -> None:
+        self._spec, self._device, self._bar, self._warn = spec, device, bar, warn
+
+    @cached_property
+    def source(self) -> Images:
+        """The labelled source, its training split."""
+        if self._spec.data.source is None:
+            raise InputError("data.source is missing: pre-training and clusters.source_weight need a labelled source")
+        return self._load(self._domain(self._spec.data.source), "train", "source")
+
+    @cached_property
+    def target(self) -> Images:
+        """The images to adapt to."""
+        return self._load(self.target_domain, "train", "target")
+
+    @cached_property
+    def target_domain(self) -> Domain:
+        return self._domain(self._spec.data.target)
+
+    def test(self, split: SplitName) -> Images:
+        """A split of the target that tests a network; whoever asks keeps it."""
+        return self._load(self.target_domain, split, "target")
+
+    def training_batches(self, images: Images) -> Iterator[Tensor]:
+        """All images once, in random order and augmented as in training, float32 (B, C, H, W)."""
+        spec = self._spec
+        order_N = torch.randperm(len(images.store), generator=generator(spec.seed, "batchnorm order"))
+        draw = generator(spec.seed, "batchnorm augmentation")
+        for indices_B in order_N.split(spec.features.batch):
+            yield augment(images.store.batch(indices_B), spec.augment, spec.data, draw)
+
+    def _domain(self, spec: DomainSpec) -> Domain:
+        return read_domain(spec, on_error=self._spec.data.on_error)
+
+    def _load(self, domain: Domain, split_name: SplitName, role: str) -> Images:
+        split = domain.split(split_name)
+        with self._bar(f"reading {role} {split_name}", len(split)) as report:
+            store, kept = load_images(domain, split, self._spec.data, self._device, progress=report)
+        if len(kept) < len(split):
+            self._warn(
+                f"{role} {split_name}: {len(split) - len(kept)} of {len(split)} images could not be read; left out"
+            )
+        return Images(kept, store)

@@ -1,0 +1,142 @@
+"""ABMT: a student and its mean teacher, each with two branches that learn from the other's other branch.
+
+Source: Chen et al., Enhancing Diversity in Teacher-Student Networks via Asymmetric Branches, WACV 2021; with soft
+labels and the teacher's own cross entropy as in the paper (Eqs. 5-6). B images of a batch, M classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rapids_slr.data.images import Images
+from rapids_slr.hosts.loop import Batch, Batches, GuardedAdam, Report, meter_of, step_memory, train_steps
+from rapids_slr.hosts.losses import Terms, cross_entropy, distillation, mean_over_heads, softened_triplet
+from rapids_slr.hosts.targets import Targets, class_centroids
+from rapids_slr.marks import stage
+from rapids_slr.networks.base import Outputs
+from rapids_slr.networks.teacher import make_teacher, update_teacher
+from rapids_slr.networks.two_branch import TwoBranch
+from rapids_slr.session import Session
+from rapids_slr.settings.spec import TrainingSpec
+
+
+class ABMT:
+    """The student is trained; the teacher follows it, embeds and is evaluated."""
+
+    student: TwoBranch
+    teacher: TwoBranch
+
+    def __init__(self) -> None:
+        self.step = 0
+        """Training steps done, over all epochs; it sets the decay of the moving average."""
+
+    def begin(self, network: TwoBranch, session: Session) -> None:
+        self.session = session
+        self.teacher = network.requires_grad_(False)
+        self.student = make_teacher(self.teacher).requires_grad_(True)
+
+    def embed(self, images: Images, epoch: int | None = None) -> Tensor:
+        return self.session.embed(self.teacher, images, epoch)
+
+    def fit_epoch(self, features_ND: Tensor, targets: Targets, epoch: int) -> dict[str, float]:
+        session = self.session
+        with stage("targets"):  # dynamic classifiers, from the centroids of the epoch's classes
+            centroids_KD = class_centroids(features_ND, targets)
+            self.student.set_classifiers_from(centroids_KD)
+            self.teacher.set_classifiers_from(centroids_KD)
+        with session.epoch_bar(epoch) as report:
+            losses = self.train(targets, epoch, report)
+        self.student.drop_classifiers()
+        self.teacher.drop_classifiers()
+        return losses
+
+    def train(self, targets: Targets, epoch: int, report: Report) -> dict[str, float]:
+        """Train the student on refined labels and its teacher's predictions; the teacher follows it (Eqs. 5-6).
+
+        Raises: RunError if memory runs out, or if the loss is not finite: what is trained is then as before that step,
+            and BatchNorm has seen its batch. On a GPU up to LOG_INTERVAL - 1 later batches pass before the error:
+            BatchNorm sees them too, and the teacher's average moves on towards the student's finite weights.
+        """
+        spec, target, where = self.session.spec, self.session.images.target.store, f"epoch {epoch}"
+        settings, student, teacher = spec.training, self.student, self.teacher
+        trained = list(student.parameters())
+        if settings.teacher_ce:
+            trained += list(teacher.classifiers.parameters())
+        optimizer = GuardedAdam(trained, lr=settings.lr, weight_decay=settings.weight_decay)
+
+        def loss_of(batch: Batch) -> tuple[Tensor, Terms]:
+            outputs = student(batch.images)
+            with torch.no_grad():
+                guide = teacher(batch.images)
+            labels, identities_B = targets.of(batch.rows_B), targets.identities_N[batch.rows_B]
+            total, terms = adaptation_loss(outputs, guide, labels, identities_B, settings)
+            if settings.teacher_ce:
+                terms["teacher_ce"] = teacher_cross_entropy(teacher, guide, labels, settings.label_smoothing)
+                total = total + terms["teacher_ce"]
+            return total, terms
+
+        def follow(_: Batch) -> None:
+            update_teacher(teacher, student, self.step, settings.ema, skip_classifiers=settings.teacher_ce)
+            self.step += 1
+
+        student.train()
+        teacher.train()
+        with step_memory("training", where):
+            batches = Batches(target, targets.identities_N, spec, settings, epoch)
+            return train_steps(batches, loss_of, optimizer, meter_of(report, where, target.device), after=follow)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self.step, "student": self.student.state_dict(), "teacher": self.teacher.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.step = state["step"]
+        self.student.load_state_dict(state["student"])
+        self.teacher.load_state_dict(state["teacher"])
+
+
+def adaptation_loss(
+    student: Outputs, teacher: Outputs, targets: Tensor, identities_B: Tensor, weights: TrainingSpec
+) -> tuple[Tensor, Terms]:
+    """Loss on pseudo-labelled images: L = ce_weight L_ce + soft_weight L_soft + triplet_weight L_tri (Eq. 6).
+
+    Each term is the mean over the student's branches; a branch learns from the teacher's other one.
+
+    Args:
+        targets: (B,) int64 refined labels, or (B, M) soft ones (rows sum to 1; no smoothing).
+        identities_B: (B,) int64 labels of the triplet loss.
+        weights: weights of the terms and label smoothing.
+    Returns: the total, and its terms `ce`, `soft` and `triplet`.
+    """
+
+    def labelled(logits_BM: Tensor) -> Tensor:
+        return cross_entropy(logits_BM, targets, weights.label_smoothing)
+
+    def softened(pooled_BD: Tensor, other_BD: Tensor) -> Tensor:
+        return softened_triplet(pooled_BD, other_BD, identities_B)
+
+    terms = {
+        "ce": mean_over_heads(labelled, student.logits),
+        "soft": mean_over_heads(distillation, student.logits, teacher.logits[::-1]),
+        "triplet": mean_over_heads(softened, student.pooled, teacher.pooled[::-1]),
+    }
+    total = (
+        weights.ce_weight * terms["ce"]
+        + weights.soft_weight * terms["soft"]
+        + weights.triplet_weight * terms["triplet"]
+    )
+    return total, terms
+
+
+def teacher_cross_entropy(teacher: TwoBranch, guide: Outputs, targets: Tensor, smoothing: float) -> Tensor:
+    """Cross entropy of the teacher's classifiers on its own features (Eq. 5); no gradient reaches the features.
+
+    Args:
+        guide: outputs of the teacher for the batch.
+        targets: (B,) int64 labels or (B, M) soft ones, as in `adaptation_loss`.
+    """
+    logits = teacher.classify(tuple(necked.detach() for necked in guide.necked))
+    return mean_over_heads(lambda branch: cross_entropy(branch, targets, smoothing), logits)
