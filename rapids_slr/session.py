@@ -38,6 +38,7 @@ class Session(ExitStack):
         self.backend = choose_backend(spec.device, spec.memory_pool)
         self.device = self.backend.device
         self.progress = Progress()
+        self._warned: set[str] = set()
         self.images = RunImages(spec, self.device, self.bar, self.warn)
 
     def __enter__(self) -> Session:
@@ -97,7 +98,10 @@ class Session(ExitStack):
         return self.bar(f"epoch {epoch}/{training.epochs}", training.iterations)
 
     def warn(self, message: str) -> None:
-        self.progress.say(f"warning: {message}")
+        """Say what looks wrong, once."""
+        if message not in self._warned:
+            self._warned.add(message)
+            self.progress.say(f"warning: {message}")
 
 
 class RunSession(Session):

@@ -109,7 +109,7 @@ def measured(
     meter = Meter(work.session.device, gauge)
     with marked(meter.stage, seen):
         begun = meter.now()
-        work.repeat(meter.stage)
+        work.repeat()
         return meter, meter.now() - begun
 
 

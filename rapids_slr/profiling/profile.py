@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,9 +19,11 @@ from rapids_slr.bench import environment
 from rapids_slr.errors import InputError
 from rapids_slr.files import write_atomically
 from rapids_slr.networks.two_branch import takes_bfloat16
-from rapids_slr.profiling.measure import Memory, Meter, Work, measured, overhead, probe, traced
+from rapids_slr.profiling.ledger import StageWork
+from rapids_slr.profiling.measure import Memory, Meter, Peak, Roofline, Work, measured, overhead, probe, traced
 from rapids_slr.profiling.page import page_of
-from rapids_slr.profiling.stages import ARRAYS, STAGES, Workload
+from rapids_slr.profiling.stages import ARRAYS, STAGES, Workload, short
+from rapids_slr.record.folder import RunFolder
 from rapids_slr.session import Session
 from rapids_slr.settings.spec import RunSpec
 
@@ -46,8 +48,9 @@ def profile_run(
     Raises: InputError if the folder holds a run, or as a run does for its spec and data.
     """
     folder = out or Path("runs") / f"{spec.name}-profile-{time.strftime('%Y%m%d-%H%M%S')}"
-    with Session(spec, folder) as session:
-        result = _measure(session, folder / "trace.json", repetitions)
+    RunFolder.for_run(spec, folder)  # none of a run
+    with Session(short(spec), folder) as session:
+        result = _measure(session, spec, folder / "trace.json", repetitions)
     text = json.dumps(result, indent=2, allow_nan=False) + "\n"
     page = page_of(result, other)
     write_atomically(folder / "profile.json", lambda temporary: temporary.write_text(text, "utf-8"), AGAIN)
@@ -76,13 +79,63 @@ def read_profile(path: Path) -> dict[str, Any]:
     return found
 
 
-def _measure(session: Session, trace: Path, repetitions: int) -> dict[str, Any]:
-    device, say = session.device, session.progress.say
+@dataclass
+class _Measured:
+    """All that was measured of a workload."""
+
+    meters: list[Meter]
+    walls: list[float]
+    roof: Roofline
+    memory: Memory
+    counts: Work
+    ledger: dict[str, StageWork]
+    while_traced: Meter
+    overhead: dict[str, float]
+
+
+def _measure(session: Session, spec: RunSpec, trace: Path, repetitions: int) -> dict[str, Any]:
+    """What profile.json holds; `spec` is the one that was asked for, the session has its short form."""
     bfloat16 = _takes_bfloat16(session)
-    say("probing this machine")
-    roof = probe(device, bfloat16)
-    say("a first epoch, for the memory of refinement")
+    session.progress.say("probing this machine")
+    roof = probe(session.device, bfloat16)
+    session.progress.say("a first epoch, for the memory of refinement")
     work = Workload(session)
+    found = _repeat(session, work, roof, bfloat16, trace, repetitions)
+    runs = [meter.seconds() for meter in found.meters]
+    names = [name for name in STAGES if name in runs[0]]
+    marks, middle = len(found.meters[0].spans), sorted(range(repetitions), key=found.walls.__getitem__)
+    traced_seconds = sum(found.while_traced.seconds().values())
+    return {
+        "format": FORMAT,
+        "version": __version__,
+        "spec": spec.model_dump(mode="json"),
+        "weights": work.weights,
+        "engine": session.backend.name,
+        "why": session.backend.why,
+        "environment": environment(session.device_name if session.backend.name == "cuda" else None),
+        "images": work.shape[0],
+        "dim": work.shape[1],
+        "warm_up": WARM_UP,
+        "repetitions": repetitions,
+        "wall_seconds": found.walls,
+        "accounted": sum(sum(run.values()) for run in runs) / sum(found.walls),
+        "roofline": asdict(found.roof),
+        "overhead": found.overhead
+        | {
+            "marks": marks,
+            "share": marks * found.overhead["seconds_a_mark"] / median(found.walls),
+            "traced_share": traced_seconds / median([sum(run.values()) for run in runs]) - 1,
+        },
+        "stages": {name: _stage(name, session, work, found, bfloat16) for name in names},
+        "timeline": _timeline(found.meters[middle[(repetitions - 1) // 2]]),
+    }
+
+
+def _repeat(
+    session: Session, work: Workload, roof: Roofline, bfloat16: bool, trace: Path, repetitions: int
+) -> _Measured:
+    """Every kind of figure by repetitions of its own."""
+    device, say = session.device, session.progress.say
     for _ in range(WARM_UP):
         measured(work)
     meters, walls = [], []
@@ -98,68 +151,43 @@ def _measure(session: Session, trace: Path, repetitions: int) -> dict[str, Any]:
     with counts.counting():
         measured(work, counts, counts.seen)
     ledger, while_traced = traced(work, trace)
-    costs = overhead(work, PAIRS)
+    return _Measured(meters, walls, roof, memory, counts, ledger, while_traced, overhead(work, PAIRS))
 
-    runs = [meter.seconds() for meter in meters]
-    names = [name for name in STAGES if name in runs[0]]
-    traced_seconds = while_traced.seconds()
-    stages: dict[str, Any] = {}
-    for name in names:
-        times = [run[name] for run in runs]
-        seconds, flop, moved = median(times), _flop(name, counts), _bytes(name, counts)
-        precision = _precision(name, device.type == "cuda", bfloat16)
-        least = roof.least_seconds(flop, moved, precision)
-        done = ledger.get(name)
-        stages[name] = {
-            "calls": sum(span.stage == name for span in meters[0].spans),
-            "units": work.units[name],
-            "unit": STAGES[name].unit,
-            "per_second": work.units[name] / seconds,
-            "seconds": {"median": seconds, "low": min(times), "high": max(times), "runs": times},
-            "traced_seconds": traced_seconds[name],
-            "host_peak_mb": asdict(memory.host[name]) if memory.host_is_known else None,
-            "device": None
-            if device.type != "cuda" or done is None
-            else {
-                "seconds": done.device_seconds,
-                "kernels": done.kernels,
-                "to_device": asdict(done.to_device),
-                "to_host": asdict(done.to_host),
-                "peak_mb": asdict(memory.device[name]),
-            },
-            "flop": flop,
-            "flop_counted": STAGES[name].flop,
-            "bytes": moved,
-            "bytes_counted": STAGES[name].bytes,
-            "precision": precision,
-            "bound": None if least is None else least[1],
-            "roofline_share": None if least is None else least[0] / seconds,
-        }
-    marks = len(meters[0].spans)
-    middle = sorted(range(repetitions), key=walls.__getitem__)[(repetitions - 1) // 2]
+
+def _stage(name: str, session: Session, work: Workload, found: _Measured, bfloat16: bool) -> dict[str, Any]:
+    """One stage of profile.json."""
+    on_cuda = session.device.type == "cuda"
+    times = [meter.seconds()[name] for meter in found.meters]
+    seconds, flop, moved = median(times), _flop(name, found.counts), _bytes(name, found.counts)
+    precision = _precision(name, on_cuda, bfloat16)
+    least = found.roof.least_seconds(flop, moved, precision)
+    done, host = found.ledger.get(name), found.memory
     return {
-        "format": FORMAT,
-        "version": __version__,
-        "spec": session.spec.model_dump(mode="json"),
-        "weights": work.weights,
-        "engine": session.backend.name,
-        "why": session.backend.why,
-        "environment": environment(session.device_name if session.backend.name == "cuda" else None),
-        "images": work.shape[0],
-        "dim": work.shape[1],
-        "warm_up": WARM_UP,
-        "repetitions": repetitions,
-        "wall_seconds": walls,
-        "accounted": sum(sum(run.values()) for run in runs) / sum(walls),
-        "roofline": asdict(roof),
-        "overhead": costs
-        | {
-            "marks": marks,
-            "share": marks * costs["seconds_a_mark"] / median(walls),
-            "traced_share": sum(traced_seconds.values()) / median([sum(run.values()) for run in runs]) - 1,
-        },
-        "stages": stages,
-        "timeline": _timeline(meters[middle]),
+        "calls": sum(span.stage == name for span in found.meters[0].spans),
+        "units": work.units[name],
+        "unit": STAGES[name].unit,
+        "per_second": work.units[name] / seconds,
+        "seconds": {"median": seconds, "low": min(times), "high": max(times), "runs": times},
+        "traced_seconds": found.while_traced.seconds()[name],
+        "host_peak_mb": asdict(host.host[name]) if host.host_is_known else None,
+        "device": None if not on_cuda or done is None else _device_work(done, found.memory.device[name]),
+        "flop": flop,
+        "flop_counted": STAGES[name].flop,
+        "bytes": moved,
+        "bytes_counted": STAGES[name].bytes,
+        "precision": precision,
+        "bound": None if least is None else least[1],
+        "roofline_share": None if least is None else least[0] / seconds,
+    }
+
+
+def _device_work(done: StageWork, peak: Peak) -> dict[str, Any]:
+    return {
+        "seconds": done.device_seconds,
+        "kernels": done.kernels,
+        "to_device": asdict(done.to_device),
+        "to_host": asdict(done.to_host),
+        "peak_mb": asdict(peak),
     }
 
 

@@ -24,6 +24,9 @@ class Task(Protocol):
     def read(self, images: RunImages) -> None:
         """Decode what tests the network, so that bad data stops a run before it trains."""
 
+    def test_images(self, images: RunImages) -> int:
+        """How many images an evaluation embeds."""
+
     def evaluate(self, embed: Callable[[Images], Tensor], images: RunImages) -> Mapping[str, float]:
         """Scores of a network.
 

@@ -35,6 +35,9 @@ class ReID:
             self._test = Test(images.test("query"), images.test("gallery"))
         return self._test
 
+    def test_images(self, images: RunImages) -> int:
+        return sum(len(part.store) for part in self.test(images))
+
     def evaluate(self, embed: Callable[[Images], Tensor], images: RunImages) -> dict[str, float]:
         """mAP and CMC as fractions."""
         query, gallery = self.test(images)
