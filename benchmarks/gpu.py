@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from rapids_slr import SLR, JaccardDBSCAN
-from rapids_slr.bench import Machine, bench_labels, environment, show
+from rapids_slr.bench import Machine, bench_labels, show
 from rapids_slr.data import ImageStore
 from rapids_slr.files import write_atomically
 from rapids_slr.hosts import steps
@@ -33,6 +33,7 @@ from rapids_slr.hosts.targets import Targets, class_centroids, hard_targets
 from rapids_slr.marks import Clock
 from rapids_slr.networks import TwoBranch, embed, make_teacher
 from rapids_slr.profiling import recorded
+from rapids_slr.provenance import environment
 from rapids_slr.settings.spec import RunSpec
 
 RESULTS = Path(__file__).parent / "results"

@@ -5,12 +5,9 @@ Times are medians of runs taken in turn, so that a busy machine slows all of the
 
 from __future__ import annotations
 
-import platform
-import subprocess
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,10 +22,10 @@ from rapids_slr.clustering.dbscan import dbscan, radius
 from rapids_slr.clustering.jaccard import jaccard_graph
 from rapids_slr.clustering.neighbours import BLOCK, check_features, nearest_neighbours
 from rapids_slr.engine.arrays import Array, like
-from rapids_slr.engine.backend import version_of
 from rapids_slr.errors import InputError
 from rapids_slr.kernels.density_clusters import density_clusters
 from rapids_slr.kernels.runtime import warm_up
+from rapids_slr.provenance import cpu_name, environment
 from rapids_slr.refinement import SLR
 
 IMAGES = 17  # images an identity, as in Market-1501
@@ -409,42 +406,3 @@ class Machine:
         result = function(*args)
         torch.cuda.synchronize()
         return result, (before - torch.cuda.mem_get_info()[0]) / 2**20  # pools keep what was freed
-
-
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def environment(device: str | None = None) -> dict[str, str | int]:
-    """What the figures depend on: device, threads, versions, commit; and when they were taken."""
-    packages = ("rapids-slr", "torch", "numpy", "numba", "scipy", "scikit-learn")
-    cuda_packages = {"cupy": ("cupy-cuda13x", "cupy-cuda12x"), "numba-cuda": ("numba-cuda",), "cuml": ("cuml-cu13",)}
-    found = {name: version_of(*distributions) for name, distributions in cuda_packages.items()}
-    return {
-        "device": device or cpu_name(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        **{package: version_of(package) or "not installed" for package in packages},
-        **{name: number for name, number in found.items() if number},
-        "commit": commit(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def commit() -> str:
-    """The commit of this checkout, with -dirty if the package differs from it; `unknown` where there is none."""
-    folder = Path(__file__).parents[1]
-    if not (folder / ".git").exists():  # installed: a checkout further up is somebody else's
-        return "unknown"
-    try:
-        name = _git(folder, "describe", "--always")
-        return name + ("-dirty" if _git(folder, "status", "--porcelain", "rapids_slr", "kernels") else "")
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-
-
-def _git(folder: Path, *words: str) -> str:
-    return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -25,6 +23,7 @@ from rapids_slr.kernels.runtime import warm_up
 from rapids_slr.marks import Clock
 from rapids_slr.networks import TwoBranch
 from rapids_slr.progress import Progress
+from rapids_slr.provenance import versions
 from rapids_slr.record.folder import RunFolder
 from rapids_slr.seeds import generator
 from rapids_slr.settings.spec import DomainSpec, RunSpec
@@ -234,14 +233,7 @@ class Session(AbstractContextManager["Session"]):
         return round(sum(row["seconds/epoch"] for row in rows), 3)
 
     def versions(self) -> dict[str, str]:
-        names = ("rapids-slr", "torch", "torchvision", "numpy", "numba", "scikit-learn", "cupy-cuda13x", "cuml-cu13")
-        found = {"python": platform.python_version()}
-        for name in names:
-            try:
-                found[name] = importlib.metadata.version(name)
-            except importlib.metadata.PackageNotFoundError:
-                continue
-        return found
+        return versions()
 
 
 SCORES = ("mAP", "rank1", "rank5", "rank10")

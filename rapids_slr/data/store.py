@@ -16,7 +16,7 @@ from torch import Tensor
 from rapids_slr.data.decode import decode_jpegs, decode_or_fault, decodes_jpegs
 from rapids_slr.data.domain import Domain, Split
 from rapids_slr.data.faults import Fault, faults_error
-from rapids_slr.engine.backend import device_memory, out_of_memory
+from rapids_slr.engine.memory import device_memory, out_of_memory
 from rapids_slr.errors import InputError
 from rapids_slr.settings.spec import DataSpec
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import Adam
 
 from rapids_slr.data import ImageStore, augment, identity_batches
-from rapids_slr.engine.advice import memory_advice
+from rapids_slr.engine.memory import memory_advice
 from rapids_slr.errors import RunError
 from rapids_slr.hosts.losses import adaptation_loss, pretrain_loss, teacher_cross_entropy
 from rapids_slr.hosts.targets import Targets

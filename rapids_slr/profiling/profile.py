@@ -15,13 +15,13 @@ from statistics import median
 from typing import Any
 
 from rapids_slr import __version__
-from rapids_slr.bench import environment
 from rapids_slr.errors import InputError
 from rapids_slr.files import write_atomically
 from rapids_slr.networks.two_branch import takes_bfloat16
 from rapids_slr.profiling.measure import Memory, Meter, Work, measured, overhead, probe, traced
 from rapids_slr.profiling.page import page_of
 from rapids_slr.profiling.stages import ARRAYS, STAGES, Workload
+from rapids_slr.provenance import environment
 from rapids_slr.session import Session
 from rapids_slr.settings.spec import RunSpec
 
