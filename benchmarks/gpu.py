@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from rapids_slr import SLR, JaccardDBSCAN
-from rapids_slr.bench import Machine, bench_labels, environment, show
+from rapids_slr.bench import Machine, bench_labels, show
 from rapids_slr.data import ImageStore
 from rapids_slr.files import write_atomically
 from rapids_slr.hosts import steps
@@ -35,6 +35,7 @@ from rapids_slr.networks.embed import embed
 from rapids_slr.networks.teacher import make_teacher
 from rapids_slr.networks.two_branch import TwoBranch
 from rapids_slr.profiling import recorded
+from rapids_slr.provenance import environment
 from rapids_slr.settings.spec import RunSpec
 
 RESULTS = Path(__file__).parent / "results"

@@ -31,9 +31,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rapids_slr.bench import environment
 from rapids_slr.evaluation import agreement, label_quality, pair_errors
 from rapids_slr.progress import Progress
+from rapids_slr.provenance import environment
 from rapids_slr.refinement import SLR
 
 Ints = NDArray[np.int64]

@@ -17,7 +17,6 @@ import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ import numpy as np
 from rapids_slr.bench import FEATURES, MIN_SAMPLES, PAIRS_PER_IMAGE, bench_labels, peak_memory, show
 from rapids_slr.clustering import JaccardDBSCAN
 from rapids_slr.progress import Progress
+from rapids_slr.provenance import version_of
 from rapids_slr.refinement import SLR
 
 SAMPLES = [1000, 2000, 4000, 8000, 12936, 30000]
@@ -98,7 +98,7 @@ def measure(samples: int, options: argparse.Namespace) -> dict[str, Any]:
         )
         if options.others:
             result["others"] = other_implementations(samples, options, say)
-            result["environment"]["hdbscan"] = version("hdbscan")
+            result["environment"]["hdbscan"] = version_of("hdbscan")
     return result
 
 

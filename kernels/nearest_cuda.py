@@ -125,6 +125,18 @@ def _pick_cuda(similarity_IN, image_I, k, reach, index_IC, near_I, far_I):
             index_IC[r, found[0]] = i
 
 
+@cuda.jit(device=True)
+def _place(r, c, near, k, index_IC, distance_IC):
+    """Place of candidate c among the near ones of image r by (distance, index), from 1; k + 1 for all beyond k."""
+    place, e = 1, 0
+    while e < near and place <= k:
+        nearer = distance_IC[r, e] < distance_IC[r, c]
+        if nearer or (distance_IC[r, e] == distance_IC[r, c] and index_IC[r, e] < index_IC[r, c]):
+            place += 1
+        e += 1
+    return place
+
+
 @gpu(
     "void(float32[:, ::1], int64[::1], int32[:, ::1], float64[:, ::1], int32[::1], int32[::1],"
     " int32[:, ::1], float32[:, ::1], float32[::1], boolean[::1])"
@@ -170,15 +182,10 @@ def _settle_cuda(features_ND, image_I, index_IC, distance_IC, near_I, far_I,
         cuda.syncthreads()
 
     for c in range(t, near, cuda.blockDim.x):
-        d, j = distance_IC[r, c], index_IC[r, c]
-        place, e = 1, 0
-        while e < near and place <= k:
-            if distance_IC[r, e] < d or (distance_IC[r, e] == d and index_IC[r, e] < j):
-                place += 1
-            e += 1
+        place = _place(r, c, near, k, index_IC, distance_IC)
         if place <= k:
-            index_NK[i, place] = j
-            distance_NK[i, place] = d
+            index_NK[i, place] = index_IC[r, c]
+            distance_NK[i, place] = distance_IC[r, c]
     furthest = distance_IC[r, near]
     for c in range(C - far + t, C, cuda.blockDim.x):
         furthest = max(furthest, distance_IC[r, c])

@@ -238,6 +238,20 @@ def _nearest_outside(a, lane, indptr, indices, products, norm_R, core_R, compone
     return nearest, shortest
 
 
+@cuda.jit(device=True)
+def _join(c, component_R, above_R, shortest_R, pick_R, joined, left, right, weight):
+    """Join component c to the one at the other end of the edge it has picked; above_R keeps which."""
+    above_R[c] = c
+    pick = pick_R[c]
+    if pick < FAR:
+        a, b = pick // component_R.size, pick % component_R.size
+        other = component_R[b] if component_R[a] == c else component_R[a]
+        if pick_R[other] != pick or c > other:  # two that take the same edge join once
+            above_R[c] = other
+            left[c], right[c], weight[c] = a, b, shortest_R[c] / UNIT
+            cuda.atomic.add(joined, 0, 1)
+
+
 @gpu("void(int64[::1], int32[::1], int64[::1], float64[::1], float64[::1], int64[::1], int32[:, ::1], int64[:, ::1],"
      " int32[:, ::1], int64[:, ::1], int32[::1], int32[::1], int32[::1], float64[::1])")  # fmt: skip
 def _boruvka_cuda(indptr, indices, products, norm_R, core_R, by_core_R, row_work, pair_work,
@@ -281,15 +295,7 @@ def _boruvka_cuda(indptr, indices, products, norm_R, core_R, by_core_R, row_work
         all_blocks.sync()
         for c in range(first, R, step):
             if component_R[c] == c:
-                above_R[c] = c
-                pick = pick_R[c]
-                if pick < FAR:
-                    a, b = pick // R, pick % R
-                    other = component_R[b] if component_R[a] == c else component_R[a]
-                    if pick_R[other] != pick or c > other:  # two that take the same edge join once
-                        above_R[c] = other
-                        left[c], right[c], weight[c] = a, b, shortest_R[c] / UNIT
-                        cuda.atomic.add(joined, 0, 1)
+                _join(c, component_R, above_R, shortest_R, pick_R, joined, left, right, weight)
         all_blocks.sync()
         for a in range(first, R, step):
             c = component_R[a]

@@ -5,15 +5,12 @@ Times are medians of runs taken in turn, so that a busy machine slows all of the
 
 from __future__ import annotations
 
-import platform
-import subprocess
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
@@ -25,11 +22,11 @@ from rapids_slr.clustering.dbscan import dbscan, radius
 from rapids_slr.clustering.jaccard import jaccard_graph
 from rapids_slr.clustering.neighbours import BLOCK, check_features, nearest_neighbours
 from rapids_slr.engine.arrays import Array, like
-from rapids_slr.engine.backend import version_of
 from rapids_slr.errors import InputError
 from rapids_slr.kernels.density_clusters import density_clusters
 from rapids_slr.kernels.runtime import warm_up
-from rapids_slr.refinement import SLR
+from rapids_slr.provenance import cpu_name, environment
+from rapids_slr.refinement import SLR, Refined
 
 IMAGES = 17  # images an identity, as in Market-1501
 LATENT = 32  # dimensions in which identities differ: trained embeddings have far fewer than their width
@@ -104,8 +101,7 @@ def bench_labels(
     Raises: InputError for sizes that cannot be used, or if there is no CUDA device to use.
     """
     machine = Machine(device)
-    least = max(k1 + 1, K2)
-    if k1 + 1 < K2 or samples < least or dim < 1 or repeats < 1 or features not in FEATURES:
+    if k1 + 1 < K2 or samples <= k1 or dim < 1 or repeats < 1 or features not in FEATURES:
         raise InputError(
             f"bench: need k1 >= {K2 - 1}, samples > k1, dim >= 1, repeats >= 1 and features of {', '.join(FEATURES)}; "
             f"got k1={k1}, samples={samples}, dim={dim}, repeats={repeats}, features={features}"
@@ -115,76 +111,106 @@ def bench_labels(
     say(f"drawing {samples:,} {features} features of {dim:,} dimensions")
     host_ND = FEATURES[features](samples, dim, seed, 0)
     features_ND, later_ND = machine.put(host_ND), machine.put(FEATURES[features](samples, dim, seed, 1))
-    times: dict[str, list[float]] = defaultdict(list)
-    stage_peak_mb: dict[str, float | None] = {}
-
-    def timed(stage: str, function: Callable, *args: Any) -> Any:
-        start = machine.now()
-        result = function(*args)
-        times[stage].append(machine.now() - start)
-        return result
-
-    def labels_of(x_ND: Array, run: Callable[..., Any]) -> tuple[Array, float]:
-        x_ND = run("check", check_features, x_ND)
-        neighbours = run("neighbours", nearest_neighbours, x_ND, k1 + 1)
-        graph = run("graph", jaccard_graph, x_ND, neighbours, k1, K2)
-        eps = run("radius", lambda: radius(graph, pairs_per_image=PAIRS_PER_IMAGE))
-        return run("dbscan", dbscan, graph, eps, MIN_SAMPLES), graph.distances.size / samples
-
-    say("peak memory")
-    resident = resident_mb()
-
-    def weighed(stage: str, function: Callable, *args: Any) -> Any:
-        result, stage_peak_mb[stage] = machine.peak_memory(function, *args, above=resident)
-        return result
-
-    labels_N, distances_an_image = labels_of(features_ND, weighed)
-    peaks = [peak for peak in stage_peak_mb.values() if peak is not None]
-    for run in range(repeats):
-        say(f"run {run + 1} of {repeats}")
-        timed("product", bare_product, features_ND)
-        timed("total", labels_of, features_ND, timed)
-    say("refinement")
-    later_N, _ = labels_of(later_ND, lambda stage, function, *args: function(*args))
-    for _ in range(max(repeats, REFINE_REPEATS)):
-        slr = SLR()
-        slr.update(labels_N)
-        refined = timed("refine", slr.update, later_N)
-
-    seconds = {stage: median(runs) for stage, runs in times.items()}
+    stages = Stages(machine)
+    labels = measure(stages, features_ND, later_ND, k1, repeats, say)
     not_compared = lacks_memory(samples) if dense else "it was not asked for"
-    equal = None
-    if not_compared is None:
-        say("the dense way: features to raw labels")
-        dense_N, stage_peak_mb["dense_labels"] = peak_memory(timed, "dense_labels", dense_labels, host_ND, k1)
-        say("the dense way: refinement")
-        dense_refined_N, stage_peak_mb["dense_refine"] = peak_memory(
-            timed, "dense_refine", dense_refinement, machine.get(labels_N), machine.get(later_N)
-        )
-        seconds |= {stage: times[stage][0] for stage in ("dense_labels", "dense_refine")}
-        equal = {
-            "raw": bool(np.array_equal(machine.get(labels_N), dense_N)),
-            "refined": same_partition(machine.get(refined.hard), dense_refined_N),
-        }
+    equal = compare(stages, host_ND, labels, k1, say) if not_compared is None else None
     return {
-        "samples": samples,
-        "dim": dim,
-        "k1": k1,
-        "features": features,
-        "seed": seed,
-        "repeats": repeats,
-        "clusters": int(later_N.max()) + 1,
-        "outliers": int((later_N < 0).sum()),
-        "distinct_soft_labels": len(refined.rows.counts),
-        "distances_an_image": round(distances_an_image, 1),
-        "seconds": seconds,
-        "after_neighbours": sum(seconds[stage] for stage in ("graph", "radius", "dbscan")),
-        "ratio": seconds["total"] / seconds["product"],
-        "peak_mb": max(peaks) if peaks else None,
-        "stage_peak_mb": stage_peak_mb,
+        **{"samples": samples, "dim": dim, "k1": k1, "features": features, "seed": seed, "repeats": repeats},
+        "clusters": int(labels.later_N.max()) + 1,
+        "outliers": int((labels.later_N < 0).sum()),
+        "distinct_soft_labels": len(labels.refined.rows.counts),
+        "distances_an_image": round(labels.distances_an_image, 1),
+        **stages.figures(),
         "equal": equal,
         "not_compared": not_compared,
         "environment": environment(machine.name),
+    }
+
+
+class Stages:
+    """Seconds and peak memory of stages; they are run by `timed` or by `weighed`, as counting memory takes time."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine, self.resident = machine, resident_mb()
+        self.times: dict[str, list[float]] = defaultdict(list)
+        self.peak_mb: dict[str, float | None] = {}
+
+    def timed(self, stage: str, function: Callable, *args: Any) -> Any:
+        start = self.machine.now()
+        result = function(*args)
+        self.times[stage].append(self.machine.now() - start)
+        return result
+
+    def weighed(self, stage: str, function: Callable, *args: Any) -> Any:
+        result, self.peak_mb[stage] = self.machine.peak_memory(function, *args, above=self.resident)
+        return result
+
+    def dense(self, stage: str, function: Callable, *args: Any) -> Any:
+        """Both at once, on the CPU: a run of the dense way takes minutes and is not repeated."""
+        result, self.peak_mb[stage] = peak_memory(self.timed, stage, function, *args)
+        return result
+
+    def figures(self) -> dict[str, Any]:
+        """The figures of `bench_labels` that are about seconds and memory."""
+        seconds = {stage: median(runs) for stage, runs in self.times.items()}
+        peaks = [peak for stage, peak in self.peak_mb.items() if peak is not None and stage not in DENSE_STAGES]
+        return {
+            "seconds": seconds,
+            "after_neighbours": sum(seconds[stage] for stage in ("graph", "radius", "dbscan")),
+            "ratio": seconds["total"] / seconds["product"],
+            "peak_mb": max(peaks) if peaks else None,
+            "stage_peak_mb": self.peak_mb,
+        }
+
+
+class Labels(NamedTuple):
+    """What the stages found, where they ran: raw labels of two epochs (N,) int32, and the second ones refined."""
+
+    before_N: Array
+    later_N: Array
+    refined: Refined
+    distances_an_image: float
+
+
+def measure(
+    stages: Stages, features_ND: Array, later_ND: Array, k1: int, repeats: int, say: Callable[[str], object]
+) -> Labels:
+    """Peak memory of every stage first, then their seconds: the first run also warms what later ones find warm."""
+    say("peak memory")
+    before_N, distances_an_image = raw_labels(features_ND, k1, stages.weighed)
+    for run in range(repeats):
+        say(f"run {run + 1} of {repeats}")
+        stages.timed("product", bare_product, features_ND)
+        stages.timed("total", raw_labels, features_ND, k1, stages.timed)
+    say("refinement")
+    later_N, _ = raw_labels(later_ND, k1, lambda stage, function, *args: function(*args))
+    for _ in range(max(repeats, REFINE_REPEATS)):
+        slr = SLR()
+        slr.update(before_N)
+        refined = stages.timed("refine", slr.update, later_N)
+    return Labels(before_N, later_N, refined, distances_an_image)
+
+
+def raw_labels(x_ND: Array, k1: int, run: Callable[..., Any]) -> tuple[Array, float]:
+    """Raw labels (N,) int32 and distances an image, stage by stage, each by run(stage, function, *arguments)."""
+    x_ND = run("check", check_features, x_ND)
+    neighbours = run("neighbours", nearest_neighbours, x_ND, k1 + 1)
+    graph = run("graph", jaccard_graph, x_ND, neighbours, k1, K2)
+    eps = run("radius", lambda: radius(graph, pairs_per_image=PAIRS_PER_IMAGE))
+    return run("dbscan", dbscan, graph, eps, MIN_SAMPLES), graph.distances.size / len(x_ND)
+
+
+def compare(stages: Stages, x_ND: np.ndarray, labels: Labels, k1: int, say: Callable[[str], object]) -> dict[str, bool]:
+    """Run the dense way on the same features, and find out whether its labels are the same."""
+    host = stages.machine.get
+    say("the dense way: features to raw labels")
+    raw_N = stages.dense("dense_labels", dense_labels, x_ND, k1)
+    say("the dense way: refinement")
+    refined_N = stages.dense("dense_refine", dense_refinement, host(labels.before_N), host(labels.later_N))
+    return {
+        "raw": bool(np.array_equal(host(labels.before_N), raw_N)),
+        "refined": same_partition(host(labels.refined.hard), refined_N),
     }
 
 
@@ -209,6 +235,7 @@ STAGES = {
     "dense_refine": "dense: refinement",
 }
 """Names of the stages for the screen, in the order in which they are shown."""
+DENSE_STAGES = ("dense_labels", "dense_refine")
 
 
 def show(result: dict[str, Any], console: Console | None = None) -> None:
@@ -409,42 +436,3 @@ class Machine:
         result = function(*args)
         torch.cuda.synchronize()
         return result, (before - torch.cuda.mem_get_info()[0]) / 2**20  # pools keep what was freed
-
-
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def environment(device: str | None = None) -> dict[str, str | int]:
-    """What the figures depend on: device, threads, versions, commit; and when they were taken."""
-    packages = ("rapids-slr", "torch", "numpy", "numba", "scipy", "scikit-learn")
-    cuda_packages = {"cupy": ("cupy-cuda13x", "cupy-cuda12x"), "numba-cuda": ("numba-cuda",), "cuml": ("cuml-cu13",)}
-    found = {name: version_of(*distributions) for name, distributions in cuda_packages.items()}
-    return {
-        "device": device or cpu_name(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        **{package: version_of(package) or "not installed" for package in packages},
-        **{name: number for name, number in found.items() if number},
-        "commit": commit(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def commit() -> str:
-    """The commit of this checkout, with -dirty if the package differs from it; `unknown` where there is none."""
-    folder = Path(__file__).parents[1]
-    if not (folder / ".git").exists():  # installed: a checkout further up is somebody else's
-        return "unknown"
-    try:
-        name = _git(folder, "describe", "--always")
-        return name + ("-dirty" if _git(folder, "status", "--porcelain", "rapids_slr", "kernels") else "")
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-
-
-def _git(folder: Path, *words: str) -> str:
-    return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()

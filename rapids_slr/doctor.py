@@ -17,25 +17,12 @@ from rich.console import Console
 from rich.table import Table
 
 from rapids_slr import __version__
-from rapids_slr.engine.backend import choose_backend, steps, version_of, what_cuda_misses
+from rapids_slr.engine.backend import choose_backend, steps, what_cuda_misses
 from rapids_slr.errors import InputError
+from rapids_slr.provenance import IN_DOCTOR, version_of
 
 GiB = 2**30
 NVIDIA_SMI_SECONDS = 5
-LIBRARIES = {
-    "torch": ("torch",),
-    "torchvision": ("torchvision",),
-    "cupy": ("cupy-cuda13x", "cupy-cuda12x", "cupy"),
-    "cuml": ("cuml-cu13", "cuml-cu12", "cuml"),
-    "cudf": ("cudf-cu13", "cudf-cu12", "cudf"),
-    "rmm": ("rmm-cu13", "rmm-cu12", "rmm"),
-    "numba": ("numba",),
-    "numba-cuda": ("numba-cuda",),
-    "scikit-learn": ("scikit-learn",),
-    "numpy": ("numpy",),
-    "pandas": ("pandas",),
-}
-"""Libraries, and the distributions they come in."""
 
 
 def examine(device: str = "auto") -> dict[str, Any]:
@@ -63,7 +50,7 @@ def examine(device: str = "auto") -> dict[str, Any]:
         "cpu": {"cores": usable_cores(), "threads_of_torch": torch.get_num_threads()},
         "memory": {"total_gib": round(memory.total / GiB, 1), "available_gib": round(memory.available / GiB, 1)},
         "disk": {"folder": str(Path.cwd()), "free_gib": round(shutil.disk_usage(Path.cwd()).free / GiB, 1)},
-        "libraries": {name: version_of(*distributions) for name, distributions in LIBRARIES.items()},
+        "libraries": {name: version_of(name) for name in IN_DOCTOR},
         "engine": engine,
     }
 

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 from rapids_slr import __version__
-from rapids_slr.bench import commit
 from rapids_slr.data import ImageStore, collect, load_images
 from rapids_slr.data.augment import scale_and_shift
 from rapids_slr.errors import InputError, RunError
@@ -28,6 +27,7 @@ from rapids_slr.files import write_atomically
 from rapids_slr.networks.checkpoint import Trained, load_trained
 from rapids_slr.networks.embed import embed
 from rapids_slr.networks.two_branch import TwoBranch
+from rapids_slr.provenance import commit
 from rapids_slr.seeds import generator
 from rapids_slr.settings.spec import DataSpec, FeatureSpec
 

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from rapids_slr import __version__
-from rapids_slr.bench import commit
 from rapids_slr.clustering.neighbours import check_features, similarity_blocks
 from rapids_slr.data import Collection, Fault, collect, load_images
 from rapids_slr.data.faults import faults_error
@@ -31,6 +30,7 @@ from rapids_slr.files import write_atomically
 from rapids_slr.networks.checkpoint import Trained, load_trained
 from rapids_slr.networks.embed import embed
 from rapids_slr.progress import Progress
+from rapids_slr.provenance import commit
 from rapids_slr.settings.spec import FeatureSpec
 
 TOP = 10

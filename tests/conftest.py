@@ -11,6 +11,7 @@ from hypothesis import settings
 
 from rapids_slr.settings.spec import RunSpec
 
+pytest_plugins = "tests.engine.machines"
 settings.register_profile("default", deadline=None)  # the machines that run this are shared
 settings.load_profile("default")
 

@@ -9,7 +9,7 @@ import torch
 
 from rapids_slr.clustering.jaccard import Graph
 from rapids_slr.engine.arrays import Array, array_module, row_of_entry
-from rapids_slr.engine.backend import device_memory
+from rapids_slr.engine.memory import device_memory
 from rapids_slr.errors import InputError
 
 SHARE = 4  # the matrix may take a quarter of the free memory; cuML takes another half of its size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from rapids_slr.data.decode import decode_jpegs, decode_or_fault, decodes_jpegs
 from rapids_slr.data.domain import Domain, Split
 from rapids_slr.data.faults import Fault, faults_error
-from rapids_slr.engine.backend import device_memory, out_of_memory
+from rapids_slr.engine.memory import device_memory, out_of_memory
 from rapids_slr.errors import InputError
 from rapids_slr.settings.spec import DataSpec
 
@@ -80,24 +80,12 @@ def load_images(
     on_gpu = decodes_jpegs(data, device)
     pixels = _allocate((len(split), data.channels, data.height, data.width), data, device)
     block = torch.empty((min(BLOCK, len(split)), *pixels.shape[1:]), dtype=torch.uint8, pin_memory=pixels.is_cuda)
-    rows, faults, filled = block.numpy(), [], 0
-    kept = np.zeros(len(split), bool)
-
-    def decode_into(row: int, name: str, jpegs: bool = False) -> Tensor | Fault | None:
-        found = decode_or_fault(domain, name, data, jpegs)
-        if not isinstance(found, np.ndarray):
-            return found
-        rows[row] = found
-        return None
-
+    faults: list[Fault] = []
+    kept, filled = np.zeros(len(split), bool), 0
     with ThreadPoolExecutor(cores()) as pool:
         for start in range(0, len(split), BLOCK):
             names = split.names[start : start + BLOCK]
-            outcomes = list(pool.map(decode_into, range(len(names)), names, repeat(on_gpu)))
-            encoded = {row: found for row, found in enumerate(outcomes) if isinstance(found, Tensor)}
-            images = decode_jpegs(list(encoded.values()), data, device)
-            for row, image in zip(encoded, images, strict=True):
-                outcomes[row] = decode_into(row, names[row]) if image is None else image
+            outcomes = _decode_block(domain, names, data, block.numpy(), pool, device if on_gpu else None)
             good = [row for row, found in enumerate(outcomes) if not isinstance(found, Fault)]
             faults += [found for found in outcomes if isinstance(found, Fault)]
             pixels[filled : filled + len(good)].copy_(block[good] if len(good) < len(block) else block)
@@ -118,6 +106,36 @@ def load_images(
     elif faults:
         log.warning("%s: %d of %d images left out; the first: %s", domain.name, len(faults), len(split), faults[0])
     return ImageStore(pixels[:filled], device), split.take(kept)
+
+
+def _decode_block(
+    domain: Domain,
+    names: Sequence[str],
+    data: DataSpec,
+    rows_BCHW: np.ndarray,
+    pool: ThreadPoolExecutor,
+    gpu: torch.device | None,
+) -> list[Tensor | Fault | None]:
+    """Decode images into the rows of a block.
+
+    Args:
+        gpu: decodes the JPEG files; None leaves all to the cores.
+    Returns: for each image None if it is in its row, its pixels if the GPU has decoded it, or its fault.
+    """
+
+    def decode_into(row: int, name: str, jpegs: bool = False) -> Tensor | Fault | None:
+        found = decode_or_fault(domain, name, data, jpegs)
+        if not isinstance(found, np.ndarray):
+            return found
+        rows_BCHW[row] = found
+        return None
+
+    outcomes = list(pool.map(decode_into, range(len(names)), names, repeat(gpu is not None)))
+    if gpu is not None:
+        encoded = {row: found for row, found in enumerate(outcomes) if isinstance(found, Tensor)}
+        for row, image in zip(encoded, decode_jpegs(list(encoded.values()), data, gpu), strict=True):
+            outcomes[row] = decode_into(row, names[row]) if image is None else image
+    return outcomes
 
 
 def cores() -> int:

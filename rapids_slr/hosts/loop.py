@@ -17,7 +17,7 @@ from torch.optim import Adam
 from rapids_slr.data.augment import augment
 from rapids_slr.data.sampler import identity_batches
 from rapids_slr.data.store import ImageStore
-from rapids_slr.engine.advice import memory_advice
+from rapids_slr.engine.memory import memory_advice
 from rapids_slr.errors import RunError
 from rapids_slr.hosts.losses import Terms
 from rapids_slr.seeds import generator

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from rapids_slr.engine.advice import memory_advice
+from rapids_slr.engine.memory import memory_advice
 
 
 @torch.no_grad()

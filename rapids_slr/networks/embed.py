@@ -12,8 +12,7 @@ from torch.nn import functional as F
 from rapids_slr.data import ImageStore, normalise
 from rapids_slr.data import augment as draw_view
 from rapids_slr.data.augment import random_draws
-from rapids_slr.engine.advice import memory_advice
-from rapids_slr.engine.backend import out_of_memory
+from rapids_slr.engine.memory import memory_advice, out_of_memory
 from rapids_slr.networks.two_branch import TwoBranch
 from rapids_slr.settings.spec import AugmentSpec, DataSpec, FeatureSpec
 

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from rapids_slr.bench import resident_mb
-from rapids_slr.engine.backend import device_memory, reset_peak
+from rapids_slr.engine.memory import device_memory, reset_peak
 from rapids_slr.files import write_atomically
 from rapids_slr.marks import RANGE
 from rapids_slr.profiling.ledger import StageWork, ledger_of

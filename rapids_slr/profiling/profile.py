@@ -15,7 +15,6 @@ from statistics import median
 from typing import Any
 
 from rapids_slr import __version__
-from rapids_slr.bench import environment
 from rapids_slr.errors import InputError
 from rapids_slr.files import write_atomically
 from rapids_slr.networks.two_branch import takes_bfloat16
@@ -23,6 +22,7 @@ from rapids_slr.profiling.ledger import StageWork
 from rapids_slr.profiling.measure import Memory, Meter, Peak, Roofline, Work, measured, overhead, probe, traced
 from rapids_slr.profiling.page import page_of
 from rapids_slr.profiling.stages import ARRAYS, STAGES, Workload, short
+from rapids_slr.provenance import environment
 from rapids_slr.record.folder import RunFolder
 from rapids_slr.session import Session
 from rapids_slr.settings.spec import RunSpec

@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
-from rapids_slr.bench import commit
 from rapids_slr.errors import InputError, RunError
 from rapids_slr.progress import Progress, Task
+from rapids_slr.provenance import commit
 from rapids_slr.record.folder import RunFolder
 from rapids_slr.settings.spec import RunSpec
 from rapids_slr.settings.specfile import dump_spec

@@ -16,7 +16,7 @@ from rapids_slr.clustering.cuml_dbscan import NO_PAIR, dbscan_cuml, dense_distan
 from rapids_slr.clustering.dbscan import dbscan, radius
 from rapids_slr.clustering.jaccard import Graph, add_source_term, jaccard_graph
 from rapids_slr.clustering.neighbours import nearest_neighbours
-from rapids_slr.engine.backend import DeviceMemory
+from rapids_slr.engine.memory import DeviceMemory
 from tests.clustering.cases import groups
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rapids_slr.engine.arrays import as_array, like, on_torch_stream
-from rapids_slr.engine.backend import DeviceMemory, device_memory, reset_peak, share_pool
+from rapids_slr.engine.memory import DeviceMemory, device_memory, reset_peak, share_pool
 from rapids_slr.kernels.dbscan import dbscan_cuda
 
 cupy = pytest.importorskip("cupy")
@@ -36,7 +36,8 @@ def test_all_libraries_draw_on_one_pool():
     pytest.importorskip("cuml")
     pytest.importorskip("cudf")
     found = in_a_new_process("""
-from rapids_slr.engine.backend import choose_backend, device_memory, out_of_memory, reset_peak
+from rapids_slr.engine.backend import choose_backend
+from rapids_slr.engine.memory import device_memory, out_of_memory, reset_peak
 backend = choose_backend("cuda")
 import cudf, cupy, rmm, torch
 found["memory"] = backend.memory
@@ -87,9 +88,9 @@ def test_a_process_that_has_used_the_gpu_goes_on_without_the_pool():
     found = in_a_new_process("""
 import torch
 torch.ones(1, device="cuda")
-from rapids_slr.engine import backend
-found["shared"] = backend.share_pool()
-found["why"] = backend._no_pool
+from rapids_slr.engine import memory
+found["shared"] = memory.share_pool()
+found["why"] = memory._no_pool
 found["sum"] = float(torch.ones(5, device="cuda").sum())
 """)
     assert found == {"shared": False, "why": "torch had used the GPU before the pool was asked for", "sum": 5.0}

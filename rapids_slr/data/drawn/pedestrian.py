@@ -26,18 +26,8 @@ UPPERS = palette(
     *("2f6b3c", "5d6335", "dcb62f", "d88aa6", "6a3f86", "6b4a31", "c9b48c", "d4702c", "2a8a8c"),
 )
 LOWERS = palette(
-    "18181b",
-    "2a2a2e",
-    "4b4e52",
-    "1d2440",
-    "2f4a7c",
-    "5f7fae",
-    "b5a27c",
-    "7d7a6c",
-    "d9d8d2",
-    "4f3a2a",
-    "7c2429",
-    "454b2f",
+    *("18181b", "2a2a2e", "4b4e52", "1d2440", "2f4a7c", "5f7fae"),
+    *("b5a27c", "7d7a6c", "d9d8d2", "4f3a2a", "7c2429", "454b2f"),
 )
 SKINS = palette("f0cdb2", "e0b08c", "c68c62", "9a6842", "6b4428")
 HAIRS = palette("17130f", "3a2719", "6e4a2a", "b98d4f", "8c8a88", "a34f25")
@@ -48,7 +38,7 @@ GROUNDS = palette("9a9a98", "77787a", "b0a48f", "5f6468", "8c8578", "6d7a5c")
 
 
 @dataclass(frozen=True)
-class Style:
+class DomainStyle:
     """What a domain's cameras and wardrobe have in common."""
 
     saturation: float
@@ -77,21 +67,21 @@ class Style:
     """Spread of light and colour between cameras."""
 
 
-COMMON = Style(0.85, 0.95, 0.95, 0.0, 0.0, 1.0, 0.03, 5.0, 0.018, 0.5, 0.95, 1.0)
+COMMON = DomainStyle(0.85, 0.95, 0.95, 0.0, 0.0, 1.0, 0.03, 5.0, 0.018, 0.5, 0.95, 1.0)
 STYLES = {
-    "source": Style(0.92, 0.97, 0.97, 0.035, -0.007, 1.035, 0.02, 4.0, 0.0145, 0.45, 1.01, 0.965),
-    "target": Style(0.77, 0.915, 0.88, -0.045, 0.021, 0.95, 0.055, 6.0, 0.022, 0.59, 0.87, 1.035),
+    "source": DomainStyle(0.92, 0.97, 0.97, 0.035, -0.007, 1.035, 0.02, 4.0, 0.0145, 0.45, 1.01, 0.965),
+    "target": DomainStyle(0.77, 0.915, 0.88, -0.045, 0.021, 0.95, 0.055, 6.0, 0.022, 0.59, 0.87, 1.035),
 }
 
 
-def style_at(name: Literal["source", "target"], gap: float) -> Style:
+def style_at(name: Literal["source", "target"], gap: float) -> DomainStyle:
     """The style moved off the common one by gap; 1 is the style itself."""
     values = {}
-    for setting in fields(Style):
+    for setting in fields(DomainStyle):
         common, own = getattr(COMMON, setting.name), getattr(STYLES[name], setting.name)
         values[setting.name] = common + gap * (own - common)
     signed = {"warmth", "tint"}
-    return Style(**{name: value if name in signed else max(value, 0.0) for name, value in values.items()})
+    return DomainStyle(**{name: value if name in signed else max(value, 0.0) for name, value in values.items()})
 
 
 @dataclass(frozen=True)
@@ -144,7 +134,7 @@ class Camera:
     pitch: float
 
 
-def draw_person_traits(rng: np.random.Generator, style: Style) -> Person:
+def draw_person_traits(rng: np.random.Generator, style: DomainStyle) -> Person:
     def pick(*options: str, weights: tuple[float, ...]) -> str:
         return options[int(np.searchsorted(np.cumsum(weights) / sum(weights), rng.random()))]
 
@@ -179,7 +169,7 @@ def draw_person_traits(rng: np.random.Generator, style: Style) -> Person:
     )
 
 
-def draw_camera_traits(rng: np.random.Generator, style: Style) -> Camera:
+def draw_camera_traits(rng: np.random.Generator, style: DomainStyle) -> Camera:
     def around(centre: float, spread: float) -> float:
         return centre + spread * style.cameras_differ * (2 * rng.random() - 1)
 
@@ -297,7 +287,7 @@ def pattern_share(person: Person, u: np.ndarray, y: np.ndarray, front: bool) -> 
     return None
 
 
-def paint_backdrop(canvas: Canvas, camera: Camera, style: Style, rng: np.random.Generator) -> None:
+def paint_backdrop(canvas: Canvas, camera: Camera, style: DomainStyle, rng: np.random.Generator) -> None:
     """Wall and floor of a camera, shifted a little from picture to picture, with clutter."""
     _, height, width = canvas.pixels.shape
     y = ((np.arange(height, dtype=np.float32) + 0.5) / height)[:, None]
@@ -356,70 +346,118 @@ def blurred(pixels: np.ndarray, sigma: float) -> np.ndarray:
 
 def paint_figure(canvas: Canvas, person: Person, heading: float, phase: float, stride: float) -> None:
     """A person who walks in a direction (0: towards the camera, pi/2: to the right), at a phase of the step."""
-    towards, across = math.cos(heading), math.sin(heading)  # floats of Python leave the arrays float32
-    front, side = towards > -0.1, abs(across)
-    turn = math.hypot(towards, 0.62 * across)  # how wide the trunk looks
-    swing = stride * math.sin(phase)
-    g = person.girth
-    lean = across * person.stoop
-    shoulder, hip = 0.1 * turn * g, 0.08 * turn * (0.4 + 0.6 * g)
-    skin, upper, lower = person.skin, person.upper, person.lower
-    near = 1.0 if across <= 0 else -1.0  # which arm and leg are nearer to the camera
+    pose = pose_of(person, heading, phase, stride)
+    near = 1.0 if pose.across <= 0 else -1.0  # which arm and leg are nearer to the camera
     canvas.ellipse((0, 0.975), 0.16, 0.018, np.zeros(3, np.float32), 0.35)  # shadow
-
-    if person.bag == "backpack" and side > 0.35 and towards > -0.8:
-        x = -math.copysign(shoulder + 0.02, across) * side + lean
+    # From the back to the front: what is painted later covers what was painted before.
+    if person.bag == "backpack" and abs(pose.across) > 0.35 and pose.towards > -0.8:  # seen beside the trunk
+        x = -math.copysign(pose.shoulder + 0.02, pose.across) * abs(pose.across) + pose.lean
         canvas.box((x, 0.19, 0.045), (x, 0.41, 0.05), person.bag_colour, 0.02)
+    paint_leg(canvas, person, pose, -near, shade=0.86)
+    paint_leg(canvas, person, pose, near, shade=1.0)
+    paint_arm(canvas, person, pose, -near, shade=0.85)
+    paint_trunk(canvas, person, pose)
+    paint_bag(canvas, person, pose)
+    hand = paint_arm(canvas, person, pose, near, shade=0.95)
+    if person.bag == "hand":
+        canvas.box((hand[0], hand[1] + 0.02, 0.035), (hand[0], hand[1] + 0.13, 0.05), person.bag_colour, 0.01)
+    paint_head(canvas, person, pose)
 
-    for which in (-near, near):  # the far leg first
-        top = (which * 0.043 * towards * g, 0.5)
-        foot = (top[0] * 1.1 + which * swing * across, 0.945 - 0.035 * abs(swing) + 0.05 * which * swing * towards)
-        knee = ((top[0] + foot[0]) / 2 + 0.02 * across * (which * swing > 0), (top[1] + foot[1]) / 2 - 0.01)
-        shade = 0.86 if which == -near else 1.0
-        shin = (lower if person.legs == "trousers" else skin) * shade
-        thigh = (skin if person.legs == "skirt" else lower) * shade
-        canvas.limb(knee, foot, 0.038 * g, 0.028, shin)
-        canvas.limb(top, knee, 0.05 * g, 0.042 * g, thigh)
-        canvas.limb(foot, (foot[0] + 0.04 * across, foot[1] + 0.018), 0.026, 0.02, person.shoes * shade)
 
-    def arm(which: float) -> None:
-        x = which * 0.94 * shoulder * (0.25 + 0.75 * abs(towards)) * (1 if towards >= 0 else -1) + lean
-        elbow = (x + which * 0.02 * towards - which * swing * across * 0.45, 0.335)
-        hand = (elbow[0] - which * swing * across * 0.5 + 0.015 * across, 0.48 - 0.06 * abs(swing))
-        shade = 0.85 if which == -near else 0.95
-        canvas.limb(elbow, hand, 0.027, 0.023, (skin if person.garment == "tee" else upper) * shade)
-        canvas.limb((x, 0.2), elbow, 0.034 * g, 0.029 * g, upper * shade)
-        canvas.limb(hand, (hand[0], hand[1] + 0.012), 0.02, 0.018, skin * shade)
-        if person.bag == "hand" and which == near:
-            canvas.box((hand[0], hand[1] + 0.02, 0.035), (hand[0], hand[1] + 0.13, 0.05), person.bag_colour, 0.01)
+@dataclass(frozen=True)
+class Pose:
+    """How a person stands to the camera, in plain floats: those of NumPy would turn the float32 pixels into float64."""
 
-    arm(-near)
+    towards: float
+    """Cosine of the heading: 1 comes towards the camera, -1 goes away."""
+    across: float
+    """Sine of the heading: 1 walks to the right."""
+    front: bool
+    """Whether the chest is seen."""
+    turn: float
+    """How wide the trunk looks."""
+    swing: float
+    """How far a leg is ahead of the middle, the other as far behind."""
+    lean: float
+    """How far the shoulders are ahead of the hips."""
+    shoulder: float
+    """Half widths."""
+    hip: float
+
+
+def pose_of(person: Person, heading: float, phase: float, stride: float) -> Pose:
+    towards, across = math.cos(heading), math.sin(heading)
+    turn = math.hypot(towards, 0.62 * across)
+    return Pose(
+        towards,
+        across,
+        front=towards > -0.1,
+        turn=turn,
+        swing=stride * math.sin(phase),
+        lean=across * person.stoop,
+        shoulder=0.1 * turn * person.girth,
+        hip=0.08 * turn * (0.4 + 0.6 * person.girth),
+    )
+
+
+def paint_leg(canvas: Canvas, person: Person, pose: Pose, which: float, shade: float) -> None:
+    """The leg whose step is `which`, -1 or 1, times the swing."""
+    g, step, towards, across = person.girth, which * pose.swing, pose.towards, pose.across
+    top = (which * 0.043 * towards * g, 0.5)
+    foot = (top[0] * 1.1 + step * across, 0.945 - 0.035 * abs(pose.swing) + 0.05 * which * pose.swing * towards)
+    knee = ((top[0] + foot[0]) / 2 + 0.02 * across * (step > 0), (top[1] + foot[1]) / 2 - 0.01)
+    shin = (person.lower if person.legs == "trousers" else person.skin) * shade
+    thigh = (person.skin if person.legs == "skirt" else person.lower) * shade
+    canvas.limb(knee, foot, 0.038 * g, 0.028, shin)
+    canvas.limb(top, knee, 0.05 * g, 0.042 * g, thigh)
+    canvas.limb(foot, (foot[0] + 0.04 * across, foot[1] + 0.018), 0.026, 0.02, person.shoes * shade)
+
+
+def paint_arm(canvas: Canvas, person: Person, pose: Pose, which: float, shade: float) -> tuple[float, float]:
+    """The arm on the side of a leg, which swings against it. Returns where the hand is."""
+    g, step, towards, across = person.girth, which * pose.swing, pose.towards, pose.across
+    x = which * 0.94 * pose.shoulder * (0.25 + 0.75 * abs(towards)) * (1 if towards >= 0 else -1) + pose.lean
+    elbow = (x + which * 0.02 * towards - step * across * 0.45, 0.335)
+    hand = (elbow[0] - step * across * 0.5 + 0.015 * across, 0.48 - 0.06 * abs(pose.swing))
+    canvas.limb(elbow, hand, 0.027, 0.023, (person.skin if person.garment == "tee" else person.upper) * shade)
+    canvas.limb((x, 0.2), elbow, 0.034 * g, 0.029 * g, person.upper * shade)
+    canvas.limb(hand, (hand[0], hand[1] + 0.012), 0.02, 0.018, person.skin * shade)
+    return hand
+
+
+def paint_trunk(canvas: Canvas, person: Person, pose: Pose) -> None:
+    """Skirt or seat of the trousers, and what is worn above."""
+    hip = pose.hip
     if person.legs == "skirt":
-        canvas.box((0, 0.47, hip), (0.3 * swing * across, 0.67, hip * 1.45), lower, 0.01)
+        canvas.box((0, 0.47, hip), (0.3 * pose.swing * pose.across, 0.67, hip * 1.45), person.lower, 0.01)
     else:
-        canvas.box((0, 0.46, hip), (0, 0.55, hip * 1.02), lower, 0.02)
+        canvas.box((0, 0.46, hip), (0, 0.55, hip * 1.02), person.lower, 0.02)
     hem, flare = (0.68, 1.25) if person.garment == "coat" else (0.515, 1.08)
-    canvas.box((lean, 0.155, shoulder), (0, hem, hip * flare), upper, 0.045, person, front)
-    if person.bag == "backpack":
-        if towards < -0.1:
-            canvas.box((lean, 0.19, 0.075 * turn), (lean, 0.42, 0.085 * turn), person.bag_colour, 0.025)
-        elif towards > 0.25:
-            for which in (-1, 1):
-                canvas.limb(
-                    (which * 0.6 * shoulder, 0.165), (which * 0.62 * shoulder, 0.36), 0.011, 0.011, person.bag_colour
-                )
-    if person.bag == "shoulder":
-        sign = 1.0 if front else -1.0
-        canvas.limb((-sign * 0.6 * shoulder, 0.165), (sign * hip, 0.45), 0.01, 0.01, person.bag_colour)
-        canvas.box((sign * hip * 1.15, 0.44, 0.045), (sign * hip * 1.2, 0.56, 0.05), person.bag_colour, 0.015)
-    arm(near)
+    canvas.box((pose.lean, 0.155, pose.shoulder), (0, hem, hip * flare), person.upper, 0.045, person, pose.front)
 
-    head = (lean * 1.8 + 0.012 * across, 0.078)
-    canvas.limb((lean, 0.165), head, 0.03, 0.03, skin * 0.85)
-    if person.head == "long" and front:
+
+def paint_bag(canvas: Canvas, person: Person, pose: Pose) -> None:
+    """What a bag lays on the trunk: a backpack, or its straps from before; a shoulder bag and its strap."""
+    shoulder, hip, colour = pose.shoulder, pose.hip, person.bag_colour
+    if person.bag == "backpack" and pose.towards < -0.1:
+        canvas.box((pose.lean, 0.19, 0.075 * pose.turn), (pose.lean, 0.42, 0.085 * pose.turn), colour, 0.025)
+    elif person.bag == "backpack" and pose.towards > 0.25:
+        for which in (-1, 1):
+            canvas.limb((which * 0.6 * shoulder, 0.165), (which * 0.62 * shoulder, 0.36), 0.011, 0.011, colour)
+    elif person.bag == "shoulder":
+        sign = 1.0 if pose.front else -1.0
+        canvas.limb((-sign * 0.6 * shoulder, 0.165), (sign * hip, 0.45), 0.01, 0.01, colour)
+        canvas.box((sign * hip * 1.15, 0.44, 0.045), (sign * hip * 1.2, 0.56, 0.05), colour, 0.015)
+
+
+def paint_head(canvas: Canvas, person: Person, pose: Pose) -> None:
+    across = pose.across
+    head = (pose.lean * 1.8 + 0.012 * across, 0.078)
+    canvas.limb((pose.lean, 0.165), head, 0.03, 0.03, person.skin * 0.85)  # the neck, in the shadow of the chin
+    if person.head == "long" and pose.front:
         canvas.box((head[0] - 0.014 * across, 0.03, 0.05), (head[0] - 0.02 * across, 0.175, 0.056), person.hair, 0.03)
-    canvas.ellipse(head, 0.047, 0.062, skin)
-    paint_hair(canvas, person, head, towards, across)
+    canvas.ellipse(head, 0.047, 0.062, person.skin)
+    paint_hair(canvas, person, head, pose.towards, across)
 
 
 def paint_hair(canvas: Canvas, person: Person, head: tuple[float, float], towards: float, across: float) -> None:
@@ -447,7 +485,7 @@ def paint_hair(canvas: Canvas, person: Person, head: tuple[float, float], toward
 def picture(
     person: Person,
     camera: Camera,
-    style: Style,
+    style: DomainStyle,
     rng: np.random.Generator,
     passer_by: Person,
     height: int,

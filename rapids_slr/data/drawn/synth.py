@@ -14,8 +14,8 @@ from PIL import Image
 from rapids_slr.data.domain import Domain, make_split
 from rapids_slr.data.drawn.pedestrian import (
     Camera,
+    DomainStyle,
     Person,
-    Style,
     draw_camera_traits,
     draw_person_traits,
     picture,
@@ -36,7 +36,7 @@ class Studio:
     def __init__(self, spec: SynthSpec) -> None:
         self.spec = spec
         style = style_at(spec.style, spec.gap)
-        self.style: Style = replace(style, cameras_differ=style.cameras_differ * spec.camera_gap)
+        self.style: DomainStyle = replace(style, cameras_differ=style.cameras_differ * spec.camera_gap)
         self.person = lru_cache(maxsize=4096)(self._person)
         self.camera = lru_cache(maxsize=256)(self._camera)
 
