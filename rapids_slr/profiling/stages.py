@@ -53,7 +53,7 @@ class Stage:
     network: bool = False
 
 
-_CLUSTERING, _SLR = "rapids_slr.clustering.dbscan", "rapids_slr.refinement.slr.estimator"
+_CLUSTERING, _SLR = "rapids_slr.clustering.jaccard_dbscan", "rapids_slr.refinement.slr.estimator"
 
 STAGES = {
     "decode": Stage(bytes=None),

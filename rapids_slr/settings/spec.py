@@ -6,19 +6,27 @@ naming the faults of a spec with their lines, is the work of `specfile.py`.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from annotated_types import Ge
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, model_validator
+from pydantic_core import CoreSchema
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-CountOrZero = Annotated[int, Field(ge=0)]
+from rapids_slr.clustering.keys import JaccardDBSCANKeys
+from rapids_slr.refinement.slr.keys import SLRKeys
+from rapids_slr.settings.keys import Count, CountOrZero, Fraction, NotNegative, Positive, meanings_of
 
 
 class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Add the words beneath keys that a dataclass declares: pydantic reads those of a model's own keys alone."""
+        for name, meaning in meanings_of(cls).items():
+            cls.model_fields[name].description = cls.model_fields[name].description or meaning
+        return handler(source)
 
 
 class SynthSpec(Settings):
@@ -190,33 +198,19 @@ class OtherClustersSpec(Settings):
     """Another radius, fixed."""
 
 
-class ClusterSpec(Settings):
-    """From features to cluster labels."""
+@dataclass(eq=False, repr=False)
+class ClusterMethod:
+    """A base of its own, the last of the section, since keys are in the order of the bases from behind."""
 
     method: Literal["dbscan", "hdbscan"] = "dbscan"
     """DBSCAN on the k-reciprocal Jaccard distance, or HDBSCAN on the features (paper, Table 3)."""
-    k1: Count = 20
-    """Neighbours that must be reciprocal."""
-    k2: Count = 6
-    """Neighbours (the image itself included) averaged by query expansion; 1 leaves it out."""
-    pairs_per_image: Positive | None = 13
-    """eps = mean of the round(this x N) smallest nonzero distances. Stay below (images an identity - 1) / 2."""
-    rho: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Takes the place of pairs_per_image: the same mean over this fraction of all nonzero pairs (ABMT: 2e-3)."""
-    eps: Positive | None = None
-    """Takes the place of both rules: a fixed radius."""
-    min_samples: Count = 4
-    """Points within eps, the point itself included, that make a core point."""
-    min_size: Count = 1
-    """Clusters with fewer images become outliers."""
-    min_cluster_size: Annotated[int, Field(ge=2)] = 7
+
+
+class ClusterSpec(Settings, JaccardDBSCANKeys, ClusterMethod):
+    """From features to cluster labels."""
+
+    min_cluster_size: Annotated[int, Ge(2)] = 7
     """Smallest cluster of method hdbscan."""
-    search: Literal["exact", "approximate"] = "exact"
-    """Nearest neighbours: all of them, or on CUDA most of them by cuVS, for some 100,000 images and more."""
-    solver: Literal["auto", "cuml", "graph"] = "auto"
-    """DBSCAN on CUDA: cuML on all N x N distances, own kernels on the graph, or cuML where that fits; equal labels."""
-    source_weight: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """lambda of the source term of the distance (ABMT: 0.1); 0 leaves it out."""
     also: list[OtherClustersSpec] = []
     """Further clusterings of every epoch, by other radii or branches. `refine` projects them onto the clusters as it
     does last epoch's, and takes the mean (beyond the paper)."""
@@ -228,28 +222,8 @@ class ClusterSpec(Settings):
         return self
 
 
-class RefineSpec(Settings):
+class RefineSpec(Settings, SLRKeys):
     """From this epoch's and last epoch's clusters to refined labels (SLR)."""
-
-    alpha: Fraction = 0.5
-    """Weight of this epoch's clusters against last epoch's; 1 forgets the past."""
-    hard: Literal["hdbscan", "argmax", "dbscan", "none", "cuml"] = "hdbscan"
-    """How soft labels become hard ones; `none` trains on the soft labels themselves, `cuml` is cuML's HDBSCAN on the
-    soft label of every image, for comparison on a GPU."""
-    min_cluster_size: Annotated[int, Field(ge=2)] = 7
-    """Smallest refined cluster of HDBSCAN, images."""
-    min_samples: Count | None = None
-    """Neighbours, without the point itself, of a core distance; none takes min_cluster_size."""
-    merge_distance: NotNegative = 0.0
-    """Clusters of HDBSCAN that part below this distance stay together (its cluster_selection_epsilon)."""
-    outliers: Literal["project", "drop"] = "project"
-    """An outlier that was clustered last epoch takes its projected label, or is left out."""
-    noise: Literal["drop", "argmax"] = "drop"
-    """HDBSCAN's noise is left out, or joins the refined cluster that holds most of its raw cluster."""
-    memory: Literal["clusters", "refined"] = "clusters"
-    """Labels carried to the next epoch: the clusters (paper) or the refined ones."""
-    min_confidence: Fraction = 0.0
-    """Images whose soft label has no entry of at least this are left out; 0 keeps all (paper)."""
 
 
 class TrainingSpec(Settings):
