@@ -20,8 +20,9 @@ from rich.table import Table
 
 from rapids_slr.clustering.dbscan import dbscan, radius
 from rapids_slr.clustering.jaccard import jaccard_graph
-from rapids_slr.clustering.neighbours import BLOCK, check_features, nearest_neighbours
+from rapids_slr.clustering.neighbours import check_features, nearest_neighbours
 from rapids_slr.engine.arrays import Array, like
+from rapids_slr.engine.blocks import BLOCK
 from rapids_slr.errors import InputError
 from rapids_slr.kernels.density_clusters import density_clusters
 from rapids_slr.kernels.runtime import warm_up

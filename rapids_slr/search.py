@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from rapids_slr import __version__
-from rapids_slr.clustering.neighbours import check_features, similarity_blocks
+from rapids_slr.clustering.neighbours import check_features
 from rapids_slr.data import Collection, Fault, collect, load_images
 from rapids_slr.data.faults import faults_error
 from rapids_slr.data.layouts import DISTRACTOR
 from rapids_slr.engine.arrays import like, on_torch_stream
 from rapids_slr.engine.backend import Backend, choose_backend
+from rapids_slr.engine.blocks import similarity_blocks
 from rapids_slr.errors import InputError
 from rapids_slr.files import write_atomically
 from rapids_slr.networks.checkpoint import Trained, load_trained

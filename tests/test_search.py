@@ -15,8 +15,8 @@ from PIL import Image
 
 from rapids_slr import search as search_module
 from rapids_slr.cli import main
-from rapids_slr.clustering import neighbours
 from rapids_slr.data.decode import decode
+from rapids_slr.engine import blocks
 from rapids_slr.errors import InputError, RunError
 from rapids_slr.files import save_tensors
 from rapids_slr.networks.checkpoint import description, load_trained, save_network
@@ -101,8 +101,8 @@ def test_blocks_do_not_change_the_answer(monkeypatch, rows, columns, space):
     query, gallery = unit(20, seed=1), unit(150, seed=2)
     gallery[50:100] = gallery[:50]  # twins
     whole = top_matches(query, gallery, 9)
-    monkeypatch.setattr(neighbours, "BLOCK", rows)
-    monkeypatch.setattr(neighbours, "STRIP", columns)
+    monkeypatch.setattr(blocks, "BLOCK", rows)
+    monkeypatch.setattr(blocks, "STRIP", columns)
     monkeypatch.setattr(search_module, "SETTLED", space)
     for one, other in zip(whole, top_matches(query, gallery, 9), strict=True):
         assert torch.equal(one, other)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le
 
+from rapids_slr.clustering.keys import JaccardDBSCANKeys
 from rapids_slr.settings.base import Section, Settings
-from rapids_slr.settings.keys import Count, Positive
+from rapids_slr.settings.keys import Positive
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,31 +91,11 @@ class OtherClustersSpec(Settings):
         return {name: value for name, value in given.items() if value is not None}
 
 
-class DBSCANSpec(ClustererSpec):
+class DBSCANSpec(ClustererSpec, JaccardDBSCANKeys):
     """DBSCAN on the k-reciprocal Jaccard distance."""
 
     method: Literal["dbscan"] = "dbscan"
     """DBSCAN on the k-reciprocal Jaccard distance."""
-    k1: Count = 20
-    """Neighbours that must be reciprocal."""
-    k2: Count = 6
-    """Neighbours (the image itself included) averaged by query expansion; 1 leaves it out."""
-    pairs_per_image: Positive | None = 13
-    """eps = mean of the round(this x N) smallest nonzero distances. Stay below (images an identity - 1) / 2."""
-    rho: Annotated[float, Gt(0), Le(1)] | None = None
-    """Takes the place of pairs_per_image: the same mean over this fraction of all nonzero pairs (ABMT: 2e-3)."""
-    eps: Positive | None = None
-    """Takes the place of both rules: a fixed radius."""
-    min_samples: Count = 4
-    """Points within eps, the point itself included, that make a core point."""
-    min_size: Count = 1
-    """Clusters with fewer images become outliers."""
-    search: Literal["exact", "approximate"] = "exact"
-    """Nearest neighbours: all of them, or on CUDA most of them by cuVS, for some 100,000 images and more."""
-    solver: Literal["auto", "cuml", "graph"] = "auto"
-    """DBSCAN on CUDA: cuML on all N x N distances, own kernels on the graph, or cuML where that fits; equal labels."""
-    source_weight: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """lambda of the source term of the distance (ABMT: 0.1); 0 leaves it out."""
     also: list[OtherClustersSpec] = []
     """Further clusterings of every epoch, by other radii or branches. `refine` projects them onto the clusters as it
     does last epoch's, and takes the mean (beyond the paper)."""

@@ -9,9 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rapids_slr.clustering.base import Clusters, DBSCANSpec, HDBSCANSpec, OtherClustersSpec
-from rapids_slr.clustering.dbscan import JaccardDBSCAN
 from rapids_slr.clustering.hdbscan import cluster_hdbscan
+from rapids_slr.clustering.jaccard_dbscan import JaccardDBSCAN
+from rapids_slr.clustering.keys import JaccardDBSCANKeys
 from rapids_slr.errors import InputError
+from rapids_slr.settings.keys import values_of
 
 
 class EpochDBSCAN:
@@ -40,7 +42,7 @@ class EpochDBSCAN:
             head = "both" if other is None else other.branch
             if head not in fitted:
                 source = None if source_SD is None else head_features(source_SD, head, heads)
-                model = JaccardDBSCAN(**self._spec.model_dump(exclude={"method", "also"}))
+                model = JaccardDBSCAN(**values_of(JaccardDBSCANKeys, self._spec))
                 fitted[head] = model.fit(head_features(features_ND, head, heads), source=source)
             radius = {} if other is None else other.radius
             return fitted[head].labels_at(**radius) if radius else fitted[head].labels_

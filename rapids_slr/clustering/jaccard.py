@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rapids_slr.clustering.neighbours import Neighbours, similarity_blocks
+from rapids_slr.clustering.neighbours import Neighbours
 from rapids_slr.engine.arrays import Array, array_module, row_of_entry
+from rapids_slr.engine.blocks import similarity_blocks
 from rapids_slr.errors import InputError
 from rapids_slr.kernels.jaccard import jaccard_distances
 from rapids_slr.kernels.kreciprocal import kreciprocal_weights

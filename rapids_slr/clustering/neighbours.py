@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
+from rapids_slr.engine import blocks
 from rapids_slr.engine.arrays import Array, array_module, as_array
 from rapids_slr.errors import InputError, RunError
 from rapids_slr.kernels import nearest, nearest_cuda
 from rapids_slr.kernels.runtime import on_gpu
 
-BLOCK = 1024  # rows of a block of the product
-STRIP = 4096  # columns: 16 MB of similarities, which stay in the cache
 SPACE = 4 * 2**30  # bytes that a block on CUDA, of whole rows, may take
 FEWEST_ROWS = 16  # of a block on CUDA: with less memory the search gives up
 SPARE = 128  # places in a list of candidates beyond four times the neighbours
@@ -116,7 +111,7 @@ def nearest_neighbours(features_ND: Array, k: int, approximate: bool = False) ->
 def nearest_on_cpu(features_ND: np.ndarray, k: int) -> Neighbours:
     """Every image, then its k nearest others."""
     candidates = nearest.no_candidates(len(features_ND), k)
-    for rows, columns, block_IJ in similarity_blocks(features_ND, features_ND, upper=True):
+    for rows, columns, block_IJ in blocks.similarity_blocks(features_ND, features_ND, upper=True):
         nearest.offer(candidates, block_IJ, rows, columns, features_ND, k)
     index_NK, distance_NK = nearest.rank(candidates, features_ND, k)
     furthest_N = np.maximum(0, 2 - 2 * candidates.least_N)
@@ -144,11 +139,11 @@ def nearest_approximately(features_ND: Array, k: int) -> Neighbours:
     xp, N = array_module(features_ND), len(features_ND)
     found = nearest_cuda.no_results(features_ND, k)
     near_NC = _descend(features_ND, min(max(2 * k, DEGREE), N - 1))
-    for first in range(0, N, BLOCK):
-        image_I = xp.arange(first, min(first + BLOCK, N))
-        nearest_cuda.settle(features_ND, image_I, _lists(image_I, near_NC[first : first + BLOCK], N, k), found)
+    for first in range(0, N, blocks.BLOCK):
+        image_I = xp.arange(first, min(first + blocks.BLOCK, N))
+        nearest_cuda.settle(features_ND, image_I, _lists(image_I, near_NC[first : first + blocks.BLOCK], N, k), found)
     sample = xp.arange(SAMPLE) * N // SAMPLE
-    for row, _, block_IJ in similarity_blocks(features_ND, features_ND[sample]):
+    for row, _, block_IJ in blocks.similarity_blocks(features_ND, features_ND[sample]):
         part = found.furthest_N[row : row + len(block_IJ)]
         xp.maximum(part, 2 - 2 * block_IJ.min(axis=1), out=part)
     few, before = xp.flatnonzero(found.unsettled_N), found.distance_NK[sample, 1:]
@@ -213,8 +208,8 @@ def _search(
     features_ND: Array, image_I: Array, k: int, room: int, rounding: float, precision: str, found: nearest_cuda.Nearest
 ) -> None:
     """Settle images int64 (I,) block by block, in smaller blocks when memory runs out."""
-    xp, N, x = array_module(features_ND), len(features_ND), _tensor(features_ND)
-    rows = max(FEWEST_ROWS, min(BLOCK, SPACE // nearest_cuda.bytes_of_a_row(N, room)))
+    xp, N, x = array_module(features_ND), len(features_ND), blocks.as_tensor(features_ND)
+    rows = max(FEWEST_ROWS, min(blocks.BLOCK, SPACE // nearest_cuda.bytes_of_a_row(N, room)))
     done = 0
     while done < image_I.size:
         try:
@@ -222,7 +217,7 @@ def _search(
             while done < image_I.size:
                 images = image_I[done : done + rows]
                 block_IN = block_RN[: images.size]
-                _product(_tensor(features_ND[images]), x, _tensor(block_IN), precision)
+                blocks.product(blocks.as_tensor(features_ND[images]), x, blocks.as_tensor(block_IN), precision)
                 nearest_cuda.pick(block_IN, images, k, rounding, lists)
                 nearest_cuda.settle(features_ND, images, lists, found)
                 done += images.size
@@ -235,54 +230,3 @@ def _search(
                     f"beside the features ({fault}); free GPU memory, use fewer images, or run with --device cpu"
                 ) from fault
             log.warning("nearest neighbours: GPU memory ran out; going on with blocks of %d rows", rows)
-
-
-def similarity_blocks(x_ND: Array, y_MD: Array, upper: bool = False) -> Iterator[tuple[int, int, Array]]:
-    """Yield (row, column, block) over the product x y^T in float32; a block is overwritten by the next one.
-
-    Args:
-        upper: leave out what lies below the diagonal; the squares on it come first.
-    """
-    x, y = _tensor(x_ND), _tensor(y_MD)
-    space = array_module(x_ND).empty(min(BLOCK, len(x)) * min(STRIP, len(y)), np.float32)
-    rows = range(0, len(x), BLOCK)
-    diagonal = [(row, row, row + BLOCK) for row in rows] if upper else []
-    strips = [(row, c, c + STRIP) for row in rows for c in range(row + BLOCK if upper else 0, len(y), STRIP)]
-    for row, column, end in diagonal + strips:
-        left, right = x[row : row + BLOCK], y[column:end]
-        block = space[: len(left) * len(right)].reshape(len(left), len(right))
-        _product(left, right, _tensor(block), "ieee")
-        yield row, column, block
-
-
-def _product(x_ID: torch.Tensor, y_JD: torch.Tensor, out_IJ: torch.Tensor, precision: str) -> None:
-    """x y^T, "ieee" or on CUDA "tf32", whatever is set for torch; its settings are as they were afterwards."""
-    settings: list[Any] = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]  # type: ignore[attr-defined]
-    before = [setting.fp32_precision for setting in settings]
-    try:
-        for setting in settings:
-            setting.fp32_precision = precision
-        with _cupy_stream() if x_ID.is_cuda else nullcontext():
-            torch.mm(x_ID, y_JD.T, out=out_IJ)
-    finally:
-        for setting, value in zip(settings, before, strict=True):
-            setting.fp32_precision = "none"  # which follows torch.backends.fp32_precision
-            if setting.fp32_precision != value:
-                setting.fp32_precision = value
-
-
-def _cupy_stream() -> AbstractContextManager:
-    """Puts torch on CuPy's current stream, where the kernels run."""
-    import cupy
-
-    stream = cupy.cuda.get_current_stream().ptr
-    return torch.cuda.stream(torch.cuda.ExternalStream(stream) if stream else torch.cuda.default_stream())
-
-
-def _tensor(x_ND: Array) -> torch.Tensor:
-    """A tensor that shares memory; torch cannot mark it as read-only, but nothing writes to features."""
-    if array_module(x_ND) is not np:
-        return torch.from_dlpack(x_ND)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        return torch.from_numpy(x_ND)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from annotated_types import Ge
-
+from rapids_slr.refinement.slr.keys import SLRKeys
 from rapids_slr.settings.base import Section
-from rapids_slr.settings.keys import Count, Fraction, NotNegative
+from rapids_slr.settings.keys import values_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,31 +68,11 @@ class RefinerSpec(Section):
         raise NotImplementedError
 
 
-class SLRSpec(RefinerSpec):
+class SLRSpec(RefinerSpec, SLRKeys):
     """From this epoch's and last epoch's clusters to refined labels (SLR)."""
 
     name: Literal["slr"] = "slr"
     """Pseudo-label refinement by last epoch's clusters."""
-
-    alpha: Fraction = 0.5
-    """Weight of this epoch's clusters against last epoch's; 1 forgets the past."""
-    hard: Literal["hdbscan", "argmax", "dbscan", "none", "cuml"] = "hdbscan"
-    """How soft labels become hard ones; `none` trains on the soft labels themselves, `cuml` is cuML's HDBSCAN on the
-    soft label of every image, for comparison on a GPU."""
-    min_cluster_size: Annotated[int, Ge(2)] = 7
-    """Smallest refined cluster of HDBSCAN, images."""
-    min_samples: Count | None = None
-    """Neighbours, without the point itself, of a core distance; none takes min_cluster_size."""
-    merge_distance: NotNegative = 0.0
-    """Clusters of HDBSCAN that part below this distance stay together (its cluster_selection_epsilon)."""
-    outliers: Literal["project", "drop"] = "project"
-    """An outlier that was clustered last epoch takes its projected label, or is left out."""
-    noise: Literal["drop", "argmax"] = "drop"
-    """HDBSCAN's noise is left out, or joins the refined cluster that holds most of its raw cluster."""
-    memory: Literal["clusters", "refined"] = "clusters"
-    """Labels carried to the next epoch: the clusters (paper) or the refined ones."""
-    min_confidence: Fraction = 0.0
-    """Images whose soft label has no entry of at least this are left out; 0 keeps all (paper)."""
 
     @property
     def label(self) -> str:
@@ -106,7 +85,7 @@ class SLRSpec(RefinerSpec):
     def build(self) -> Refiner:
         from rapids_slr.refinement.slr.estimator import SLR
 
-        return SLR(**self.model_dump(exclude={"name"}))
+        return SLR(**values_of(SLRKeys, self))
 
 
 class NoRefinementSpec(RefinerSpec):

@@ -10,11 +10,20 @@ from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaH
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
+from rapids_slr.settings.keys import meanings_of
+
 
 class Settings(BaseModel):
     """A section of a spec: typed keys, each with its meaning beneath it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Add the words beneath keys that a dataclass declares: pydantic reads those of a model's own keys alone."""
+        for name, meaning in meanings_of(cls).items():
+            cls.model_fields[name].description = cls.model_fields[name].description or meaning
+        return handler(source)
 
 
 class Section(Settings):

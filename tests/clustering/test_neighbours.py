@@ -5,8 +5,8 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from rapids_slr.clustering import neighbours
 from rapids_slr.clustering.neighbours import check_features, nearest_neighbours
+from rapids_slr.engine import blocks
 from rapids_slr.errors import InputError
 from tests.clustering.cases import families, unit
 from tests.reference import jaccard as reference
@@ -31,8 +31,8 @@ def test_blocks_and_threads_change_nothing(family, monkeypatch):
     features = FAMILIES[family]
     whole = nearest_neighbours(features, 9)
     for block in (1, 7, 64):
-        monkeypatch.setattr(neighbours, "BLOCK", block)
-        monkeypatch.setattr(neighbours, "STRIP", 3 * block)
+        monkeypatch.setattr(blocks, "BLOCK", block)
+        monkeypatch.setattr(blocks, "STRIP", 3 * block)
         parts = nearest_neighbours(features, 9)
         assert_array_equal(parts.indices_Nk, whole.indices_Nk)
         assert_array_equal(parts.distances_Nk, whole.distances_Nk)
@@ -145,9 +145,9 @@ def test_products_have_their_precision_whatever_the_user_chose(chosen, precision
 
     monkeypatch.setattr(torch, "mm", mm)
     x = torch.ones(2, 3)
-    neighbours._product(x, x, torch.empty(2, 2), precision)
+    blocks.product(x, x, torch.empty(2, 2), precision)
     with pytest.raises(RuntimeError):
-        neighbours._product(x, torch.ones(2, 4), torch.empty(2, 2), precision)
+        blocks.product(x, torch.ones(2, 4), torch.empty(2, 2), precision)
     assert during == [precision] * 4
     assert [setting.fp32_precision for setting in settings] == before
     assert torch.get_float32_matmul_precision() == chosen
@@ -156,7 +156,7 @@ def test_products_have_their_precision_whatever_the_user_chose(chosen, precision
 
 def test_products_leave_precision_to_the_setting_for_all_backends(torch_settings):
     torch.backends.fp32_precision = "tf32"
-    neighbours._product(torch.ones(2, 3), torch.ones(2, 3), torch.empty(2, 2), "ieee")
+    blocks.product(torch.ones(2, 3), torch.ones(2, 3), torch.empty(2, 2), "ieee")
     assert torch.backends.cuda.matmul.fp32_precision == "tf32"
     torch.backends.fp32_precision = "ieee"
     assert torch.backends.cuda.matmul.fp32_precision == "ieee"

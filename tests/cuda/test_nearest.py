@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from rapids_slr.clustering import neighbours
 from rapids_slr.clustering.neighbours import Neighbours, nearest_neighbours, nearest_on_cpu, nearest_on_cuda
+from rapids_slr.engine import blocks
 from rapids_slr.engine.arrays import array_module
 from rapids_slr.errors import InputError, RunError
 from rapids_slr.kernels import nearest_cuda, runtime
@@ -18,7 +19,7 @@ from tests.clustering.cases import families, unit
 from tests.reference import jaccard as reference
 
 FAMILIES = families(np.random.default_rng(0))
-product = neighbours._product
+product = blocks.product
 
 
 def truncated(x: torch.Tensor) -> torch.Tensor:
@@ -37,13 +38,13 @@ def rows_of_products(monkeypatch):
             x, y = truncated(x), truncated(y)
         product(x, y, out, "ieee")
 
-    monkeypatch.setattr(neighbours, "_product", inexact)
+    monkeypatch.setattr(blocks, "product", inexact)
     return asked
 
 
 def on_cpu(features: np.ndarray, k: int) -> Neighbours:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(neighbours, "_product", product)
+        patch.setattr(blocks, "product", product)
         return nearest_on_cpu(features, k)
 
 
@@ -126,7 +127,7 @@ def test_a_list_is_full_to_the_last_place(places, device, host, monkeypatch, row
 def test_blocks_and_threads_change_nothing(block, threads, device, host, monkeypatch):
     features = np.concatenate([near_ties(12), np.roll(near_ties(2), 1, axis=1)])
     whole = nearest_on_cuda(device(features), 3)
-    monkeypatch.setattr(neighbours, "BLOCK", block)
+    monkeypatch.setattr(blocks, "BLOCK", block)
     monkeypatch.setattr(neighbours, "FEWEST_ROWS", 1)
     monkeypatch.setattr(runtime, "THREADS", threads)
     parts = nearest_on_cuda(device(features), 3)
@@ -172,7 +173,7 @@ def test_lists_hold_what_rounding_may_hide_and_little_more(k, device, host):
 
 @pytest.mark.parametrize("fault", [torch.OutOfMemoryError("no memory"), MemoryError("no memory")])
 def test_blocks_are_halved_when_memory_runs_out(fault, device, host, monkeypatch, caplog):
-    features, inexact, sizes = near_ties(14), neighbours._product, []
+    features, inexact, sizes = near_ties(14), blocks.product, []
 
     def scarce(x, y, out, precision):
         sizes.append(len(x))
@@ -180,9 +181,9 @@ def test_blocks_are_halved_when_memory_runs_out(fault, device, host, monkeypatch
             raise fault
         inexact(x, y, out, precision)
 
-    monkeypatch.setattr(neighbours, "BLOCK", 12)
+    monkeypatch.setattr(blocks, "BLOCK", 12)
     monkeypatch.setattr(neighbours, "FEWEST_ROWS", 1)
-    monkeypatch.setattr(neighbours, "_product", scarce)
+    monkeypatch.setattr(blocks, "product", scarce)
     with caplog.at_level(logging.WARNING, "rapids_slr"):
         assert_equals_the_cpu(nearest_on_cuda(device(features), 3), features, 3, host)
     assert sizes == [12, 6, 3, 3, 1, *[1] * 10]
@@ -229,7 +230,7 @@ def cuvs(monkeypatch, device, host):
 def test_approximate_neighbours_are_measured_exactly(cuvs, device, host, monkeypatch, caplog, rows_of_products):
     """Of image 3 fewer than 4 others are found, so it is searched exactly; 5 misses its nearest; 0 and 11 are known."""
     monkeypatch.setattr(neighbours, "SAMPLE", 2)
-    monkeypatch.setattr(neighbours, "BLOCK", 8)
+    monkeypatch.setattr(blocks, "BLOCK", 8)
     features = near_ties(22)
     expected = on_cpu(features, 4)
     with caplog.at_level(logging.INFO, "rapids_slr"):

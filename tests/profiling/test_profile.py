@@ -16,7 +16,8 @@ from rich.console import Console
 
 from rapids_slr.cli import main
 from rapids_slr.clustering import JaccardDBSCAN
-from rapids_slr.clustering.neighbours import BLOCK, Neighbours, nearest_neighbours
+from rapids_slr.clustering.neighbours import Neighbours, nearest_neighbours
+from rapids_slr.engine.blocks import BLOCK
 from rapids_slr.errors import InputError
 from rapids_slr.profiling.compare import changes, verdict
 from rapids_slr.profiling.measure import Memory, Meter, Roofline, Work, arrays_of, measured, overhead

@@ -9,18 +9,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator
 
 from rapids_slr.engine.arrays import Array, array_module, as_array, csr_like, like, on_torch_stream, row_of_entry
 from rapids_slr.errors import InputError
 from rapids_slr.kernels.argmax import largest
 from rapids_slr.kernels.renumber import renumber
 from rapids_slr.refinement.slr.hard_labels import by_argmax, by_cuml, by_dbscan, by_hdbscan, place_noise
+from rapids_slr.refinement.slr.keys import SLRKeys
 from rapids_slr.refinement.slr.label_arrays import check_labels
 from rapids_slr.refinement.slr.overlap import Overlap, overlap
 from rapids_slr.refinement.slr.projection import project
 from rapids_slr.refinement.slr.soft_labels import Soft, SoftRows, confident, soft_labels
 from rapids_slr.refinement.slr.sources import combine
+from rapids_slr.settings.estimator import Estimator
+from rapids_slr.settings.keys import check_keys
 
 DENSE = 2**20  # entries up to which a projection is given as a dense array
 
@@ -116,24 +118,8 @@ class Refined:
         return like(dense_PK, self._labels)
 
 
-class SLR(BaseEstimator):
+class SLR(SLRKeys, Estimator):
     """Pseudo-label refinement: labels of this epoch, blended with last epoch's and clustered anew.
-
-    Args:
-        alpha: weight of this epoch's clusters against last epoch's, in [0, 1].
-        min_cluster_size: smallest refined cluster of HDBSCAN, images, at least 2.
-        min_samples: neighbours, without the point itself, of a core distance; None takes min_cluster_size. For
-            `dbscan`, images within its radius, the point itself included.
-        hard: how soft labels become hard ones, `hdbscan`, `argmax` or `dbscan`; `none` is for training on the soft
-            labels (`Refined.rows`), with their argmax as hard labels. `cuml` is HDBSCAN by cuML on the soft label of
-            every image, N x K of them, for comparison; it needs labels on a GPU.
-        outliers: `project`: an outlier that was clustered last epoch takes its projected label; `drop`: it is left out.
-        noise: `drop`: noise of the hard step is left out; `argmax`: it joins the refined cluster that holds most of its
-            raw cluster.
-        memory: labels remembered for the next epoch: `clusters`, as given, or `refined`.
-        merge_distance: clusters of HDBSCAN that part below this distance stay together.
-        min_confidence: images whose soft label has no entry of at least this are left out, in [0, 1]; 0 keeps all
-            (the paper).
 
     Example:
         slr = SLR()
@@ -142,28 +128,7 @@ class SLR(BaseEstimator):
             train(refined.hard)
     """
 
-    def __init__(
-        self,
-        alpha: float = 0.5,
-        min_cluster_size: int = 7,
-        min_samples: int | None = None,
-        hard: str = "hdbscan",
-        outliers: str = "project",
-        noise: str = "drop",
-        memory: str = "clusters",
-        merge_distance: float = 0.0,
-        min_confidence: float = 0.0,
-    ) -> None:
-        self.alpha = alpha
-        self.min_cluster_size = min_cluster_size
-        self.min_samples = min_samples
-        self.hard = hard
-        self.outliers = outliers
-        self.noise = noise
-        self.memory = memory
-        self.merge_distance = merge_distance
-        self.min_confidence = min_confidence
-        self._before_N: Array | None = None
+    _before_N: Array | None = None
 
     def update(self, labels, others=()) -> Refined:
         """Refine the labels of an epoch, and remember them for the next.
@@ -240,30 +205,11 @@ class SLR(BaseEstimator):
         self._before_N = None if previous is None else check_labels(previous, "state['previous']")
 
     def _check_settings(self) -> None:
-        choices = {
-            "hard": ("hdbscan", "argmax", "dbscan", "none", "cuml"),
-            "outliers": ("project", "drop"),
-            "noise": ("drop", "argmax"),
-            "memory": ("clusters", "refined"),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise InputError(f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
+        check_keys(self)
         if self.hard == "cuml" and self.noise == "argmax":
             raise InputError(
                 "noise='argmax' places pairs of labels, and hard='cuml' labels images; take hard='hdbscan'"
             )
-        whole: Callable[[object], bool] = lambda value: isinstance(value, (int, np.integer))  # noqa: E731
-        if not 0 <= self.alpha <= 1:
-            raise InputError(f"alpha must lie in [0, 1], got {self.alpha!r}")
-        if not whole(self.min_cluster_size) or self.min_cluster_size < 2:
-            raise InputError(f"min_cluster_size must be a whole number of at least 2, got {self.min_cluster_size!r}")
-        if self.min_samples is not None and (not whole(self.min_samples) or self.min_samples < 1):
-            raise InputError(f"min_samples must be None or a whole number of at least 1, got {self.min_samples!r}")
-        if not self.merge_distance >= 0:
-            raise InputError(f"merge_distance must not be negative, got {self.merge_distance!r}")
-        if not 0 <= self.min_confidence <= 1:
-            raise InputError(f"min_confidence must lie in [0, 1], got {self.min_confidence!r}")
 
 
 def _beside(before_N: Array, now_N: Array) -> Array:

@@ -1,0 +1,36 @@
+"""The keys of `JaccardDBSCAN`, as its estimator, the spec and the command line read them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
+
+from rapids_slr.settings.keys import Count, Positive
+
+
+@dataclass(eq=False, repr=False)
+class JaccardDBSCANKeys:
+    k1: Count = 20
+    """Neighbours that must be reciprocal."""
+    k2: Count = 6
+    """Images averaged by query expansion, the image itself included; 1 leaves it out."""
+    pairs_per_image: Positive | None = 13
+    """The radius eps is the mean distance of this many nearest pairs an image: of the round(this x N) smallest nonzero
+    distances. Stay below (images an identity - 1) / 2."""
+    rho: Annotated[float, Gt(0), Le(1)] | None = None
+    """Takes the place of pairs_per_image: the same mean over this fraction of all nonzero pairs (ABMT: 2e-3)."""
+    eps: Positive | None = None
+    """Takes the place of both rules: a fixed radius, in the distance's own units (0 to 1)."""
+    min_samples: Count = 4
+    """Images within the radius, the image itself included, that make a core point."""
+    min_size: Count = 1
+    """Clusters with fewer images become outliers."""
+    source_weight: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """lambda of the source term of the distance (ABMT: 0.1), which needs source features; 0 leaves it out."""
+    search: Literal["exact", "approximate"] = "exact"
+    """Nearest neighbours: all of them, or on CUDA most of them by cuVS, for some 100,000 images and more."""
+    solver: Literal["auto", "cuml", "graph"] = "auto"
+    """DBSCAN on CUDA: `cuml` on all N x N distances, own kernels on the `graph`, or `auto`: cuML where it is installed
+    and these distances take a quarter of the free memory at most. Labels are equal."""
