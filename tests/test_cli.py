@@ -246,7 +246,7 @@ def test_spec_show_prints_a_spec_that_loads_to_the_same(capsys, here):
 
 def test_spec_schema_prints_json(capsys):
     assert main(["spec", "schema"]) == 0
-    assert "alpha" in json.loads(capsys.readouterr().out)["$defs"]["RefineSpec"]["properties"]
+    assert "alpha" in json.loads(capsys.readouterr().out)["$defs"]["SLRSpec"]["properties"]
 
 
 def test_a_closed_pipe_is_no_fault():

@@ -10,8 +10,10 @@ from rapids_slr.engine.arrays import Array, array_module
 from rapids_slr.errors import InputError
 from rapids_slr.kernels import dbscan as kernel
 from rapids_slr.kernels.smallest import sum_of_smallest
+from rapids_slr.marks import step
 
 
+@step("DBSCAN")
 def radius(graph: Graph, *, pairs_per_image: float | None = None, rho: float | None = None) -> float:
     """eps of DBSCAN: the mean of the smallest nonzero distances of pairs of images.
 
@@ -75,6 +77,7 @@ def _mean_with_source(graph: Graph, reach_N: Array, count: int) -> float:
     return float((total / 2 + (count - pairs_below(low)) * high) / count)
 
 
+@step("DBSCAN")
 def dbscan(graph: Graph, eps: float, min_samples: int, solver: str = "auto") -> Array:
     """DBSCAN on the distances of the graph.
 
@@ -102,6 +105,7 @@ def dbscan(graph: Graph, eps: float, min_samples: int, solver: str = "auto") -> 
     return kernel.dbscan(graph.indptr, graph.indices, graph.distances, eps, min_samples)
 
 
+@step("DBSCAN")
 def drop_small(labels_N: Array, min_size: int) -> Array:
     """Labels (N,) int32 in which clusters of fewer than min_size images are outliers; the rest keep their order."""
     if min_size <= 1:

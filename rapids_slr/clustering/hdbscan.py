@@ -7,10 +7,12 @@ import numpy as np
 from rapids_slr.clustering.neighbours import check_features
 from rapids_slr.engine.arrays import Array, array_module, like, on_torch_stream
 from rapids_slr.errors import InputError
+from rapids_slr.marks import step
 
 MOST_SAMPLES = 1023  # of cuML
 
 
+@step("HDBSCAN")
 def cluster_hdbscan(features, min_cluster_size: int):
     """HDBSCAN with Euclidean distances on unit rows, by scikit-learn on the CPU and by cuML on a GPU.
 

@@ -13,6 +13,7 @@ from rapids_slr.errors import InputError
 from rapids_slr.kernels.jaccard import jaccard_distances
 from rapids_slr.kernels.kreciprocal import kreciprocal_weights
 from rapids_slr.kernels.query_expansion import expand_queries
+from rapids_slr.marks import step
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Graph:
         return self.indptr.size - 1
 
 
+@step("Jaccard graph")
 def jaccard_graph(features_ND: Array, neighbours: Neighbours, k1: int, k2: int) -> Graph:
     """Jaccard distances of k-reciprocal neighbourhoods, exactly, wherever they are below 1.
 
@@ -56,6 +58,7 @@ def jaccard_graph(features_ND: Array, neighbours: Neighbours, k1: int, k2: int) 
     return Graph(*jaccard_distances(*expand_queries(*weights, index_Nk, k2)))
 
 
+@step("Jaccard graph")
 def source_reach(features_ND: Array, source_MD: Array) -> Array:
     """How far each image is from the source domain: u_i = min_j (1 - exp(-d(f_i, source_j))), scaled to 1 at most.
 
@@ -77,6 +80,7 @@ def source_reach(features_ND: Array, source_MD: Array) -> Array:
     return (reach_N / xp.where(furthest > 0, furthest, 1)).astype(xp.float32)
 
 
+@step("Jaccard graph")
 def add_source_term(graph: Graph, reach_N: Array, weight: float) -> Graph:
     """distance = (1 - weight) J + weight (u_i + u_j), for stored pairs; `far` and `reach_N` say the rest.
 

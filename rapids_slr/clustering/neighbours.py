@@ -13,6 +13,7 @@ from rapids_slr.engine.arrays import Array, array_module, as_array
 from rapids_slr.errors import InputError, RunError
 from rapids_slr.kernels import nearest, nearest_cuda
 from rapids_slr.kernels.runtime import on_gpu
+from rapids_slr.marks import step
 
 SPACE = 4 * 2**30  # bytes that a block on CUDA, of whole rows, may take
 FEWEST_ROWS = 16  # of a block on CUDA: with less memory the search gives up
@@ -39,6 +40,7 @@ class Neighbours:
     """Share of the neighbours that an approximate search found, measured on SAMPLE images; None for an exact one."""
 
 
+@step("neighbours")
 def check_features(features: object, name: str = "features") -> Array:
     """Features as a contiguous float32 array (N, D), shared with the caller where they already are that.
 
@@ -84,6 +86,7 @@ def _rows(bad_N: Array) -> str:
     return f"{rows.size} of {bad_N.size} rows: {shown}"
 
 
+@step("neighbours")
 def nearest_neighbours(features_ND: Array, k: int, approximate: bool = False) -> Neighbours:
     """The k nearest images of each image, the image itself included and first.
 

@@ -18,6 +18,7 @@ from rapids_slr.data.domain import Domain, Split
 from rapids_slr.data.faults import Fault, faults_error
 from rapids_slr.engine.memory import device_memory, out_of_memory
 from rapids_slr.errors import InputError
+from rapids_slr.marks import step
 from rapids_slr.settings.spec import DataSpec
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class ImageStore:
         return gathered.to(self.device, non_blocking=True)
 
 
+@step("decode")
 def load_images(
     domain: Domain,
     split: Split,

@@ -6,6 +6,7 @@ labels and the teacher's own cross entropy as in the paper (Eqs. 5-6). B images 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rapids_slr.data.images import Images
+from rapids_slr.data.store import ImageStore
 from rapids_slr.hosts.loop import Batch, Batches, GuardedAdam, Report, meter_of, step_memory, train_steps
 from rapids_slr.hosts.losses import Terms, cross_entropy, distillation, mean_over_heads, softened_triplet
 from rapids_slr.hosts.targets import Targets, class_centroids
@@ -21,7 +23,7 @@ from rapids_slr.networks.base import Outputs
 from rapids_slr.networks.teacher import make_teacher, update_teacher
 from rapids_slr.networks.two_branch import TwoBranch
 from rapids_slr.session import Session
-from rapids_slr.settings.spec import TrainingSpec
+from rapids_slr.settings.spec import RunSpec, TrainingSpec
 
 
 class ABMT:
@@ -49,45 +51,13 @@ class ABMT:
             self.student.set_classifiers_from(centroids_KD)
             self.teacher.set_classifiers_from(centroids_KD)
         with session.epoch_bar(epoch) as report:
-            losses = self.train(targets, epoch, report)
+            store = session.images.target.store
+            losses, self.step = adapt_epoch(
+                self.student, self.teacher, store, targets, session.spec, epoch, self.step, report
+            )
         self.student.drop_classifiers()
         self.teacher.drop_classifiers()
         return losses
-
-    def train(self, targets: Targets, epoch: int, report: Report) -> dict[str, float]:
-        """Train the student on refined labels and its teacher's predictions; the teacher follows it (Eqs. 5-6).
-
-        Raises: RunError if memory runs out, or if the loss is not finite: what is trained is then as before that step,
-            and BatchNorm has seen its batch. On a GPU up to LOG_INTERVAL - 1 later batches pass before the error:
-            BatchNorm sees them too, and the teacher's average moves on towards the student's finite weights.
-        """
-        spec, target, where = self.session.spec, self.session.images.target.store, f"epoch {epoch}"
-        settings, student, teacher = spec.training, self.student, self.teacher
-        trained = list(student.parameters())
-        if settings.teacher_ce:
-            trained += list(teacher.classifiers.parameters())
-        optimizer = GuardedAdam(trained, lr=settings.lr, weight_decay=settings.weight_decay)
-
-        def loss_of(batch: Batch) -> tuple[Tensor, Terms]:
-            outputs = student(batch.images)
-            with torch.no_grad():
-                guide = teacher(batch.images)
-            labels, identities_B = targets.of(batch.rows_B), targets.identities_N[batch.rows_B]
-            total, terms = adaptation_loss(outputs, guide, labels, identities_B, settings)
-            if settings.teacher_ce:
-                terms["teacher_ce"] = teacher_cross_entropy(teacher, guide, labels, settings.label_smoothing)
-                total = total + terms["teacher_ce"]
-            return total, terms
-
-        def follow(_: Batch) -> None:
-            update_teacher(teacher, student, self.step, settings.ema, skip_classifiers=settings.teacher_ce)
-            self.step += 1
-
-        student.train()
-        teacher.train()
-        with step_memory("training", where):
-            batches = Batches(target, targets.identities_N, spec, settings, epoch)
-            return train_steps(batches, loss_of, optimizer, meter_of(report, where, target.device), after=follow)
 
     def state_dict(self) -> dict[str, Any]:
         return {"step": self.step, "student": self.student.state_dict(), "teacher": self.teacher.state_dict()}
@@ -96,6 +66,55 @@ class ABMT:
         self.step = state["step"]
         self.student.load_state_dict(state["student"])
         self.teacher.load_state_dict(state["teacher"])
+
+
+def adapt_epoch(
+    student: TwoBranch,
+    teacher: TwoBranch,
+    target: ImageStore,
+    targets: Targets,
+    spec: RunSpec,
+    epoch: int,
+    step: int,
+    report: Report,
+) -> tuple[dict[str, float], int]:
+    """Train the student on refined labels and its teacher's predictions; the teacher follows it (Eqs. 5-6).
+
+    Args:
+        targets: labels of this epoch; images with identity -1 take no part.
+        epoch: from 1; it decides all that is random.
+        step: training steps before this epoch, for the decay of the moving average.
+    Returns: means of the loss terms, and the steps after this epoch.
+    Raises: RunError if memory runs out, or if the loss is not finite: what is trained is then as before that step, and
+        BatchNorm has seen its batch. On a GPU up to LOG_INTERVAL - 1 later batches pass before the error: BatchNorm
+        sees them too, and the teacher's average moves on towards the student's finite weights.
+    """
+    settings, where, steps = spec.training, f"epoch {epoch}", itertools.count(step)
+    trained = list(student.parameters())
+    if settings.teacher_ce:
+        trained += list(teacher.classifiers.parameters())
+    optimizer = GuardedAdam(trained, lr=settings.lr, weight_decay=settings.weight_decay)
+
+    def loss_of(batch: Batch) -> tuple[Tensor, Terms]:
+        outputs = student(batch.images)
+        with torch.no_grad():
+            guide = teacher(batch.images)
+        labels, identities_B = targets.of(batch.rows_B), targets.identities_N[batch.rows_B]
+        total, terms = adaptation_loss(outputs, guide, labels, identities_B, settings)
+        if settings.teacher_ce:
+            terms["teacher_ce"] = teacher_cross_entropy(teacher, guide, labels, settings.label_smoothing)
+            total = total + terms["teacher_ce"]
+        return total, terms
+
+    def follow(_: Batch) -> None:
+        update_teacher(teacher, student, next(steps), settings.ema, skip_classifiers=settings.teacher_ce)
+
+    student.train()
+    teacher.train()
+    with step_memory("training", where):
+        batches = Batches(target, targets.identities_N, spec, settings, epoch)
+        losses = train_steps(batches, loss_of, optimizer, meter_of(report, where, target.device), after=follow)
+    return losses, next(steps)
 
 
 def adaptation_loss(

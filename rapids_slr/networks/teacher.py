@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import Tensor
 
+from rapids_slr.marks import step
 from rapids_slr.networks.two_branch import TwoBranch
 
 
@@ -16,6 +17,7 @@ def make_teacher(student: TwoBranch) -> TwoBranch:
     return teacher.place(next(student.parameters()).device)  # a copy of what was compiled is not
 
 
+@step("EMA")
 @torch.no_grad()
 def update_teacher(
     teacher: TwoBranch, student: TwoBranch, step: int, decay: float, skip_classifiers: bool = False

@@ -82,6 +82,7 @@ def spec_schema() -> dict[str, Any]:
     for part in _subschemas(schema):
         if {"type": "null"} in part.get("anyOf", ()):
             part["anyOf"].append({"const": "none"})
+    _name_choices(schema)
     extends = {"type": "string", "description": "Another spec, from this file's folder or embedded, to start from."}
     data = schema["$defs"]["DataSpec"]
     complete = {"required": schema.pop("required"), "properties": {"data": {"required": data.pop("required")}}}
@@ -93,6 +94,17 @@ def spec_schema() -> dict[str, Any]:
         "if": {"not": {"required": ["extends"]}},
         "then": complete,
     }
+
+
+def _name_choices(schema: dict[str, Any]) -> None:
+    """Give the sections of choices their places among the definitions, as all other sections have."""
+    for key, info in RunSpec.model_fields.items():
+        for section in sections_of(info):
+            choices = schema["properties"][key].get("anyOf", [])
+            for place, choice in enumerate(choices):
+                if choice.get("title") == section.__name__:
+                    schema["$defs"][section.__name__] = choice
+                    choices[place] = {"$ref": f"#/$defs/{section.__name__}"}
 
 
 def spec_differences(one: RunSpec, other: RunSpec) -> list[str]:

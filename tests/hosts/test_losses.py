@@ -8,17 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from rapids_slr.hosts.abmt import adaptation_loss, teacher_cross_entropy
 from rapids_slr.hosts.losses import (
-    adaptation_loss,
     cross_entropy,
     distillation,
-    pretrain_loss,
     soft_cross_entropy,
     soft_margin_triplet,
     softened_triplet,
-    teacher_cross_entropy,
 )
-from rapids_slr.networks.two_branch import Outputs, TwoBranch
+from rapids_slr.hosts.pretraining import pretrain_loss
+from rapids_slr.networks.base import Outputs
+from rapids_slr.networks.two_branch import TwoBranch
 from rapids_slr.settings.spec import ModelSpec, TrainingSpec
 from tests.reference import losses as plain
 

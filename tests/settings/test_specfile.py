@@ -9,7 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rapids_slr.errors import InputError
-from rapids_slr.settings.spec import RefineSpec, RunSpec
+from rapids_slr.refinement.base import NoRefinementSpec, SLRSpec
+from rapids_slr.settings.spec import RunSpec
 from rapids_slr.settings.specfile import (
     SpecError,
     dump_spec,
@@ -188,8 +189,8 @@ def test_none_leaves_out_what_may_be_left_out(write):
     assert spec.refine.hard == "none"
     assert spec.refine.min_samples is None
     assert spec.clusters.pairs_per_image is None
-    assert load_spec(write(DRAWN + "refine: none")).refine is None
-    assert load_spec(write(DRAWN + "refine: null")).refine is None
+    assert load_spec(write(DRAWN + "refine: none")).refine == NoRefinementSpec()
+    assert load_spec(write(DRAWN + "refine: null")).refine == NoRefinementSpec()
 
 
 # Overrides and extends -----------------------------------------------------------------------------------------------
@@ -200,8 +201,8 @@ def test_overrides_change_single_keys_and_the_later_wins(write):
     assert (spec.clusters.k1, spec.clusters.k2) == (9, 6)
     assert spec.model.widths == [4, 8, 8]
     assert (spec.training.epochs, spec.training.iterations) == (2, 400)
-    assert load_spec(write(DRAWN), ["refine=none"]).refine is None
-    assert load_spec(write(DRAWN + "refine: none"), ["refine.alpha=0.7"]).refine == RefineSpec(alpha=0.7)
+    assert load_spec(write(DRAWN), ["refine=none"]).refine == NoRefinementSpec()
+    assert load_spec(write(DRAWN + "refine: none"), ["refine.alpha=0.7"]).refine == SLRSpec(alpha=0.7)
 
 
 def test_a_path_takes_the_place_of_a_drawn_domain_and_back(write):
@@ -252,7 +253,7 @@ def test_embedded_specs_are_valid_by_schema_and_by_name(name):
 def test_the_schema_explains_and_refuses(write):
     schema = spec_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
-    assert "forgets the past" in schema["$defs"]["RefineSpec"]["properties"]["alpha"]["description"]
+    assert "forgets the past" in schema["$defs"]["SLRSpec"]["properties"]["alpha"]["description"]
     good = {"data": {"target": {"path": "a"}}}
     for changes in ({}, {"refine": "none"}, {"refine": {"min_samples": "none"}}, {"clusters": {"rho": "none"}}):
         jsonschema.validate(good | changes, schema)
@@ -275,10 +276,10 @@ words = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), m
     pairs=st.none() | st.floats(0, 1e9, exclude_min=True),
     mean=st.lists(st.floats(0, 1), min_size=3, max_size=3),
     refine=st.none()
-    | st.builds(RefineSpec, alpha=st.floats(0, 1), hard=st.sampled_from(["hdbscan", "argmax", "dbscan", "none"])),
+    | st.builds(SLRSpec, alpha=st.floats(0, 1), hard=st.sampled_from(["hdbscan", "argmax", "dbscan", "none"])),
 )
 @example(path="1e3", weights="~", seed=0, lr=1e-05, pairs=1e9, mean=[0, 1, 1], refine=None)
-@example(path="010", weights="yes", seed=0, lr=5e-324, pairs=13, mean=[0, 1, 1], refine=RefineSpec(hard="none"))
+@example(path="010", weights="yes", seed=0, lr=5e-324, pairs=13, mean=[0, 1, 1], refine=SLRSpec(hard="none"))
 def test_a_dumped_spec_loads_to_the_same(tmp_path_factory, path, weights, seed, lr, pairs, mean, refine):
     spec = RunSpec.model_validate(
         {

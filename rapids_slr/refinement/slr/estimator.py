@@ -14,6 +14,7 @@ from rapids_slr.engine.arrays import Array, array_module, as_array, csr_like, li
 from rapids_slr.errors import InputError
 from rapids_slr.kernels.argmax import largest
 from rapids_slr.kernels.renumber import renumber
+from rapids_slr.marks import step
 from rapids_slr.refinement.slr.hard_labels import by_argmax, by_cuml, by_dbscan, by_hdbscan, place_noise
 from rapids_slr.refinement.slr.keys import SLRKeys
 from rapids_slr.refinement.slr.label_arrays import check_labels
@@ -172,6 +173,7 @@ class SLR(SLRKeys, Estimator):
         rescued = int(((now_N < 0) & (hard_N >= 0)).sum())
         return Refined(like(hard_N, labels), rescued, labels, last, projection, shared, soft)
 
+    @step("hard labels")
     def _hard_labels(self, shared: Overlap, soft: Soft) -> Array:
         if self.hard == "none":
             return by_argmax(shared, soft)[shared.pair_N]

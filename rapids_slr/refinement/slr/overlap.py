@@ -7,6 +7,7 @@ from functools import cached_property
 
 from rapids_slr.engine.arrays import Array, array_module
 from rapids_slr.kernels.label_pairs import label_pairs
+from rapids_slr.marks import step
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Overlap:
         return indptr, self.now_Q[both], self.count_Q[both]
 
 
+@step("contingency")
 def overlap(before_N: Array, now_N: Array) -> Overlap:
     """Count the images of every pair of labels.
 

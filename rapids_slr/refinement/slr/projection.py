@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from rapids_slr.engine.arrays import Array
 from rapids_slr.kernels.projection import projection
+from rapids_slr.marks import step
 from rapids_slr.refinement.slr.overlap import Overlap
 
 
+@step("projection")
 def project(overlap: Overlap) -> tuple[Array, Array, Array]:
     """Intersection over union of every old and new cluster, each row divided by its sum.
 

@@ -10,6 +10,7 @@ import numpy as np
 from rapids_slr.engine.arrays import Array, array_module, row_of_entry
 from rapids_slr.kernels.argmax import largest
 from rapids_slr.kernels.soft_rows import soft_rows
+from rapids_slr.marks import step
 from rapids_slr.refinement.slr.overlap import Overlap
 
 
@@ -48,6 +49,7 @@ class Soft:
     """int64 images of a row."""
 
 
+@step("soft labels")
 def soft_labels(
     overlap: Overlap, projection: tuple[Array, Array, Array], alpha: float, outliers: str = "project"
 ) -> Soft:
@@ -64,6 +66,7 @@ def soft_labels(
     return Soft(*soft_rows(overlap.before_Q, overlap.now_Q, overlap.count_Q, *projection, alpha, outliers == "project"))
 
 
+@step("soft labels")
 def confident(soft: Soft, min_confidence: float) -> Soft:
     """The soft labels whose largest entry is at least `min_confidence`; pairs with another one are left out."""
     if min_confidence <= 0:

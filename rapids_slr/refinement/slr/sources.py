@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rapids_slr.engine.arrays import Array, array_module, csr_product
+from rapids_slr.marks import step
 from rapids_slr.refinement.slr.overlap import Overlap, overlap
 from rapids_slr.refinement.slr.projection import project
 
 Projection = tuple[Array, Array, Array]
 
 
+@step("projection")
 def combine(sources: Sequence[Array], now_N: Array) -> tuple[Overlap, Projection]:
     """Read several clusterings as one, whose clusters are the combinations of theirs that occur.
 

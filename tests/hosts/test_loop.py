@@ -12,8 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rapids_slr.data import ImageStore
 from rapids_slr.errors import RunError
-from rapids_slr.hosts import steps
-from rapids_slr.hosts.steps import GuardedAdam, LossMeter, adapt_epoch, pretrain_epoch, pretrain_rate
+from rapids_slr.hosts import abmt, loop, pretraining
+from rapids_slr.hosts.abmt import adapt_epoch
+from rapids_slr.hosts.loop import GuardedAdam, LossMeter
+from rapids_slr.hosts.pretraining import pretrain_epoch, pretrain_optimizer, pretrain_rate
 from rapids_slr.hosts.targets import hard_targets
 from rapids_slr.networks.teacher import make_teacher
 from rapids_slr.networks.two_branch import TwoBranch
@@ -80,7 +82,7 @@ def test_a_short_epoch_is_read_at_its_end():
 @pytest.fixture
 def ahead(monkeypatch) -> None:
     """Treat the CPU as a GPU: fused optimizer, flags on the device, losses read once an interval."""
-    monkeypatch.setattr(steps, "host_runs_ahead", lambda _: True)
+    monkeypatch.setattr(loop, "host_runs_ahead", lambda _: True)
 
 
 def networks(tiny) -> tuple[TwoBranch, TwoBranch]:
@@ -114,7 +116,7 @@ def longer(tiny, **changes):
 def test_the_fused_step_is_the_plain_one(tiny, monkeypatch):
     plain, fused = networks(tiny), networks(tiny)
     expected, _ = adapt(longer(tiny), *plain)
-    monkeypatch.setattr(steps, "host_runs_ahead", lambda _: True)
+    monkeypatch.setattr(loop, "host_runs_ahead", lambda _: True)
     losses, done = adapt(longer(tiny), *fused)
     assert done == 14
     assert losses == pytest.approx(expected, rel=1e-3)
@@ -128,10 +130,10 @@ def test_the_fused_step_is_the_plain_one(tiny, monkeypatch):
 def test_a_bad_step_never_reaches_what_is_trained(tiny, monkeypatch, runs_ahead, teacher_ce):
     """Step 4 of 14 is spoilt, and so are the gradients after it: what is left is what three steps give."""
     spec = longer(tiny, teacher_ce=teacher_ce)
-    monkeypatch.setattr(steps, "host_runs_ahead", lambda _: runs_ahead)
+    monkeypatch.setattr(loop, "host_runs_ahead", lambda _: runs_ahead)
     expected = networks(tiny)
     optimizers = []
-    real_adam, real_loss, real_update = steps.GuardedAdam, steps.adaptation_loss, steps.update_teacher
+    real_adam, real_loss, real_update = abmt.GuardedAdam, abmt.adaptation_loss, abmt.update_teacher
     calls, states = [], []
 
     def watched(*arguments, **settings):
@@ -147,9 +149,9 @@ def test_a_bad_step_never_reaches_what_is_trained(tiny, monkeypatch, runs_ahead,
         real_update(teacher, student, *arguments, **settings)
         states.append((parameters(student), copy.deepcopy(optimizers[-1].state_dict())))
 
-    monkeypatch.setattr(steps, "GuardedAdam", watched)
-    monkeypatch.setattr(steps, "adaptation_loss", spoilt)
-    monkeypatch.setattr(steps, "update_teacher", update)
+    monkeypatch.setattr(abmt, "GuardedAdam", watched)
+    monkeypatch.setattr(abmt, "adaptation_loss", spoilt)
+    monkeypatch.setattr(abmt, "update_teacher", update)
     student, teacher = expected
     with pytest.raises(RunError, match=r"epoch 1: the loss is not finite \(ce .*, soft .*, triplet .*\) on images \["):
         adapt(spec, student, teacher)
@@ -165,9 +167,9 @@ def test_a_bad_step_never_reaches_what_is_trained(tiny, monkeypatch, runs_ahead,
 
 def test_pretraining_keeps_a_bad_step_out(tiny, ahead, monkeypatch):
     student, _ = networks(tiny)
-    optimizer = steps.pretrain_optimizer(student, tiny.pretrain)
+    optimizer = pretrain_optimizer(student, tiny.pretrain)
     before = parameters(student)
-    monkeypatch.setattr(steps, "pretrain_loss", lambda outputs, *_: (outputs.logits[0].sum() * math.nan, {}))
+    monkeypatch.setattr(pretraining, "pretrain_loss", lambda outputs, *_: (outputs.logits[0].sum() * math.nan, {}))
     with pytest.raises(RunError, match="pre-training epoch 1: the loss is not finite"):
         pretrain_epoch(student, optimizer, images(), torch.arange(16) % 4, images(8), tiny, 1, lambda *_, **__: None)
     for parameter, kept in zip(student.parameters(), before, strict=True):
@@ -178,7 +180,7 @@ def test_pretraining_keeps_a_bad_step_out(tiny, ahead, monkeypatch):
 @pytest.mark.parametrize("loaded_ahead", [False, True])
 def test_an_optimizer_goes_on_from_another_kind_of_device(monkeypatch, saved_ahead, loaded_ahead):
     def trained(ahead: bool, state=None, memory_format=torch.contiguous_format) -> tuple[torch.nn.Module, GuardedAdam]:
-        monkeypatch.setattr(steps, "host_runs_ahead", lambda _: ahead)
+        monkeypatch.setattr(loop, "host_runs_ahead", lambda _: ahead)
         torch.manual_seed(0)
         network = torch.nn.Conv2d(3, 4, 3).to(memory_format=memory_format)
         optimizer = GuardedAdam(network.parameters(), lr=1e-2, weight_decay=0.0)
@@ -212,7 +214,7 @@ def test_a_step_without_memory_says_which_setting_to_lower(tiny, monkeypatch, fa
     monkeypatch.setattr(TwoBranch, "forward", full)
     with pytest.raises(RunError, match=r"epoch 1: memory has run out; lower training\.identities or training\.images"):
         adapt(tiny, student, teacher)
-    optimizer = steps.pretrain_optimizer(student, tiny.pretrain)
+    optimizer = pretrain_optimizer(student, tiny.pretrain)
     with pytest.raises(RunError, match=r"pre-training epoch 3: memory has run out; lower pretrain\.identities"):
         pretrain_epoch(student, optimizer, images(), torch.arange(16) % 4, images(8), tiny, 3, lambda *_, **__: None)
 
@@ -263,7 +265,7 @@ def test_more_steps_of_pretraining_wait_no_more_often(tiny, ahead):
     def waits(iterations: int) -> Counter[str]:
         spec = tiny.model_copy(update={"pretrain": tiny.pretrain.model_copy(update={"iterations": iterations})})
         student, _ = networks(tiny)
-        optimizer = steps.pretrain_optimizer(student, spec.pretrain)
+        optimizer = pretrain_optimizer(student, spec.pretrain)
         labels = torch.arange(16) % 4
         with Waits() as counted:
             pretrain_epoch(student, optimizer, images(), labels, images(8), spec, 1, lambda *_, **__: None)
@@ -282,13 +284,13 @@ def test_losses_are_read_once_an_interval(tiny, ahead, monkeypatch):
 
 
 def test_the_count_of_waits_sees_a_read(tiny, ahead, monkeypatch):
-    real = steps.update_teacher
+    real = abmt.update_teacher
 
     def reading(teacher, student, *arguments, **settings):
         float(student.necks[0].running_mean[0])
         real(teacher, student, *arguments, **settings)
 
-    monkeypatch.setattr(steps, "update_teacher", reading)
+    monkeypatch.setattr(abmt, "update_teacher", reading)
     student, teacher = networks(tiny)
     with Waits() as counted:
         adapt(longer(tiny, iterations=7), student, teacher)
