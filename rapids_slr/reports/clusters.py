@@ -54,8 +54,8 @@ class Matrix:
     pooled: int
     """Clusters a side of a square."""
     cells: list[tuple[int, int, float, str | None]]
-    """Row, column, share of 0 to 1, and what is told about it."""
-    told: str
+    """Row, column, share of 0 to 1, and what is shown where the pointer rests on it."""
+    summary: str
 
 
 @dataclass(frozen=True)
@@ -164,11 +164,11 @@ def matrix_of(refined: Refined) -> Matrix | None:
     found = _largest(place_P[share.row] // pooled, place_K[share.col] // pooled, share.data, shape)
     cells = []
     for row, column, value in zip(found.row.tolist(), found.col.tolist(), found.data.tolist(), strict=True):
-        said = None
+        tip = None
         if pooled == 1:
             a, b = int(rows[row]), int(columns[column])
-            said = f"cluster {a} → cluster {b}: {100 * value:.1f} %, {int(both[a, b])} of {size_P[a]} images"
-        cells.append((row, column, value, said))
+            tip = f"cluster {a} → cluster {b}: {100 * value:.1f} %, {int(both[a, b])} of {size_P[a]} images"
+        cells.append((row, column, value, tip))
     whole = int((share.data > 0.999).sum())
     return Matrix(shape, pooled, cells, f"{whole} of {len(rows)} clusters go to one cluster alone")
 

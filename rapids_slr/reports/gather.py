@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from rapids_slr.errors import InputError, RunError
+from rapids_slr.record.columns import HEADLINE, SCORES, Column
 from rapids_slr.record.folder import RunFolder
 from rapids_slr.reports.clusters import (
     EpochLabels,
@@ -23,7 +24,6 @@ from rapids_slr.reports.clusters import (
     refinement,
 )
 from rapids_slr.reports.pictures import Pictures, take_pictures
-from rapids_slr.session import Session
 from rapids_slr.settings.spec import RefineSpec, RunSpec
 from rapids_slr.settings.specfile import dump_spec, load_spec
 
@@ -65,6 +65,16 @@ class Run:
         return dump_spec(self.spec)
 
     @property
+    def scores(self) -> tuple[Column, ...]:
+        """What its task measures of a network."""
+        return SCORES
+
+    @property
+    def headline(self) -> str:
+        """Key of the score by which networks are compared."""
+        return HEADLINE
+
+    @property
     def last(self) -> dict[str, float]:
         """The last finished epoch; empty before."""
         return self.epochs[-1] if self.epochs else {}
@@ -93,9 +103,9 @@ def gather_run(path: Path, device: str | None = None) -> Run:
         return run
     device = device or ("cpu" if spec.device == "cpu" else "auto")
     try:
-        with Session(spec.model_copy(update={"device": device}), path, resume=True) as session:
-            run.pictures = take_pictures(session, run.labels)
-            run.start = run.start or run.pictures.start
+        if not run.start and (state := folder.load_checkpoint()):
+            run.start = state.get("start", {})
+        run.pictures = take_pictures(path, spec.model_copy(update={"device": device}), run.labels)
     except (InputError, RunError, OSError) as fault:
         log.warning("%s: the report is made without pictures: %s", path, fault)
         run.faults.append(f"No pictures of images, no map and no retrieval: {fault}")

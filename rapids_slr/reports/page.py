@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rapids_slr import __version__
+from rapids_slr.record.columns import WHOLE
 from rapids_slr.reports.charts import CHARTS, PRETRAINING, chart_figure, time_figure
 from rapids_slr.reports.drawings import Line, legend
 from rapids_slr.reports.figures import (
@@ -82,7 +83,8 @@ def opening_of_many(runs: Sequence[Run]) -> Iterable[Html | None]:
 def tiles(run: Run) -> Iterable[Html]:
     """The headline figures of a run."""
     last, before = last_scores(run), run.start.get("direct_bn")
-    for key, name in (("mAP", "mAP"), ("rank1", "Rank-1")):
+    for column in (column for column in run.scores if column.group == "scores"):
+        key, name = column.key, column.name.capitalize() if column.name.islower() else column.name
         gain = (
             f"{100 * (last[key] - before[key]):+.1f} points on direct_bn"
             if key in last and before
@@ -104,12 +106,10 @@ def tiles(run: Run) -> Iterable[Html]:
             f"{row['raw_ari']:.3f} → {row['ari']:.3f}",
             f"NMI {row['raw_nmi']:.3f} → {row['nmi']:.3f}",
         )
-    pretraining, adapting = (
-        sum(row.get("seconds/epoch", 0.0) for row in rows) for rows in (run.pretraining, run.epochs)
-    )
+    pretraining, adapting = (sum(row.get(WHOLE, 0.0) for row in rows) for rows in (run.pretraining, run.epochs))
     device = str(run.summary.get("device", "device told at the end"))
-    told = f"{duration(adapting)} of it adaptation · {device}" if pretraining else device
-    yield tile("Time of all epochs", duration(pretraining + adapting), told)
+    detail = f"{duration(adapting)} of it adaptation · {device}" if pretraining else device
+    yield tile("Time of all epochs", duration(pretraining + adapting), detail)
 
 
 def missing(runs: Sequence[Run]) -> Html | None:
