@@ -29,7 +29,7 @@ from rapids_slr.networks.embed import embed
 from rapids_slr.networks.two_branch import TwoBranch
 from rapids_slr.provenance import commit
 from rapids_slr.seeds import generator
-from rapids_slr.settings.spec import DataSpec, FeatureSpec
+from rapids_slr.settings.spec import FeatureSpec, StoredSpec
 
 TOLERANCE = 1e-4
 """Largest difference of a number in a feature, whose rows have length 1, before a file is refused."""
@@ -58,7 +58,7 @@ class Exported(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, network: TwoBranch, data: DataSpec) -> None:
+    def __init__(self, network: TwoBranch, data: StoredSpec) -> None:
         super().__init__()
         network.precision = "float32"  # bfloat16 is for training and for this program's own inference on a GPU
         self.network = network
@@ -170,7 +170,7 @@ def difference(run: Run, trained: Trained, batches: list[Tensor]) -> float:
     return float(np.max(found))  # NaN stays
 
 
-def _batches(data: DataSpec, images: Path | None) -> Iterator[Tensor]:
+def _batches(data: StoredSpec, images: Path | None) -> Iterator[Tensor]:
     """Pixels to compare on, as stored: random ones in batches of several sizes, and real ones."""
     draw = generator(0, "export")
     for size in BATCHES:

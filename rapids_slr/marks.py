@@ -16,7 +16,8 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 import torch
 from torch.profiler import record_function
 
-Given, Result = ParamSpec("Given"), TypeVar("Result")
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 RANGE = "stage: "
 """Prefix of a stage's name in the profiler's trace."""

@@ -63,13 +63,13 @@ def adapt(spec: RunSpec, out: Path | None = None, resume: bool = False) -> Path:
     return session.folder.path
 
 
-def evaluate(spec: RunSpec, out: Path | None = None) -> dict[str, float]:
+def evaluate(spec: RunSpec, out: Path | None = None) -> Mapping[str, float]:
     """Scores of the network of a run folder, the one that embeds, on the target's test split."""
     with RunSession(spec, out, resume=True) as session:
         network, task = load_trained(session.folder.path).network.place(session.device), spec.task.build()
         scores = task.evaluate(lambda images: session.embed(network, images), session.images)
         session.folder.write_json(session.folder.path / "evaluation.json", scores)
-        session.log.scores("evaluation", scores, task.scores)
+        session.log.scores("evaluation", scores)
     return scores
 
 
@@ -216,7 +216,7 @@ def starting_points(session: RunSession, now: Adaptation, network) -> dict[str, 
 
     def scores_of(name: str, embedder) -> Mapping[str, float]:
         scores = now.task.evaluate(lambda images: session.embed(embedder, images), session.images)
-        session.log.scores(name, scores, now.task.scores)
+        session.log.scores(name, scores)
         return scores
 
     start = {"direct": scores_of("direct", network)}
@@ -262,10 +262,11 @@ def record(session: RunSession, now: Adaptation, epoch: int, made: Epoch, second
 
 def summarise(session: RunSession, now: Adaptation) -> None:
     """Write summary.json: where the network started, its last epoch (the headline) and its best."""
-    spec, task, rows = session.spec, now.task, session.folder.rows(session.folder.metrics_file)
-    best, last = best_row(rows, task.headline), rows[-1]
+    spec, rows = session.spec, session.folder.rows(session.folder.metrics_file)
+    best, last = best_row(rows, spec.task.headline), rows[-1]
     ends = {"last": last} if best is None else {"last": last, "best": best}
-    scores = {name: {key: row[key] for key in task.scores if key in row} for name, row in ends.items()}
+    keys = [column.key for column in spec.task.scores]
+    scores = {name: {key: row[key] for key in keys if key in row} for name, row in ends.items()}
     if best is not None:
         scores["best"]["epoch"] = best["epoch"]
     session.folder.write_json(
@@ -283,4 +284,4 @@ def summarise(session: RunSession, now: Adaptation) -> None:
         },
     )
     for name, found in (now.start | scores).items():
-        session.log.scores(name, found, task.scores)
+        session.log.scores(name, found)

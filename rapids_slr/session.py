@@ -121,7 +121,7 @@ class RunSession(Session):
         super().__init__(spec, self.folder.path)
         self._resumed = resume
         self._state: dict[str, Any] | None = None
-        self.log = Log(self.folder, self.progress)
+        self.log = Log(self.folder, self.progress, spec.task)
 
     def __enter__(self) -> RunSession:
         make_folder(self.folder.path)

@@ -39,7 +39,7 @@ class Adaptation:
     @property
     def remembered_N(self) -> Tensor | None:
         """The labels (N,) that the next epoch is refined with."""
-        return self.refined_N if self.refiner.memory == "refined" else self.clusters_N
+        return self.refined_N if self.spec.refine.remembers == "refined" else self.clusters_N
 
     def checkpoint(self) -> dict[str, Any]:
         """All that a resumed run goes on from; entries of the host stand beside those of the run."""

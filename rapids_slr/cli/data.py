@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from rapids_slr.settings.spec import DomainSpec
 
 
-class Style(StrEnum):
+class Styles(StrEnum):
+    """The domains that are drawn."""
+
     source = "source"
     target = "target"
     both = "both"
@@ -26,7 +28,7 @@ class Style(StrEnum):
 
 def data_synth(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; new or empty.")],
-    style: Annotated[Style, typer.Option(help="`both` writes OUT/source and OUT/target.")] = Style.both,
+    style: Annotated[Styles, typer.Option(help="`both` writes OUT/source and OUT/target.")] = Styles.both,
     identities: Annotated[int, typer.Option(help="Identities for training, and as many for query and gallery.")] = 50,
     images: Annotated[int, typer.Option(help="Images of an identity.")] = 16,
     cameras: Annotated[int, typer.Option(help="Cameras of a domain.")] = 4,
@@ -50,12 +52,12 @@ def data_synth(
         "distractors": distractors,
     }
     settings |= {"camera_gap": camera_gap, "height": height, "width": width, "seed": seed}
-    styles = ("source", "target") if style is Style.both else (style.value,)
+    styles = ("source", "target") if style is Styles.both else (style.value,)
     try:
         specs = {name: SynthSpec.model_validate({**settings, "gap": gap, "style": name}) for name in styles}
     except ValidationError as error:
         raise InputError("\n".join(explain_values(error, "--"))) from error
-    folders = {name: out / name if style is Style.both else out for name in styles}
+    folders = {name: out / name if style is Styles.both else out for name in styles}
     for folder in folders.values():
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise InputError(f"{folder} is not empty; name a new folder")

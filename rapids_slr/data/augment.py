@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 from torch.nn.functional import pad as pad_images
 
-from rapids_slr.settings.spec import AugmentSpec, DataSpec
+from rapids_slr.settings.spec import AugmentSpec, ImageSpec
 
 ERASED_AREA = (0.02, 0.4)
 """Smallest and largest erased part of an image."""
@@ -22,7 +22,7 @@ DRAWS = 10 + 2 * ERASE_TRIES
 """Random numbers of an image."""
 
 
-def normalise(pixels_BCHW: Tensor, data: DataSpec) -> Tensor:
+def normalise(pixels_BCHW: Tensor, data: ImageSpec) -> Tensor:
     """Pixels 0..255 (uint8, or float32) to (pixel / 255 - mean) / std, float32."""
     scale_C11, shift_C11 = scale_and_shift(tuple(data.mean), tuple(data.std), pixels_BCHW.device)
     return torch.addcmul(shift_C11, pixels_BCHW.float(), scale_C11)
@@ -44,7 +44,7 @@ def random_draws(images: int, generator: torch.Generator) -> Tensor:
     return torch.rand(images, DRAWS, generator=generator, device=generator.device)
 
 
-def augment(pixels_BCHW: Tensor, augment: AugmentSpec, data: DataSpec, random: torch.Generator | Tensor) -> Tensor:
+def augment(pixels_BCHW: Tensor, augment: AugmentSpec, data: ImageSpec, random: torch.Generator | Tensor) -> Tensor:
     """Random jitter, flip, rotation, scale, pad-crop and erasing of a batch; every image draws its own.
 
     Flip and pad-crop move pixels without touching their values; only rotation and scale interpolate. What lies beyond

@@ -16,7 +16,7 @@ from rapids_slr.data.faults import Fault
 from rapids_slr.data.layouts import DISTRACTOR
 from rapids_slr.data.read import scan_domain
 from rapids_slr.data.store import cores
-from rapids_slr.settings.spec import DataSpec, DomainSpec
+from rapids_slr.settings.spec import DomainSpec, StoredSpec
 
 NAMED = 10
 """Identities that a fault names before it only counts."""
@@ -82,7 +82,7 @@ def _same_names(names: Iterable[str], key: Callable[[str], str]) -> list[Fault]:
 
 
 def _unreadable(domain: Domain, progress: Callable[[int], None] | None) -> list[Fault]:
-    anything = DataSpec(target=DomainSpec(path="-"), height=16, width=16)  # the size does not matter here
+    anything = StoredSpec(height=16, width=16)  # the size does not matter here
 
     def fault_of(name: str) -> Fault | None:
         found = decode_or_fault(domain, name, anything)

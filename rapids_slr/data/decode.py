@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 from rapids_slr.data.domain import Domain
 from rapids_slr.data.faults import Fault
 from rapids_slr.errors import InputError
-from rapids_slr.settings.spec import DataSpec
+from rapids_slr.settings.spec import StoredSpec
 
 SIXTEEN_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 JPEG_BATCH = 64
@@ -21,7 +21,7 @@ JPEG_BATCH = 64
 END_OF_JPEG = b"\xff\xd9"
 
 
-def decode(image: Image.Image, data: DataSpec) -> np.ndarray:
+def decode(image: Image.Image, data: StoredSpec) -> np.ndarray:
     """Pixels (C, H, W) uint8 of an image, upright, resized bilinearly with antialiasing.
 
     Transparent pixels show white. 16-bit grey keeps its 8 highest bits.
@@ -53,7 +53,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return image
 
 
-def decode_or_fault(domain: Domain, name: str, data: DataSpec, jpegs: bool = False) -> np.ndarray | Tensor | Fault:
+def decode_or_fault(domain: Domain, name: str, data: StoredSpec, jpegs: bool = False) -> np.ndarray | Tensor | Fault:
     """As `decode`; an image that cannot be read gives its fault.
 
     Args:
@@ -70,7 +70,7 @@ def decode_or_fault(domain: Domain, name: str, data: DataSpec, jpegs: bool = Fal
 # JPEG files on the GPU ------------------------------------------------------------------------------------------------
 
 
-def decodes_jpegs(data: DataSpec, device: torch.device) -> bool:
+def decodes_jpegs(data: StoredSpec, device: torch.device) -> bool:
     """Whether JPEG files are decoded on `device`, as data.decode wants it and torchvision can.
 
     Raises: InputError if data.decode is gpu and it cannot.
@@ -83,7 +83,7 @@ def decodes_jpegs(data: DataSpec, device: torch.device) -> bool:
     return fault is None
 
 
-def decode_jpegs(files: list[Tensor], data: DataSpec, device: torch.device) -> list[Tensor | None]:
+def decode_jpegs(files: list[Tensor], data: StoredSpec, device: torch.device) -> list[Tensor | None]:
     """As `decode`, of JPEG files by the GPU (nvJPEG): pixels (C, H, W) uint8 on `device`; None for what it refuses.
 
     Pixels may differ slightly from Pillow's: the inverse cosine transform, the colours between two samples and the
@@ -98,7 +98,7 @@ def decode_jpegs(files: list[Tensor], data: DataSpec, device: torch.device) -> l
     return found
 
 
-def _encoded(image: Image.Image, data: DataSpec) -> Tensor | None:
+def _encoded(image: Image.Image, data: StoredSpec) -> Tensor | None:
     """The file of an opened image, if it is a whole, upright JPEG in the colours that `data` wants."""
     if (
         image.format != "JPEG"
@@ -114,7 +114,7 @@ def _encoded(image: Image.Image, data: DataSpec) -> Tensor | None:
     return torch.frombuffer(bytearray(encoded), dtype=torch.uint8) if encoded.endswith(END_OF_JPEG) else None
 
 
-def _decode_batch(files: list[Tensor], data: DataSpec, device: torch.device) -> list[Tensor | None]:
+def _decode_batch(files: list[Tensor], data: StoredSpec, device: torch.device) -> list[Tensor | None]:
     try:
         return [_to_size(image, data) for image in _decoder()(files, "RGB" if data.channels == 3 else "GRAY", device)]
     except RuntimeError:  # one of them, or no memory for all: the halves tell
@@ -124,7 +124,7 @@ def _decode_batch(files: list[Tensor], data: DataSpec, device: torch.device) -> 
     return _decode_batch(files[:half], data, device) + _decode_batch(files[half:], data, device)
 
 
-def _to_size(pixels_CHW: Tensor, data: DataSpec) -> Tensor:
+def _to_size(pixels_CHW: Tensor, data: StoredSpec) -> Tensor:
     if pixels_CHW.shape[1:] != (data.height, data.width):
         size = (data.height, data.width)
         resized = interpolate(pixels_CHW[None].float(), size, mode="bilinear", antialias=True, align_corners=False)

@@ -13,6 +13,7 @@ SplitName = Literal["train", "query", "gallery"]
 SPLITS: tuple[SplitName, ...] = ("train", "query", "gallery")
 
 JUNK = -1
+"""Identity of bad detections, which retrieval leaves out of the gallery."""
 DISTRACTOR = 0
 LARGEST_NUMBER = 2**31 - 1
 

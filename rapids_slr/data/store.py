@@ -19,7 +19,7 @@ from rapids_slr.data.faults import Fault, faults_error
 from rapids_slr.engine.memory import device_memory, out_of_memory
 from rapids_slr.errors import InputError
 from rapids_slr.marks import step
-from rapids_slr.settings.spec import DataSpec
+from rapids_slr.settings.spec import StoredSpec
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class ImageStore:
 def load_images(
     domain: Domain,
     split: Split,
-    data: DataSpec,
+    data: StoredSpec,
     device: torch.device,
     progress: Callable[[int], None] | None = None,
     on_fault: Callable[[Fault], None] | None = None,
@@ -113,7 +113,7 @@ def load_images(
 def _decode_block(
     domain: Domain,
     names: Sequence[str],
-    data: DataSpec,
+    data: StoredSpec,
     rows_BCHW: np.ndarray,
     pool: ThreadPoolExecutor,
     gpu: torch.device | None,
@@ -150,7 +150,7 @@ def _with_index(device: torch.device) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if device == torch.device("cuda") else device
 
 
-def _allocate(shape: tuple[int, ...], data: DataSpec, device: torch.device) -> Tensor:
+def _allocate(shape: tuple[int, ...], data: StoredSpec, device: torch.device) -> Tensor:
     """Room for the pixels where data.store wants them."""
     size, advice = int(np.prod(shape, dtype=np.int64)), "lower data.height and data.width"
     if device.type == "cuda" and data.store != "host":

@@ -1,12 +1,13 @@
 """How good features and labels are, where identities are known."""
 
 from rapids_slr.evaluation.label_quality import agreement, label_quality, pair_errors, rightly_placed
-from rapids_slr.evaluation.retrieval import QueryResults, query_results, retrieval_scores
+from rapids_slr.evaluation.retrieval import QueryResults, nearest_answers, query_results, retrieval_scores
 
 __all__ = [
     "QueryResults",
     "agreement",
     "label_quality",
+    "nearest_answers",
     "pair_errors",
     "query_results",
     "retrieval_scores",

@@ -1,6 +1,6 @@
 """Retrieval by the Market-1501 protocol: how high the images of a query's identity rank in the gallery.
 
-Q queries, G gallery images, D feature size.
+Q queries, B of them in a block, G gallery images, D feature size, M matches, K answers.
 """
 
 from __future__ import annotations
@@ -10,10 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rapids_slr.data.layouts import JUNK
 from rapids_slr.errors import InputError
-
-JUNK = -1
-"""Identity of gallery images that are left out: bad detections."""
 
 
 class QueryResults(NamedTuple):
@@ -81,60 +79,91 @@ def query_results(
     Raises: InputError if lengths disagree, there is nothing to rank, or features are not finite.
     """
     _check(query, gallery, query_identities, query_cameras, gallery_identities, gallery_cameras)
-    device = query.device
-    query_identities, query_cameras, gallery_identities, gallery_cameras = (
-        torch.as_tensor(labels, device=device)
+    identities_Q, cameras_Q, identities_G, cameras_G = (
+        torch.as_tensor(labels, device=query.device)
         for labels in (query_identities, query_cameras, gallery_identities, gallery_cameras)
     )
-    half_norms = gallery.square().sum(dim=1) / 2
-    most = _most_matches(gallery_identities)  # the last the host waits for: blocks are only queued
+    half_norms_G = _half_norms(gallery)
+    most = _most_matches(identities_G)  # the last the host waits for: blocks are only queued
     results = [
         _rank(
-            half_norms.addmm(features, gallery.T, alpha=-1),
-            identities,
-            cameras,
-            gallery_identities,
-            gallery_cameras,
+            _distances(query_BD, gallery, half_norms_G),
+            *protocol(identities_B, cameras_B, identities_G, cameras_G),
             most,
         )
-        for features, identities, cameras in zip(
-            query.split(block), query_identities.split(block), query_cameras.split(block), strict=True
+        for query_BD, identities_B, cameras_B in zip(
+            query.split(block), identities_Q.split(block), cameras_Q.split(block), strict=True
         )
     ]
     return QueryResults(*map(torch.cat, zip(*results, strict=True)))
 
 
-def _most_matches(gallery_identities: Tensor) -> int:
-    """Gallery images of the identity that has most, at least 1."""
-    _, counts = torch.unique(gallery_identities[gallery_identities > 0], return_counts=True)
-    return max(1, int(counts.max())) if len(counts) else 1
-
-
-def _rank(
-    distances: Tensor,
-    identities: Tensor,
-    cameras: Tensor,
+@torch.no_grad()
+def nearest_answers(
+    query: Tensor,
+    gallery: Tensor,
+    query_identities: Tensor,
+    query_cameras: Tensor,
     gallery_identities: Tensor,
     gallery_cameras: Tensor,
     most: int,
-) -> QueryResults:
-    """Results of the queries that are the rows of `distances`, (b, G) in any rising function of distance.
+) -> tuple[Tensor, Tensor]:
+    """The gallery images that rank first for a few queries; protocol and arguments are those of `query_results`.
+
+    Args:
+        most: answers to a query.
+    Returns: (Q, K) int64 rows of the gallery, K at most `most`, -1 where a query has no further answer; (Q, K) bool,
+        which of them match. Both on the device of the features.
+    Raises: InputError as `query_results` does.
+    """
+    _check(query, gallery, query_identities, query_cameras, gallery_identities, gallery_cameras)
+    labels = (query_identities, query_cameras, gallery_identities, gallery_cameras)
+    left_out_QG, match_QG = protocol(*(torch.as_tensor(values, device=query.device) for values in labels))
+    distances_QG = _distances(query, gallery, _half_norms(gallery)).masked_fill_(left_out_QG, torch.inf)
+    index_QK = distances_QG.argsort(dim=1, stable=True)[:, :most]
+    return index_QK.masked_fill(left_out_QG.gather(1, index_QK), -1), match_QG.gather(1, index_QK)
+
+
+def protocol(identities_B: Tensor, cameras_B: Tensor, identities_G: Tensor, cameras_G: Tensor) -> tuple[Tensor, Tensor]:
+    """What Market-1501 leaves out of the ranking of every query, and what of the rest matches it; both (B, G) bool.
+
+    Source: Zheng et al., Scalable Person Re-identification: A Benchmark, ICCV 2015.
+    """
+    same_BG = identities_B[:, None] == identities_G
+    left_out_BG = (identities_G == JUNK) | (same_BG & (cameras_B[:, None] == cameras_G))
+    return left_out_BG, same_BG & ~left_out_BG & (identities_B[:, None] > 0)
+
+
+def _half_norms(gallery_GD: Tensor) -> Tensor:
+    return gallery_GD.square().sum(dim=1) / 2
+
+
+def _distances(query_BD: Tensor, gallery_GD: Tensor, half_norms_G: Tensor) -> Tensor:
+    """(B, G), which rise with the Euclidean distance of a row's query."""
+    return half_norms_G.addmm(query_BD, gallery_GD.T, alpha=-1)
+
+
+def _most_matches(identities_G: Tensor) -> int:
+    """Gallery images of the identity that has most, at least 1."""
+    _, counts = torch.unique(identities_G[identities_G > 0], return_counts=True)
+    return max(1, int(counts.max())) if len(counts) else 1
+
+
+def _rank(distances_BG: Tensor, left_out_BG: Tensor, match_BG: Tensor, most: int) -> QueryResults:
+    """Results of the queries that are the rows of `distances_BG`, any rising function of distance; it is written to.
 
     Args:
         most: matches that a query can have.
     """
-    same = identities[:, None] == gallery_identities
-    left_out = (gallery_identities == JUNK) | (same & (cameras[:, None] == gallery_cameras))
-    match = same & ~left_out & (identities[:, None] > 0)
-    order = distances.masked_fill_(left_out, torch.inf).argsort(dim=1, stable=True)
-    G, device = distances.shape[1], distances.device
-    from_last = torch.arange(G, 0, -1, dtype=torch.int32, device=device)  # rank 1 is G from the last
-    hits = torch.where(match.gather(1, order), from_last, 0).topk(most, dim=1).values  # (b, most), best first
-    ranks, matches = G + 1 - hits, match.sum(dim=1)
-    precision = torch.arange(1, most + 1, device=device).double() / ranks
-    total = torch.where(hits > 0, precision, 0.0).cumsum(dim=1)[:, -1]
-    first = torch.where(matches > 0, ranks[:, 0], 0).long()
-    return QueryResults(total / matches.clamp_min(1), first, matches)
+    order_BG = distances_BG.masked_fill_(left_out_BG, torch.inf).argsort(dim=1, stable=True)
+    G, device = distances_BG.shape[1], distances_BG.device
+    from_last_G = torch.arange(G, 0, -1, dtype=torch.int32, device=device)  # rank 1 is G from the last
+    hits_BM = torch.where(match_BG.gather(1, order_BG), from_last_G, 0).topk(most, dim=1).values  # best first
+    ranks_BM, matches_B = G + 1 - hits_BM, match_BG.sum(dim=1)
+    precision_BM = torch.arange(1, most + 1, device=device).double() / ranks_BM
+    total_B = torch.where(hits_BM > 0, precision_BM, 0.0).cumsum(dim=1)[:, -1]
+    first_B = torch.where(matches_B > 0, ranks_BM[:, 0], 0).long()
+    return QueryResults(total_B / matches_B.clamp_min(1), first_B, matches_B)
 
 
 def _check(query: Tensor, gallery: Tensor, *labels: Tensor) -> None:

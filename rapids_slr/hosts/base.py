@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from rapids_slr.record.columns import loss_column
 from rapids_slr.settings.base import Section
 
 if TYPE_CHECKING:
@@ -77,6 +78,11 @@ class ABMTSpec(HostSpec):
 
         return ABMT()
 
+
+loss_column("ce", "cross entropy with the labels")  # of pre-training too
+loss_column("soft", "cross entropy with the teacher")
+loss_column("triplet", "triplet loss")  # of pre-training too
+loss_column("teacher_ce", "cross entropy of the teacher with the labels")
 
 HOSTS: dict[str, type[HostSpec]] = {"abmt": ABMTSpec}
 """Ways to train, by the name of `host`."""

@@ -14,7 +14,7 @@ from rapids_slr.data import augment as draw_view
 from rapids_slr.data.augment import random_draws
 from rapids_slr.engine.memory import memory_advice, out_of_memory
 from rapids_slr.networks.two_branch import TwoBranch
-from rapids_slr.settings.spec import AugmentSpec, DataSpec, FeatureSpec
+from rapids_slr.settings.spec import AugmentSpec, FeatureSpec, ImageSpec
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 def embed(
     model: TwoBranch,
     store: ImageStore,
-    data: DataSpec,
+    data: ImageSpec,
     features: FeatureSpec,
     augment: AugmentSpec | None = None,
     generator: torch.Generator | None = None,

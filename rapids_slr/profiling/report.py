@@ -129,7 +129,7 @@ def notes(result: Mapping[str, Any]) -> list[str]:
     roof, costs = result["roofline"], result["overhead"]
     products = ", ".join(f"{amount(speed)}FLOP/s in {name}" for name, speed in roof["flop_per_second"].items())
     under_profiler = sum(stage["traced_seconds"] for stage in result["stages"].values())
-    told = [
+    lines = [
         f"stages add up to {100 * result['accounted']:.1f} % of the measured part; spread: lowest and highest of "
         f"{result['repetitions']} repetitions after {result['warm_up']} that does not count",
         f"this machine, probed: {products} (matrix product), {amount(roof['bytes_per_second'])}B/s (triad), "
@@ -142,12 +142,12 @@ def notes(result: Mapping[str, Any]) -> list[str]:
         f"({100 * costs['traced_share']:+.0f} %); the times above are without it",
     ]
     if result["weights"] == "random":
-        told.append(
+        lines.append(
             "the weights are random: clusters, and the times of label stages, are not those of a trained network"
         )
     if not any(stage["device"] for stage in result["stages"].values()):
-        told.append(f"no device columns: the engine is {result['engine']} ({result['why']})")
-    return told
+        lines.append(f"no device columns: the engine is {result['engine']} ({result['why']})")
+    return lines
 
 
 def milliseconds(seconds: float) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rapids_slr.data import Split
 from rapids_slr.evaluation import agreement, label_quality, pair_errors, rightly_placed
+from rapids_slr.record.columns import RAW, SECONDS
 from rapids_slr.record.tables import Frame, cluster_statistics, manifest, table
 from rapids_slr.refinement.base import Refined
 
@@ -26,7 +27,7 @@ def epoch_row(
 ) -> dict[str, float]:
     """Counts of labels, agreement with last epoch's, and label quality where every identity is known.
 
-    Figures of the refined labels, and those of the clusters with `raw_` before their names.
+    Figures of the refined labels, and those of the clusters with `raw_` before their names; columns.py names them.
 
     Args:
         identities_N: (N,) true identities; they are looked at here and nowhere else.
@@ -42,7 +43,7 @@ def epoch_row(
     identified = known[0] > 0 and len(known) > 1
     if identified:
         row["identities"] = len(known)
-    for prefix, labels, before in (("", refined_N, refined_before_N), ("raw_", clusters_N, clusters_before_N)):
+    for prefix, labels, before in (("", refined_N, refined_before_N), (RAW, clusters_N, clusters_before_N)):
         labels_N, before_N = to_host(labels), None if before is None else to_host(before)
         if before_N is not None:
             row[prefix + "ari_prev"] = agreement(labels_N, before_N)
@@ -81,14 +82,14 @@ def cluster_means(labels: Frame) -> dict[str, float]:
     return {f"cluster_{name}": float(clusters[name].mean()) for name in ("images", "cameras", "confidence")}
 
 
-def prefixed(prefix: str, values: dict[str, float]) -> dict[str, float]:
+def prefixed(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
     return {f"{prefix}/{name}": value for name, value in values.items()}
 
 
 def seconds_by_stage(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Seconds of all epochs of an adaptation, by stage and for the whole (`epoch`)."""
-    names = [name for name in rows[-1] if name.startswith("seconds/")]
-    return {name.removeprefix("seconds/"): round(sum(row.get(name, 0.0) for row in rows), 6) for name in names}
+    keys = [key for key in rows[-1] if key.startswith(SECONDS)]
+    return {key.removeprefix(SECONDS): round(sum(row.get(key, 0.0) for row in rows), 6) for key in keys}
 
 
 def count_clusters(labels_N: Tensor) -> int:

@@ -38,11 +38,8 @@ class Refined(Protocol):
 class Refiner(Protocol):
     """A way to refine clusters."""
 
-    memory: str
-    """Labels that the next epoch is refined with: `clusters`, as given, or `refined`."""
-
-    def update(self, labels: Tensor, others: Sequence[Tensor] = ()) -> Refined:
-        """Refine the clusters (N,) int32 of an epoch, and remember what the next one needs."""
+    def update(self, labels: Any, others: Sequence[Any] = ()) -> Refined:
+        """Refine the clusters (N,) int32 of an epoch, arrays or tensors, and remember what the next one needs."""
 
     def state_dict(self) -> dict[str, Any]:
         """What is remembered: tensors and plain values."""
@@ -60,9 +57,24 @@ class RefinerSpec(Section):
         return self.choice()
 
     @property
+    def words(self) -> str:
+        """What a report says of it."""
+        return f"refined by {self.choice()}"
+
+    @property
+    def remembers(self) -> str:
+        """Labels that the next epoch is refined with: `clusters`, as they are, or `refined`."""
+        return "clusters"
+
+    @property
     def soft_targets(self) -> bool:
         """Whether soft rows are trained on, in place of hard labels."""
         return False
+
+    def again(self) -> Refiner | None:
+        """A refiner that makes the soft labels of an epoch again from its clusters and the labels remembered before;
+        None where these two do not tell them."""
+        return None
 
     def build(self) -> Refiner:
         raise NotImplementedError
@@ -79,6 +91,14 @@ class SLRSpec(RefinerSpec, SLRKeys):
         return self.hard
 
     @property
+    def words(self) -> str:
+        return f"refined by {self.hard}, alpha {self.alpha:g}"
+
+    @property
+    def remembers(self) -> str:
+        return self.memory
+
+    @property
     def soft_targets(self) -> bool:
         return self.hard == "none"
 
@@ -87,12 +107,21 @@ class SLRSpec(RefinerSpec, SLRKeys):
 
         return SLR(**values_of(SLRKeys, self))
 
+    def again(self) -> Refiner:
+        from rapids_slr.refinement.slr.estimator import SLR
+
+        return SLR(**values_of(SLRKeys, self) | {"hard": "argmax", "memory": "clusters"})
+
 
 class NoRefinementSpec(RefinerSpec):
     """The clusters as they are (the ABMT baseline)."""
 
     name: Literal["none"] = "none"
     """No refinement."""
+
+    @property
+    def words(self) -> str:
+        return "no refinement"
 
     def build(self) -> Refiner:
         from rapids_slr.refinement.none import NoRefinement

@@ -31,9 +31,7 @@ class Unrefined:
 class NoRefinement:
     """Gives back what it is given, and remembers nothing."""
 
-    memory = "clusters"
-
-    def update(self, labels: Tensor, others: Sequence[Tensor] = ()) -> Unrefined:
+    def update(self, labels: Any, others: Sequence[Any] = ()) -> Unrefined:
         return Unrefined(labels)
 
     def state_dict(self) -> dict[str, Any]:

@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from rapids_slr.record.columns import SECONDS, WHOLE, Column, column_of, columns_in
 from rapids_slr.reports.drawings import COLOURS, Line, Scale, counts, curves, legend, percent, plain
 from rapids_slr.reports.gather import Run
 from rapids_slr.reports.markup import Html, el
 from rapids_slr.reports.pieces import NO_EPOCH, absent, duration, figure, score, scrolled, seconds_text, share_text
 
 UNKNOWN = "The identities of the target are not known, so nothing can be compared with them."
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A column of metrics.jsonl or pretrain.jsonl, as a curve."""
-
-    key: str
-    name: str
-    dashed: bool = False
-    """Drawn beside the metric before it, in the same panel and hue."""
+COUNTED = ("clusters", "images")
+"""Units of whole numbers; their axis begins at 0."""
 
 
 @dataclass(frozen=True)
 class Chart:
-    """Curves that belong together."""
+    """The curves of a group of columns: all of it that a run has."""
 
     id: str
     title: str
     note: str
-    scale: Scale
-    metrics: tuple[Metric, ...]
+    group: str
+    quantity: str = ""
+    """What the y axis shows; the unit of the columns without."""
     absent: str = UNKNOWN
+    from_zero: bool = False
+    logarithmic: bool = False
 
 
 RAW = "Solid: refined labels. Dashed: the clusters before refinement."
@@ -41,143 +38,114 @@ CHARTS = (
         "scores",
         "Retrieval on the test split of the target",
         "mAP and rank-1 of the teacher by the Market-1501 protocol; epoch 0 is the network before adaptation.",
-        percent("score"),
-        (Metric("mAP", "mAP"), Metric("rank1", "rank-1")),
+        "scores",
+        "score",
         "No epoch has been evaluated yet.",
     ),
-    Chart(
-        "clusters",
-        "Clusters over epochs",
-        RAW,
-        counts("clusters"),
-        (Metric("refined_clusters", "refined clusters"), Metric("clusters", "raw clusters", dashed=True)),
-        NO_EPOCH,
-    ),
+    Chart("clusters", "Clusters over epochs", RAW, "clusters", absent=NO_EPOCH),
     Chart(
         "outliers",
         "Images outside of clusters",
         "Outliers of the clustering, those that refinement gives a cluster (rescued), and what training leaves out.",
-        counts("images"),
-        (Metric("outliers", "outliers"), Metric("rescued", "rescued"), Metric("left_out", "left out")),
-        NO_EPOCH,
+        "outliers",
+        absent=NO_EPOCH,
     ),
     Chart(
         "ari",
         "ARI: agreement of labels with identities",
         f"1 is perfect, 0 is chance; an outlier counts as a cluster of its own. {RAW}",
-        plain("ARI, no unit"),
-        (Metric("ari", "refined"), Metric("raw_ari", "raw", dashed=True)),
+        "ari",
+        "ARI",
     ),
     Chart(
         "nmi",
         "NMI: agreement of labels with identities",
         f"1 is perfect; an outlier counts as a cluster of its own. {RAW}",
-        plain("NMI, no unit"),
-        (Metric("nmi", "refined"), Metric("raw_nmi", "raw", dashed=True)),
+        "nmi",
+        "NMI",
     ),
     Chart(
         "agreement",
         "ARI with the labels of the epoch before",
         f"Near 1 the labels have come to rest. {RAW}",
-        plain("ARI, no unit"),
-        (Metric("ari_prev", "refined"), Metric("raw_ari_prev", "raw", dashed=True)),
+        "agreement",
+        "ARI",
         "It takes two finished epochs.",
     ),
     Chart(
         "errors",
         "False and missed pairs",
         f"False: pairs in a cluster that are two identities. Missed: pairs of an identity in no common cluster. {RAW}",
-        percent("pairs", from_zero=True),
-        (
-            Metric("false_pairs", "false pairs"),
-            Metric("raw_false_pairs", "false, raw", dashed=True),
-            Metric("missed_pairs", "missed pairs"),
-            Metric("raw_missed_pairs", "missed, raw", dashed=True),
-        ),
+        "errors",
+        "pairs",
+        from_zero=True,
     ),
     Chart(
         "repeated",
         "Errors that were made the epoch before",
         f"Share of the false, and of the missed pairs, that repeat. {RAW}",
-        percent("pairs"),
-        (
-            Metric("false_repeated", "false pairs repeated"),
-            Metric("raw_false_repeated", "false repeated, raw", dashed=True),
-            Metric("missed_repeated", "missed pairs repeated"),
-            Metric("raw_missed_repeated", "missed repeated, raw", dashed=True),
-        ),
+        "repeated",
+        "pairs",
         "It takes two finished epochs and known identities.",
     ),
     Chart(
         "entropy",
         "Mean entropy of the soft labels",
         "0 bits: last epoch’s and this epoch’s cluster are the same; 1 bit: two clusters are equally likely.",
-        plain("entropy, bits"),
-        (Metric("entropy", "mean entropy"),),
+        "entropy",
+        "entropy",
         "No epoch has finished yet, or label tables do not tell the soft labels (refine: none, clusters.also).",
     ),
     Chart(
         "right",
         "Right images in clusters",
         "Purity: clustered images of the main identity of their cluster. Rescued rightly: into a cluster of their own.",
-        percent("images"),
-        (
-            Metric("purity", "purity"),
-            Metric("raw_purity", "purity, raw", dashed=True),
-            Metric("rescued_rightly", "rescued rightly"),
-        ),
+        "right",
+        "images",
     ),
-    Chart(
-        "losses",
-        "Losses of adaptation",
-        "Means of an epoch, unweighted: cross entropy with the labels (ce) and the teacher (soft), triplet loss.",
-        plain("loss, no unit"),
-        (Metric("loss/ce", "ce"), Metric("loss/soft", "soft"), Metric("loss/triplet", "triplet")),
-        NO_EPOCH,
-    ),
+    Chart("losses", "Losses of adaptation", "Means of an epoch, unweighted.", "loss", "loss", NO_EPOCH),
     Chart(
         "rate",
         "Learning rate of adaptation",
         "Adam starts afresh every epoch at the rate of the spec.",
-        plain("learning rate, no unit"),
-        (Metric("rate", "learning rate"),),
+        "rate",
+        "learning rate",
         NO_EPOCH,
     ),
 )
 NO_PRETRAINING = "No epoch of pre-training has finished yet."
 PRETRAINING = (
-    Chart(
-        "pretraining",
-        "Losses of pre-training on the source",
-        "Means of an epoch.",
-        plain("loss, no unit"),
-        (Metric("loss/ce", "ce"), Metric("loss/triplet", "triplet")),
-        NO_PRETRAINING,
-    ),
+    Chart("pretraining", "Losses of pre-training on the source", "Means of an epoch.", "loss", "loss", NO_PRETRAINING),
     Chart(
         "pretraining-rate",
         "Learning rate of pre-training",
         "On a logarithmic scale.",
-        plain("learning rate, no unit", logarithmic=True),
-        (Metric("lr", "learning rate"),),
+        "rate",
+        "learning rate",
         NO_PRETRAINING,
+        logarithmic=True,
     ),
 )
 FIGURES = (*(chart.id for chart in (*CHARTS, *PRETRAINING)), "time")
 """Figures of all runs together; their ids in the page."""
 
 
-def points_of(run: Run, chart: Chart, key: str) -> list[tuple[float, float]]:
+def rows_of(run: Run, chart: Chart) -> Sequence[Mapping[str, Any]]:
+    """The epochs that a chart shows, rows of columns."""
+    if chart in PRETRAINING:
+        return run.pretraining
+    if chart.group == "entropy":
+        return [{"epoch": epoch, "entropy": value} for epoch, value in run.mean_entropy]
+    if chart.group == "rate":
+        return [{"epoch": row["epoch"], "lr": run.spec.training.lr} for row in run.epochs]
+    if chart.group == "scores" and (start := starting_scores(run)):
+        return [{"epoch": 0, **start}, *run.epochs]
+    return run.epochs
+
+
+def points_of(run: Run, chart: Chart, column: Column) -> list[tuple[float, float]]:
     """The points of a curve: epoch and value, where there is one."""
-    if key == "entropy":
-        return [(float(epoch), value) for epoch, value in run.mean_entropy]
-    if key == "rate":
-        return [(row["epoch"], run.spec.training.lr) for row in run.epochs]
-    rows = run.pretraining if chart in PRETRAINING else run.epochs
-    points = [(float(row["epoch"]), float(row[key])) for row in rows if key in row]
-    if chart.id == "scores" and (start := starting_scores(run)):
-        points.insert(0, (0.0, start[key]))
-    return points
+    return [(float(row["epoch"]), float(row[column.key])) for row in rows_of(run, chart) if column.key in row]
 
 
 def starting_scores(run: Run) -> dict[str, float]:
@@ -186,71 +154,86 @@ def starting_scores(run: Run) -> dict[str, float]:
 
 
 def chart_figure(chart: Chart, runs: Sequence[Run]) -> Html:
-    """One panel of all metrics for a single run; for several a panel a metric, with a line a run."""
-    drawn = chart_of_one(chart, runs[0]) if len(runs) == 1 else chart_of_many(chart, runs)
-    if drawn is not None:
-        return drawn
+    """One panel of all columns for a single run; for several a panel a column, with a line a run."""
+    if panels := panels_of(chart, runs):
+        return chart_of_one(chart, panels, runs[0]) if len(runs) == 1 else chart_of_many(chart, panels, runs)
     given = [run.spec.pretrain.checkpoint for run in runs if run.spec.pretrain.checkpoint is not None]
     why = f"The network was given: {given[0]}." if chart in PRETRAINING and given else chart.absent
     return absent(chart.id, chart.title, why)
 
 
-def panels_of(chart: Chart) -> list[list[Metric]]:
-    """The metrics of a chart, each with what is drawn dashed beside it."""
-    panels: list[list[Metric]] = []
-    for metric in chart.metrics:
-        if metric.dashed:
-            panels[-1].append(metric)
-        else:
-            panels.append([metric])
-    return panels
-
-
-def chart_of_one(chart: Chart, run: Run) -> Html | None:
-    """All metrics of a run in one panel; None without a point."""
-    lines = [
-        Line(metric.name, points, hue, metric.dashed)
-        for hue, metrics in enumerate(panels_of(chart))
-        for metric in metrics
-        if (points := points_of(run, chart, metric.key))
+def panels_of(chart: Chart, runs: Sequence[Run]) -> list[list[Column]]:
+    """The columns of a chart that any run has, each with those that are drawn beside it."""
+    columns = columns_in((row for run in runs for row in rows_of(run, chart)), chart.group)
+    keys = {column.key for column in columns}
+    return [
+        [column, *(other for other in columns if other.beside == column.key)]
+        for column in columns
+        if column.beside not in keys
     ]
-    if not lines:
-        return None
-    said = "; ".join(f"{line.name} {change(line, chart.scale)}" for line in lines if not line.dashed)
+
+
+def scale_of(chart: Chart, column: Column) -> Scale:
+    """The y axis of columns that have one unit."""
+    if column.unit in COUNTED:
+        return counts(chart.quantity or column.unit)
+    if column.unit == "%":
+        return percent(chart.quantity, chart.from_zero)
+    return plain(f"{chart.quantity}, {column.unit or 'no unit'}", chart.logarithmic)
+
+
+def note_of(chart: Chart, columns: Iterable[Column]) -> str:
+    """How to read a chart: its note, what its columns mean, and which way is better if all of them agree."""
+    columns = list(columns)
+    meanings = "; ".join(f"{column.name}: {column.meaning}" for column in columns if column.meaning)
+    ways = {column.better for column in columns}
+    better = f"{ways.pop().capitalize()} is better." if len(ways) == 1 and all(ways) else ""
+    return " ".join(filter(None, (chart.note, meanings and f"{meanings}.", better)))
+
+
+def chart_of_one(chart: Chart, panels: Sequence[Sequence[Column]], run: Run) -> Html:
+    """All columns of a run in one panel."""
+    scale = scale_of(chart, panels[0][0])
+    lines = [
+        Line(column.name, points_of(run, chart, column), hue, bool(column.beside))
+        for hue, columns in enumerate(panels)
+        for column in columns
+    ]
+    lead = "; ".join(f"{line.name} {change(line, scale)}" for line in lines if not line.dashed)
     level, name = level_of(chart, run)
-    drawing = curves(chart.title, lines, chart.scale, level=level)
-    return figure(chart.id, chart.title, [legend(lines, name), drawing], said, chart.note)
+    drawing = curves(chart.title, lines, scale, level=level)
+    note = note_of(chart, (columns[0] for columns in panels))
+    return figure(chart.id, chart.title, [legend(lines, name), drawing], lead, note)
 
 
-def chart_of_many(chart: Chart, runs: Sequence[Run]) -> Html | None:
-    """A panel a metric, with the same hue for a run in all of them; None without a point."""
+def chart_of_many(chart: Chart, panels: Sequence[Sequence[Column]], runs: Sequence[Run]) -> Html:
+    """A panel a column, with the same hue for a run in all of them."""
+    scale = scale_of(chart, panels[0][0])
     shown: dict[int, str] = {}
-    panels: list[tuple[str, list[Line]]] = []
-    for metrics in panels_of(chart):
+    drawn: list[tuple[str, list[Line]]] = []
+    for columns in panels:
         lines = [
-            Line(f"{run.name}, {metric.name}", points, number, metric.dashed)
-            for metric in metrics
+            Line(f"{run.name}, {column.name}", points, number, bool(column.beside))
+            for column in columns
             for number, run in enumerate(runs)
-            if (points := points_of(run, chart, metric.key))
+            if (points := points_of(run, chart, column))
         ]
-        if lines:
-            panels.append((metrics[0].name, lines))
-            shown |= {line.colour: runs[line.colour].name for line in lines}
-    if not panels:
-        return None
+        drawn.append((columns[0].name, lines))
+        shown |= {line.colour: runs[line.colour].name for line in lines}
     levels = {level_of(chart, run) for run in runs} if chart.id == "clusters" else set()
     level, named = levels.pop() if len(levels) == 1 else (None, None)
     drawings = [
         el(
             "div",
-            el("h4", name) if len(panels) > 1 else None,
-            curves(f"{chart.title}, {name}", lines, chart.scale, level=level),
+            el("h4", name) if len(drawn) > 1 else None,
+            curves(f"{chart.title}, {name}", lines, scale, level=level),
         )
-        for name, lines in panels
+        for name, lines in drawn
     ]
     key = legend([Line(name, [], number) for number, name in sorted(shown.items())], named)
-    wide = {1: None, 2: "half"}.get(len(panels), "full")
-    return figure(chart.id, chart.title, [key, el("div", drawings, class_="panels")], None, chart.note, wide)
+    wide = {1: None, 2: "half"}.get(len(drawn), "full")
+    note = note_of(chart, (columns[0] for columns in panels))
+    return figure(chart.id, chart.title, [key, el("div", drawings, class_="panels")], None, note, wide)
 
 
 def change(line: Line, scale: Scale) -> str:
@@ -265,9 +248,8 @@ def change(line: Line, scale: Scale) -> str:
 def level_of(chart: Chart, run: Run) -> tuple[float | None, str | None]:
     """What a chart is compared with: a value and its name."""
     if chart.id == "scores" and "direct_bn" in run.start:
-        return run.start["direct_bn"][
-            "mAP"
-        ], f"mAP without training (direct_bn): {score(run.start['direct_bn']['mAP'])}"
+        value = run.start["direct_bn"][run.headline]
+        return value, f"{column_of(run.headline).name} without training (direct_bn): {score(value)}"
     if chart.id == "clusters" and "identities" in run.last:
         return run.last["identities"], f"identities: {run.last['identities']:g}"
     return None, None
@@ -280,12 +262,12 @@ def time_figure(runs: Sequence[Run]) -> Html:
     for run in runs:
         for row in run.epochs:
             for key, value in row.items():
-                if key.startswith("seconds/") and key != "seconds/epoch":
-                    by_run = stages.setdefault(key.removeprefix("seconds/"), {})
+                if key.startswith(SECONDS) and key != WHOLE:
+                    by_run = stages.setdefault(column_of(key).name, {})
                     by_run[run.name] = by_run.get(run.name, 0.0) + value
     if not stages:
         return absent("time", title, NO_EPOCH)
-    totals = {run.name: sum(row.get("seconds/epoch", 0.0) for row in run.epochs) for run in runs}
+    totals = {run.name: sum(row.get(WHOLE, 0.0) for row in run.epochs) for run in runs}
     longest = max(value for by_run in stages.values() for value in by_run.values()) or 1.0
     body = []
     for stage, by_run in sorted(stages.items(), key=lambda item: -max(item[1].values())):
@@ -302,9 +284,9 @@ def time_figure(runs: Sequence[Run]) -> Html:
             body.append(el("tr", cells, el("td", share_text(value, totals[name])), bar))
     head = el("tr", [el("th", name, scope="col") for name in ("stage", "seconds", "% of all", "")])
     content = scrolled(el("table", el("thead", head), el("tbody", body), class_="fill"), title)
-    said = "; ".join(
+    lead = "; ".join(
         f"{name}: {duration(value)}" if len(runs) > 1 else f"{duration(value)} in all" for name, value in totals.items()
     )
     return figure(
-        "time", title, content, said, "Wall time of all epochs; evaluation included, pre-training not.", "full"
+        "time", title, content, lead, "Wall time of all epochs; evaluation included, pre-training not.", "full"
     )

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from scipy.sparse import coo_matrix, csr_matrix
 from rapids_slr.engine.arrays import row_of_entry
 from rapids_slr.errors import InputError
 from rapids_slr.refinement import SLR, Refined
-from rapids_slr.settings.spec import RefineSpec
+from rapids_slr.refinement.base import Refiner
 
 SQUARES = 160
 """Rows and columns of a drawn matrix; of more clusters, each square is the largest of several."""
@@ -54,8 +55,8 @@ class Matrix:
     pooled: int
     """Clusters a side of a square."""
     cells: list[tuple[int, int, float, str | None]]
-    """Row, column, share of 0 to 1, and what is told about it."""
-    told: str
+    """Row, column, share of 0 to 1, and what is shown where the pointer rests on it."""
+    summary: str
 
 
 @dataclass(frozen=True)
@@ -117,11 +118,15 @@ def read_label_table(path: Path, epoch: int) -> EpochLabels:
         raise InputError(f"{path} is damaged or no label table ({type(fault).__name__})") from fault
 
 
-def refinement(labels: EpochLabels, refine: RefineSpec) -> Refined:
-    """Projection and soft labels of an epoch, computed again; hard labels are those of the table, not these."""
-    slr = SLR(**refine.model_dump() | {"hard": "argmax", "memory": "clusters"})
-    slr.update(labels.previous)
-    return slr.update(labels.cluster)
+def refinement(labels: EpochLabels, refiner: Refiner | None = None) -> Refined:
+    """Projection and soft labels of an epoch, computed again; hard labels are those of the table, not these.
+
+    Args:
+        refiner: one that is new; without, the soft labels mean nothing, but the projection of the clusters does.
+    """
+    again: Any = SLR(hard="argmax") if refiner is None else refiner
+    again.update(labels.previous)
+    return again.update(labels.cluster)
 
 
 def entropy(refined: Refined) -> np.ndarray:
@@ -164,11 +169,11 @@ def matrix_of(refined: Refined) -> Matrix | None:
     found = _largest(place_P[share.row] // pooled, place_K[share.col] // pooled, share.data, shape)
     cells = []
     for row, column, value in zip(found.row.tolist(), found.col.tolist(), found.data.tolist(), strict=True):
-        said = None
+        tip = None
         if pooled == 1:
             a, b = int(rows[row]), int(columns[column])
-            said = f"cluster {a} → cluster {b}: {100 * value:.1f} %, {int(both[a, b])} of {size_P[a]} images"
-        cells.append((row, column, value, said))
+            tip = f"cluster {a} → cluster {b}: {100 * value:.1f} %, {int(both[a, b])} of {size_P[a]} images"
+        cells.append((row, column, value, tip))
     whole = int((share.data > 0.999).sum())
     return Matrix(shape, pooled, cells, f"{whole} of {len(rows)} clusters go to one cluster alone")
 

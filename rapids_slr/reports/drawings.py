@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rapids_slr.reports.clusters import Flow, Matrix
+from rapids_slr.reports.clusters import Flow, Matrix, Stream
 from rapids_slr.reports.markup import Html, el
 
 WIDTH, HEIGHT = 440, 260
@@ -48,7 +48,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Scale:
-    """How the y axis is told: its label with the unit, and how a value is written."""
+    """How the y axis is written: its label with the unit, and how a value is."""
 
     label: str
     say: Callable[[float], str]
@@ -79,35 +79,47 @@ def curves(title: str, lines: Sequence[Line], scale: Scale, x_label: str = "epoc
         title: what the drawing shows, for those who cannot see it; the values of every line follow.
         level: a value to compare with, drawn across.
     """
-    xs = [x for line in lines for x, _ in line.points]
-    ys = [y for line in lines for _, y in line.points] + ([] if level is None else [level])
-    x_of = _linear(min(xs), max(xs), LEFT, WIDTH - RIGHT)
-    if scale.logarithmic:
-        y_ticks = _decades(min(ys), max(ys))
-        to_y = _linear(math.log10(y_ticks[0]), math.log10(y_ticks[-1]), HEIGHT - BOTTOM, TOP)
-        y_of = lambda y: to_y(math.log10(y))  # noqa: E731
-    else:
-        y_ticks = ticks(0.0 if scale.from_zero else min(ys), max(ys))
-        y_of = _linear(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
-    x_ticks = [x for x in ticks(min(xs), max(xs), whole=True) if min(xs) <= x <= max(xs)]
-    parts = [*_axes(x_ticks, y_ticks, x_of, y_of, scale.label, x_label, scale.tick)]
-    if level is not None:
-        parts.append(el("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y_of(level), y2=y_of(level), class_="level"))
-    for line in sorted(lines, key=lambda line: not line.dashed):  # solid ones lie above
-        path = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in line.points)
-        parts.append(el("polyline", points=path, class_=f"line {_hue(line.colour)}{' dashed' if line.dashed else ''}"))
-        small = len(line.points) > 30
-        for x, y in line.points:
-            said = el("title", f"{line.name}, {x_label} {x:g}: {scale.say(y)}")
-            mark = mark_path(mark_of(line), x_of(x), y_of(y), 2.2 if small else 3.4)
-            hit = el("circle", cx=x_of(x), cy=y_of(y), r=4 if small else 9, class_="hit")
-            parts.append(el("g", said, mark, hit, class_=_hue(line.colour) + (" hollow" if line.dashed else "")))
-    told = "; ".join(
+    ends = "; ".join(
         f"{line.name} {scale.say(line.points[0][1])} at {x_label} {line.points[0][0]:g}, "
         f"{scale.say(line.points[-1][1])} at {x_label} {line.points[-1][0]:g}"
         for line in lines
     )
-    return svg(WIDTH, HEIGHT, f"{title}. {told}", parts)
+    ys = [y for line in lines for _, y in line.points] + ([] if level is None else [level])
+    parts = curve_parts(lines, scale, (min(ys), max(ys)), x_label, level)
+    return svg(WIDTH, HEIGHT, f"{title}. {ends}", parts)
+
+
+def curve_parts(
+    lines: Sequence[Line], scale: Scale, span: tuple[float, float], x_label: str = "epoch", level: float | None = None
+) -> Iterable[Html]:
+    """The parts of `curves`, for a drawing that holds several.
+
+    Args:
+        lines: at least one.
+        span: least and most of all that the y axis has to show.
+    """
+    xs = [x for line in lines for x, _ in line.points]
+    x_of = linear(min(xs), max(xs), LEFT, WIDTH - RIGHT)
+    if scale.logarithmic:
+        y_ticks = _decades(*span)
+        to_y = linear(math.log10(y_ticks[0]), math.log10(y_ticks[-1]), HEIGHT - BOTTOM, TOP)
+        y_of = lambda y: to_y(math.log10(y))  # noqa: E731
+    else:
+        y_ticks = ticks(0.0 if scale.from_zero else span[0], span[1])
+        y_of = linear(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
+    x_ticks = [x for x in ticks(min(xs), max(xs), whole=True) if min(xs) <= x <= max(xs)]
+    yield from _axes(x_ticks, y_ticks, x_of, y_of, scale.label, x_label, scale.tick)
+    if level is not None:
+        yield el("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y_of(level), y2=y_of(level), class_="level")
+    for line in sorted(lines, key=lambda line: not line.dashed):  # solid ones lie above
+        path = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in line.points)
+        yield el("polyline", points=path, class_=f"line {hue(line.colour)}{' dashed' if line.dashed else ''}")
+        small = len(line.points) > 30
+        for x, y in line.points:
+            tip = el("title", f"{line.name}, {x_label} {x:g}: {scale.say(y)}")
+            mark = mark_path(mark_of(line), x_of(x), y_of(y), 2.2 if small else 3.4)
+            hit = el("circle", cx=x_of(x), cy=y_of(y), r=4 if small else 9, class_="hit")
+            yield el("g", tip, mark, hit, class_=hue(line.colour) + (" hollow" if line.dashed else ""))
 
 
 def mark_of(line: Line) -> int:
@@ -142,7 +154,7 @@ def legend(lines: Iterable[Line], level: str | None = None) -> Html:
                 el("line", x1=1, x2=27, y1=7, y2=7, class_=f"line{' dashed' if line.dashed else ''}"),
                 mark_path(mark_of(line), 14, 7, 3.4),
                 viewBox="0 0 28 14",
-                class_=f"swatch {_hue(line.colour)}{' hollow' if line.dashed else ''}",
+                class_=f"swatch {hue(line.colour)}{' hollow' if line.dashed else ''}",
                 aria_hidden="true",
             ),
             line.name,
@@ -157,7 +169,7 @@ def legend(lines: Iterable[Line], level: str | None = None) -> Html:
 
 def swatches(items: Iterable[tuple[int, str]]) -> Html:
     """A legend of areas: hue and name."""
-    return el("ul", [el("li", el("i", class_=_hue(colour)), name) for colour, name in items], class_="legend")
+    return el("ul", [el("li", el("i", class_=hue(colour)), name) for colour, name in items], class_="legend")
 
 
 # Columns --------------------------------------------------------------------------------------------------------------
@@ -178,7 +190,7 @@ def columns(
     """
     highest = max(max(values) for _, _, values in series)
     y_ticks = ticks(0, max(highest, 1), whole=True)
-    y_of = _linear(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
+    y_of = linear(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
     step = (WIDTH - LEFT - RIGHT) / len(names)
     wide = step * 0.8 / len(series)
     every = max(1, math.ceil(max(map(len, names)) * 7.6 / step))
@@ -192,20 +204,20 @@ def columns(
             if not value:
                 continue
             top = min(y_of(value), HEIGHT - BOTTOM - 1.5)
-            said = el("title", f"{which}: {value:,} {y_label} ({x_label}: {name})")
+            tip = el("title", f"{which}: {value:,} {y_label} ({x_label}: {name})")
             parts.append(
-                el("rect", said, x=left, y=top, width=wide * 0.94, height=HEIGHT - BOTTOM - top, class_=_hue(colour))
+                el("rect", tip, x=left, y=top, width=wide * 0.94, height=HEIGHT - BOTTOM - top, class_=hue(colour))
             )
             if wide >= 7 * len(f"{value:,}"):
                 parts.append(
                     el("text", f"{value:,}", x=left + wide / 2, y=top - 4, text_anchor="middle", class_="value")
                 )
-    told = "; ".join(
+    values_of_series = "; ".join(
         f"{which}, {y_label} by {x_label}: "
         + ", ".join(f"{name}: {value}" for name, value in zip(names, values, strict=True) if value)
         for which, _, values in series
     )
-    return svg(WIDTH, HEIGHT, f"{title}. {told}", parts)
+    return svg(WIDTH, HEIGHT, f"{title}. {values_of_series}", parts)
 
 
 # Projection -----------------------------------------------------------------------------------------------------------
@@ -218,11 +230,11 @@ def matrix(drawn: Matrix) -> Html:
     cell = side / max(P, K, 1)
     wide, high = K * cell, P * cell
     parts = [el("rect", x=left, y=top, width=wide, height=high, class_="ground")]
-    for cell_row, cell_column, value, said in drawn.cells:
+    for cell_row, cell_column, value, tip in drawn.cells:
         parts.append(
             el(
                 "rect",
-                el("title", said),
+                el("title", tip),
                 x=left + cell_column * cell,
                 y=top + cell_row * cell,
                 width=max(cell, 1.2),
@@ -250,12 +262,12 @@ def matrix(drawn: Matrix) -> Html:
             class_="name",
         )
     )
-    told = (
+    label = (
         f"Projection matrix, {P * drawn.pooled} by {K * drawn.pooled} clusters"
         if drawn.pooled > 1
         else f"Projection matrix, {P} by {K} clusters"
     )
-    return svg(left + side + 16, top + high + 46, f"{told}; {drawn.told}", parts, "square")
+    return svg(left + side + 16, top + high + 46, f"{label}; {drawn.summary}", parts, "square")
 
 
 def shade(value: float) -> float:
@@ -285,81 +297,77 @@ def shades() -> Html:
 # Flow -----------------------------------------------------------------------------------------------------------------
 
 
+FLOW_WIDTH, FLOW_TOP, BAR = 660, 46, 10
+"""Width of the drawing, where its columns begin, and the width of a cluster."""
+FLOW_LEFT = (12, FLOW_WIDTH / 2 - BAR / 2 - 20, FLOW_WIDTH - BAR - 150)
+"""Where clusters of last epoch, of this epoch, and refined ones stand."""
+
+
 def flow(drawn: Flow, names: tuple[str, str, str]) -> Html:
     """Three columns of clusters and the streams of images between them."""
-    wide, top, gap, pitch, bar = 660, 46, 5.0, 22.0, 10
-    left = (12, wide / 2 - bar / 2 - 20, wide - bar - 150)
-    high = {number: 0.0 for number in range(len(drawn.nodes))}
-    for number in high:
-        leaving = sum(_height(drawn, stream) for stream in drawn.streams if stream.start == number)
-        coming = sum(_height(drawn, stream) for stream in drawn.streams if stream.end == number)
-        high[number] = max(leaving, coming, 1.0)
-    y_of, bottom = {}, 0.0
-    for column in range(3):
-        y = float(top)
-        for number in (number for number, node in enumerate(drawn.nodes) if node.column == column):
-            y_of[number] = y
-            y += max(high[number] + gap, pitch)
-        bottom = max(bottom, y)
-    parts, leaves, comes = [], dict(y_of), dict(y_of)
-    streams = sorted(drawn.streams, key=lambda stream: (y_of[stream.start], y_of[stream.end]))
+    heights = [_node_height(drawn, number) for number in range(len(drawn.nodes))]
+    tops, bottom = _stacked(drawn, heights)
+    parts = [*_stream_parts(drawn, tops), *_node_parts(drawn, tops, heights)]
+    for x, name in zip(FLOW_LEFT, names, strict=True):
+        parts.append(el("text", name, x=x, y=18, class_="name"))
+        parts.append(el("text", "cluster · images", x=x, y=34))
+    total: dict[str, int] = {}
+    for stream in drawn.streams:
+        total[stream.kind] = total.get(stream.kind, 0) + stream.images
+    kinds = ", ".join(f"{kind} {images}" for kind, images in total.items())
+    label = f"Flow of images between {names[0]}, {names[1]} and {names[2]}. Images by kind of stream: {kinds}"
+    return svg(FLOW_WIDTH, bottom + 4, label, parts, "wide")
+
+
+def _height(drawn: Flow, stream: Stream) -> float:
+    height = max(stream.images * drawn.scale, 1.2)
+    return min(height, drawn.cap) if stream.pooled else height
+
+
+def _node_height(drawn: Flow, number: int) -> float:
+    """As high as what leaves a node or what comes to it, whichever is more."""
+    leaving = sum(_height(drawn, stream) for stream in drawn.streams if stream.start == number)
+    coming = sum(_height(drawn, stream) for stream in drawn.streams if stream.end == number)
+    return max(leaving, coming, 1.0)
+
+
+def _stacked(drawn: Flow, heights: Sequence[float]) -> tuple[list[float], float]:
+    """The top of every node, one below another in its column, and the bottom of the longest column."""
+    gap, pitch = 5.0, 22.0
+    next_top, tops = [float(FLOW_TOP)] * 3, []
+    for node, height in zip(drawn.nodes, heights, strict=True):
+        tops.append(next_top[node.column])
+        next_top[node.column] += max(height + gap, pitch)
+    return tops, max(next_top)
+
+
+def _stream_parts(drawn: Flow, tops: Sequence[float]) -> Iterable[Html]:
+    """Streams that leave a node, and those that come to one, lie beside each other in the order of their other ends."""
+    leaves, comes = list(tops), list(tops)
     ends = {}
-    for stream in sorted(drawn.streams, key=lambda stream: (y_of[stream.end], y_of[stream.start])):
+    for stream in sorted(drawn.streams, key=lambda stream: (tops[stream.end], tops[stream.start])):
         ends[stream] = comes[stream.end]
         comes[stream.end] += _height(drawn, stream)
-    for stream in streams:
+    for stream in sorted(drawn.streams, key=lambda stream: (tops[stream.start], tops[stream.end])):
         start, end = drawn.nodes[stream.start], drawn.nodes[stream.end]
-        x0, x1, thick = left[start.column] + bar, left[end.column], _height(drawn, stream)
-        y0, y1, bend = leaves[stream.start], ends[stream], (left[end.column] - left[start.column] - bar) / 2
+        x0, x1, thick = FLOW_LEFT[start.column] + BAR, FLOW_LEFT[end.column], _height(drawn, stream)
+        y0, y1, bend = leaves[stream.start], ends[stream], (x1 - x0) / 2
         leaves[stream.start] += thick
         shape = (
             f"M{x0:.1f} {y0:.1f}C{x0 + bend:.1f} {y0:.1f} {x1 - bend:.1f} {y1:.1f} {x1:.1f} {y1:.1f}"
             f"V{y1 + thick:.1f}C{x1 - bend:.1f} {y1 + thick:.1f} "
             f"{x0 + bend:.1f} {y0 + thick:.1f} {x0:.1f} {y0 + thick:.1f}Z"
         )
-        said = f"{stream.kind}: {stream.images:,} images, {start.name} → {end.name}"
-        parts.append(el("path", el("title", said), d=shape, class_=f"stream {_hue(KINDS[stream.kind][0])}"))
-    for number, node in enumerate(drawn.nodes):
-        x, y = left[node.column], y_of[number]
-        parts.append(
-            el(
-                "rect",
-                el("title", f"{node.name}: {node.images:,} images"),
-                x=x,
-                y=y,
-                width=bar,
-                height=high[number],
-                class_="node",
-            )
-        )
-        parts.append(
-            el(
-                "text",
-                f"{node.name} · {node.images:,}",
-                x=x + bar + 4,
-                y=y + min(high[number] / 2, 60) + 4,
-                class_="halo",
-            )
-        )
-    for column, name in enumerate(names):
-        parts.append(el("text", name, x=left[column], y=18, class_="name"))
-        parts.append(el("text", "cluster · images", x=left[column], y=34))
-    total: dict[str, int] = {}
-    for stream in drawn.streams:
-        total[stream.kind] = total.get(stream.kind, 0) + stream.images
-    told = ", ".join(f"{kind} {images}" for kind, images in total.items())
-    return svg(
-        wide,
-        bottom + 4,
-        f"Flow of images between {names[0]}, {names[1]} and {names[2]}. Images by kind of stream: {told}",
-        parts,
-        "wide",
-    )
+        tip = f"{stream.kind}: {stream.images:,} images, {start.name} → {end.name}"
+        yield el("path", el("title", tip), d=shape, class_=f"stream {hue(KINDS[stream.kind][0])}")
 
 
-def _height(drawn: Flow, stream) -> float:
-    height = max(stream.images * drawn.scale, 1.2)
-    return min(height, drawn.cap) if stream.pooled else height
+def _node_parts(drawn: Flow, tops: Sequence[float], heights: Sequence[float]) -> Iterable[Html]:
+    for node, y, height in zip(drawn.nodes, tops, heights, strict=True):
+        x, tip = FLOW_LEFT[node.column], f"{node.name}: {node.images:,} images"
+        yield el("rect", el("title", tip), x=x, y=y, width=BAR, height=height, class_="node")
+        name = f"{node.name} · {node.images:,}"
+        yield el("text", name, x=x + BAR + 4, y=y + min(height / 2, 60) + 4, class_="halo")
 
 
 # Map ------------------------------------------------------------------------------------------------------------------
@@ -369,7 +377,7 @@ def scatter(
     title: str,
     xy_N2: np.ndarray,
     hue_N: np.ndarray,
-    said: Sequence[str],
+    tips: Sequence[str],
     names: dict[int, tuple[float, float]],
     axis: str,
 ) -> Html:
@@ -378,7 +386,7 @@ def scatter(
     Args:
         xy_N2: float positions.
         hue_N: hue of every point, -1 for grey.
-        said: what is told about every point.
+        tips: what is shown where the pointer rests on a point.
         names: cluster -> where its name stands, at the bottom of the text.
         axis: name of the axes, without a number.
     """
@@ -398,11 +406,11 @@ def scatter(
         parts.append(
             el(
                 "circle",
-                el("title", said[i]),
+                el("title", tips[i]),
                 cx=round(x, 1),
                 cy=round(y, 1),
                 r=2 if hue_N[i] < 0 else 3,
-                class_=f"dot {_hue(int(hue_N[i])) if hue_N[i] >= 0 else 'grey'}",
+                class_=f"dot {hue(int(hue_N[i])) if hue_N[i] >= 0 else 'grey'}",
             )
         )
     taken: list[tuple[float, float]] = []
@@ -421,9 +429,9 @@ def scatter(
 # What drawings share --------------------------------------------------------------------------------------------------
 
 
-def svg(width: float, height: float, told: str, parts: Iterable[Html], kind: str = "chart") -> Html:
-    """A drawing that scales with its place; `told` is read out in its stead."""
-    return el("svg", parts, viewBox=f"0 0 {width:g} {height:g}", role="img", aria_label=told, class_=kind)
+def svg(width: float, height: float, label: str, parts: Iterable[Html], kind: str = "chart") -> Html:
+    """A drawing that scales with its place; `label` is read out in its stead."""
+    return el("svg", parts, viewBox=f"0 0 {width:g} {height:g}", role="img", aria_label=label, class_=kind)
 
 
 def ticks(low: float, high: float, about: int = 5, whole: bool = False) -> list[float]:
@@ -450,14 +458,14 @@ def _decades(low: float, high: float) -> list[float]:
     return found if len(found) > 1 else [found[0], found[0] * 2]
 
 
-def _linear(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+def linear(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
     """A straight scale; a range of nothing lies in the middle."""
     if high == low:
         return lambda _: (start + end) / 2
     return lambda value: start + (value - low) / (high - low) * (end - start)
 
 
-def _hue(colour: int) -> str:
+def hue(colour: int) -> str:
     return f"c{colour % COLOURS}"
 
 

@@ -42,12 +42,12 @@ def sizes_figure(run: Run, prefix: str) -> Html:
     names, borders = size_bins(int(max(raw.max(initial=1), refined.max(initial=1))))
     both = [("refined", 0, refined), ("raw", 1, raw)]
     series = [(name, colour, np.histogram(sizes, borders)[0].tolist()) for name, colour, sizes in both]
-    said = ", ".join(
+    lead = ", ".join(
         f"{name}: {len(sizes)} clusters, median {np.median(sizes):g} images" for name, _, sizes in both if len(sizes)
     )
     drawing = columns(title, names, series, "images in a cluster", "clusters")
     return figure(
-        f"{prefix}-sizes", title, [swatches([(0, "refined"), (1, "raw")]), drawing], said, "Outliers are not counted."
+        f"{prefix}-sizes", title, [swatches([(0, "refined"), (1, "raw")]), drawing], lead, "Outliers are not counted."
     )
 
 
@@ -61,9 +61,9 @@ def size_bins(largest: int) -> tuple[list[str], list[int]]:
 
 def soft_figure(run: Run, prefix: str) -> Html:
     title, id = "Entropy of the soft labels", f"{prefix}-soft"
-    if run.spec.refine is None:
+    if run.spec.refine.choice() == "none":
         return absent(id, title, "This run trains on the clusters as they are (refine: none); it has no soft labels.")
-    if run.spec.clusters.also:
+    if run.spec.clusters.needs_refinement:
         why = "The soft labels of this run come from further clusterings (clusters.also), which no label table holds."
         return absent(id, title, why)
     if run.labels is None or run.entropy_N is None:
@@ -72,10 +72,10 @@ def soft_figure(run: Run, prefix: str) -> Html:
     names = ["0", *(f"≤{high:g}" for high in ENTROPY_STEPS[1:]), f">{ENTROPY_STEPS[-1]:g}"]
     found = np.bincount(np.searchsorted(ENTROPY_STEPS, np.round(bits, 6)), minlength=len(names)).tolist()
     sure = found[0] / max(len(bits), 1)
-    said = f"{100 * sure:.1f} % of {len(bits):,} images with a soft label are sure of one cluster (0 bits)"
+    lead = f"{100 * sure:.1f} % of {len(bits):,} images with a soft label are sure of one cluster (0 bits)"
     drawing = columns(title, names, [("images", 0, found)], "entropy, bits", "images")
     return figure(
-        id, title, drawing, said, "0: last epoch’s and this epoch’s cluster are the same, or there is only one of them."
+        id, title, drawing, lead, "0: last epoch’s and this epoch’s cluster are the same, or there is only one of them."
     )
 
 
@@ -92,7 +92,7 @@ def projection_figure(run: Run, prefix: str) -> Html:
         "Intersection over union of two clusters, as a share of its row. One dark square in a row: the cluster stays; "
         "several: it splits; none: its images are outliers now."
     )
-    return figure(id, title, [shades(), scrolled(matrix(run.matrix), title)], run.matrix.told + ".", note + pooled)
+    return figure(id, title, [shades(), scrolled(matrix(run.matrix), title)], run.matrix.summary + ".", note + pooled)
 
 
 def flow_figure(run: Run, prefix: str) -> Html:
@@ -100,7 +100,7 @@ def flow_figure(run: Run, prefix: str) -> Html:
     if run.flow is None:
         return absent(id, title, no_step(run))
     kinds = {stream.kind for stream in run.flow.streams}
-    memory = run.spec.refine is not None and run.spec.refine.memory == "refined"
+    memory = run.spec.refine.remembers == "refined"
     names = ("last epoch’s refined" if memory else "last epoch’s clusters", "this epoch’s clusters", "refined clusters")
     key = swatches([(colour, meaning) for kind, (colour, meaning) in KINDS.items() if kind in kinds])
     note = (
@@ -132,7 +132,7 @@ def map_figure(run: Run, prefix: str) -> Html:
         f"{positions.method} of {len(positions.xy)} images, coloured by refined cluster",
         positions.xy,
         hues(positions, COLOURS - 1),
-        positions.told,
+        positions.tips,
         name_places(positions),
         positions.method,
     )
@@ -220,17 +220,17 @@ def sheet_figure(
     Args:
         name: of the field of Pictures.
         what: a row shows, in the plural.
-        none: what is said of a sheet without rows.
+        none: what stands in the place of a sheet without rows.
     """
     if sheet is None:
         return absent(id, title, absent_picture(run, name), "full")
     if not sheet.strips:
         return absent(id, title, none or "There is none.", "full")
     shown = len(sheet.strips)
-    said = f"{what}: {shown}" if shown == sheet.of else f"{what}: {shown} of {sheet.of}"
+    lead = f"{what}: {shown}" if shown == sheet.of else f"{what}: {shown} of {sheet.of}"
     long = any(len(strip.parts) > 1 for strip in sheet.strips)
     body = el("div", [strip_of(strip) for strip in sheet.strips], class_="sheet long" if long else "sheet")
-    return figure(id, title, body, said, note, "full")
+    return figure(id, title, body, lead, note, "full")
 
 
 def strip_of(strip: Strip) -> Html:
@@ -247,5 +247,7 @@ def strip_of(strip: Strip) -> Html:
 def thumb_of(thumb: Thumb) -> Html:
     mark = None if thumb.right is None else el("b", "✓" if thumb.right else "✗", aria_hidden="true")
     kind = "" if thumb.right is None else " right" if thumb.right else " wrong"
-    framed = el("span", el("img", src=thumb.uri, alt=thumb.told, title=thumb.told), mark, class_="thumb" + kind)
+    framed = el(
+        "span", el("img", src=thumb.uri, alt=thumb.description, title=thumb.description), mark, class_="thumb" + kind
+    )
     return el("span", framed, el("small", thumb.caption), class_="captioned") if thumb.caption else framed

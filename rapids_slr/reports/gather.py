@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from rapids_slr.errors import InputError, RunError
+from rapids_slr.record.columns import Column
 from rapids_slr.record.folder import RunFolder
 from rapids_slr.reports.clusters import (
     EpochLabels,
@@ -23,8 +24,7 @@ from rapids_slr.reports.clusters import (
     refinement,
 )
 from rapids_slr.reports.pictures import Pictures, take_pictures
-from rapids_slr.session import Session
-from rapids_slr.settings.spec import RefineSpec, RunSpec
+from rapids_slr.settings.spec import RunSpec
 from rapids_slr.settings.specfile import dump_spec, load_spec
 
 log = logging.getLogger(__name__)
@@ -65,6 +65,16 @@ class Run:
         return dump_spec(self.spec)
 
     @property
+    def scores(self) -> tuple[Column, ...]:
+        """What its task measures of a network."""
+        return self.spec.task.scores
+
+    @property
+    def headline(self) -> str:
+        """Key of the score by which networks are compared."""
+        return self.spec.task.headline
+
+    @property
     def last(self) -> dict[str, float]:
         """The last finished epoch; empty before."""
         return self.epochs[-1] if self.epochs else {}
@@ -93,9 +103,9 @@ def gather_run(path: Path, device: str | None = None) -> Run:
         return run
     device = device or ("cpu" if spec.device == "cpu" else "auto")
     try:
-        with Session(spec.model_copy(update={"device": device}), path, resume=True) as session:
-            run.pictures = take_pictures(session, run.labels)
-            run.start = run.start or run.pictures.start
+        if not run.start and (state := folder.load_checkpoint()):
+            run.start = state.get("start", {})
+        run.pictures = take_pictures(path, spec.model_copy(update={"device": device}), run.labels)
     except (InputError, RunError, OSError) as fault:
         log.warning("%s: the report is made without pictures: %s", path, fault)
         run.faults.append(f"No pictures of images, no map and no retrieval: {fault}")
@@ -130,17 +140,18 @@ def state_of(run: Run, folder: RunFolder) -> str:
 def read_labels(run: Run) -> None:
     """The label tables: the last whole one, and the entropy of the soft labels of every epoch.
 
-    With `clusters.also` soft labels come from clusterings that no table holds, and are left out.
+    With further clusterings soft labels come from what no table holds, and are left out.
     """
-    refine, last = run.spec.refine, None
+    spec, last = run.spec, None
     for path in sorted((run.path / "labels").glob("epoch-*.parquet")):
         try:
             run.labels = read_label_table(path, int(path.stem.removeprefix("epoch-")))
-            last = refinement(run.labels, refine or RefineSpec())
+            refiner = None if spec.clusters.needs_refinement else spec.refine.again()
+            last = refinement(run.labels, refiner)
         except InputError as fault:
             run.faults.append(f"{fault}; the epoch is left out of what is shown of labels")
             continue
-        if refine is not None and not run.spec.clusters.also:
+        if refiner is not None:
             run.entropy_N = entropy(last)
             if np.isfinite(run.entropy_N).any():
                 run.mean_entropy.append((run.labels.epoch, float(np.nanmean(run.entropy_N))))

@@ -82,8 +82,8 @@ def query_strip(matches: Matches, row: int, asked: Pictures, offered: Pictures) 
         names.append(el("li", f"{what}: {similarity:.4f}"))
         if rank <= ANSWERS:
             judged = "" if right is None else ", right" if right else ", wrong"
-            told = f"rank {rank}{judged}: {what}, similarity {similarity:.4f}"
-            thumbs.append(Thumb(offered.of(i), told, right, f"{similarity:.2f}"))
+            description = f"rank {rank}{judged}: {what}, similarity {similarity:.4f}"
+            thumbs.append(Thumb(offered.of(i), description, right, f"{similarity:.2f}"))
     query = Thumb(asked.of(row), f"query: {name}", caption=" ")
     parts = [Part("query", [query], 1), Part("found", thumbs, len(names))]
     strip = strip_of(Strip(name, person(matches, matches.query, row).strip(" ()"), parts))
@@ -92,7 +92,7 @@ def query_strip(matches: Matches, row: int, asked: Pictures, offered: Pictures) 
 
 
 def person(matches: Matches, collection: Collection, row: int) -> str:
-    """Identity and camera of an image in brackets, if they are told."""
+    """Identity and camera of an image in brackets, if names tell them."""
     identity, camera = int(collection.split.identities[row]), int(collection.split.cameras[row])
     return f" (identity {identity}, camera {camera})" if matches.identified and identity >= 0 else ""
 
@@ -111,14 +111,14 @@ def sheet_page(matches: Matches, strips: list[Html]) -> Html:
             " Green with a tick: the query’s identity by the file names, under any camera; dashed red with a cross: "
             "another one."
         )
-    said = f"queries: {shown}" if shown == of else f"queries: {shown} of {of:,}; all are in matches.csv"
+    lead = f"queries: {shown}" if shown == of else f"queries: {shown} of {of:,}; all are in matches.csv"
     body = [
         el("header", el("h1", title), el("p", " · ".join(facts), class_="soft")),
         el("div", tiles(matches), class_="tiles"),
         left_out(matches),
         el(
             "main",
-            figure("answers", "Queries and what was found", el("div", strips, class_="sheet long"), said, note, "full"),
+            figure("answers", "Queries and what was found", el("div", strips, class_="sheet long"), lead, note, "full"),
         ),
         el("footer", f"Made by rapids_slr {__version__}. matches.csv and matches.json have all answers."),
     ]
@@ -136,9 +136,9 @@ def tiles(matches: Matches) -> list[Html]:
             f"{itself:,} queries in the gallery" if itself else "the most similar images",
         ),
     ]
-    right, told = matches.right_first()
-    if told:
-        found.append(tile("First answer right", f"{right:,} of {told:,}", "by file names, any camera"))
+    right, judged = matches.right_first()
+    if judged:
+        found.append(tile("First answer right", f"{right:,} of {judged:,}", "by file names, any camera"))
     return found
 
 

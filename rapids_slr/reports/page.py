@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rapids_slr import __version__
+from rapids_slr.record.columns import WHOLE
 from rapids_slr.reports.charts import CHARTS, PRETRAINING, chart_figure, time_figure
 from rapids_slr.reports.drawings import Line, legend
 from rapids_slr.reports.figures import (
@@ -64,9 +65,7 @@ def page_of(runs: Sequence[Run]) -> Html:
 def opening(run: Run) -> Iterable[Html | None]:
     """Name, state, headline figures and what is missing, of a single run."""
     yield el("h1", run.name)
-    refine = run.spec.refine
-    how = "no refinement" if refine is None else f"refined by {refine.hard}, alpha {refine.alpha:g}"
-    facts = [run.state[:1].upper() + run.state[1:], how, f"seed {run.spec.seed}", str(run.path)]
+    facts = [run.state[:1].upper() + run.state[1:], run.spec.refine.words, f"seed {run.spec.seed}", str(run.path)]
     yield el("p", " · ".join(facts), class_="soft")
     yield el("div", list(tiles(run)), class_="tiles")
     yield missing([run])
@@ -82,7 +81,8 @@ def opening_of_many(runs: Sequence[Run]) -> Iterable[Html | None]:
 def tiles(run: Run) -> Iterable[Html]:
     """The headline figures of a run."""
     last, before = last_scores(run), run.start.get("direct_bn")
-    for key, name in (("mAP", "mAP"), ("rank1", "Rank-1")):
+    for column in (column for column in run.scores if column.group == "scores"):
+        key, name = column.key, column.name.capitalize() if column.name.islower() else column.name
         gain = (
             f"{100 * (last[key] - before[key]):+.1f} points on direct_bn"
             if key in last and before
@@ -104,12 +104,10 @@ def tiles(run: Run) -> Iterable[Html]:
             f"{row['raw_ari']:.3f} → {row['ari']:.3f}",
             f"NMI {row['raw_nmi']:.3f} → {row['nmi']:.3f}",
         )
-    pretraining, adapting = (
-        sum(row.get("seconds/epoch", 0.0) for row in rows) for rows in (run.pretraining, run.epochs)
-    )
+    pretraining, adapting = (sum(row.get(WHOLE, 0.0) for row in rows) for rows in (run.pretraining, run.epochs))
     device = str(run.summary.get("device", "device told at the end"))
-    told = f"{duration(adapting)} of it adaptation · {device}" if pretraining else device
-    yield tile("Time of all epochs", duration(pretraining + adapting), told)
+    detail = f"{duration(adapting)} of it adaptation · {device}" if pretraining else device
+    yield tile("Time of all epochs", duration(pretraining + adapting), detail)
 
 
 def missing(runs: Sequence[Run]) -> Html | None:

@@ -5,23 +5,26 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, features
 from torch import Tensor
 
-from rapids_slr.data import ImageStore, Split
-from rapids_slr.data.images import Images
-from rapids_slr.data.layouts import JUNK
+from rapids_slr.data import Domain, ImageStore, Split, load_images, read_domain
+from rapids_slr.data.layouts import SplitName
+from rapids_slr.engine.arrays import on_torch_stream
+from rapids_slr.engine.backend import choose_backend
 from rapids_slr.errors import InputError
-from rapids_slr.evaluation import query_results
-from rapids_slr.networks.checkpoint import load_network
+from rapids_slr.evaluation import nearest_answers, query_results
+from rapids_slr.networks.checkpoint import Trained, load_trained
 from rapids_slr.networks.embed import embed
-from rapids_slr.networks.two_branch import TwoBranch
+from rapids_slr.progress import Progress
+from rapids_slr.record.folder import RunFolder
 from rapids_slr.reports.clusters import Changes, EpochLabels, groups, kept_apart, moved, rescued
 from rapids_slr.reports.maps import map_features
-from rapids_slr.session import Session
+from rapids_slr.settings.spec import RunSpec
 
 THUMB = 80
 """Longest side of a small picture, pixels."""
@@ -40,8 +43,8 @@ NUMBERED = 60
 @dataclass(frozen=True)
 class Thumb:
     uri: str
-    told: str
-    """What is told about the image."""
+    description: str
+    """What is read out in its stead, and shown where the pointer rests on it."""
     right: bool | None = None
     """Whether it belongs there by its identity; None where that is unknown or no question."""
     caption: str = ""
@@ -64,7 +67,7 @@ class Strip:
 
     title: str
     facts: str
-    """What is said about it."""
+    """What stands beside the title."""
     parts: list[Part]
 
 
@@ -84,7 +87,8 @@ class Map:
     xy: np.ndarray
     label: np.ndarray
     """Refined label, -1 for left out."""
-    told: list[str]
+    tips: list[str]
+    """Label and name of every image."""
     of: int
     """Images of the run."""
 
@@ -101,49 +105,69 @@ class Pictures:
     rescued: Sheet | None = None
     moved: Sheet | None = None
     retrieval: Sheet | None = None
-    start: dict[str, dict[str, float]] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
     """Name of a field -> why it is None."""
 
 
-def take_pictures(session: Session, labels: EpochLabels | None) -> Pictures:
+def take_pictures(path: Path, spec: RunSpec, labels: EpochLabels | None) -> Pictures:
     """The pictures of a run, by its last network and its last label table.
 
-    Raises: InputError if the images cannot be read.
+    Args:
+        path: the run folder.
+        spec: that of the run; its device is where features are computed.
+    Raises: InputError if the network or the images cannot be read.
     """
-    found = Pictures()
-    network, found.network = last_network(session)
-    if state := session.checkpoint("adapt"):
-        found.start = state["start"]
-    target = session.target
+    device = choose_backend(spec.device, spec.memory_pool).device
+    with Progress() as progress, on_torch_stream(device):
+        trained = load_trained(path) if RunFolder(path).pretrained_file.exists() else None
+        if trained is not None:
+            trained.network.place(device)
+        domain = read_domain(spec.data.target, on_error=spec.data.on_error)
+        return draw_pictures(trained, domain, labels, Maker(spec, device, progress))
+
+
+@dataclass(frozen=True)
+class Maker:
+    """How images are read and embedded: as by the run, on `device`."""
+
+    spec: RunSpec
+    device: torch.device
+    progress: Progress
+
+    def read(self, domain: Domain, name: SplitName) -> tuple[ImageStore, Split]:
+        """The images of a split of the target that can be read, decoded, and their names."""
+        split: Split = getattr(domain, name)
+        with self.progress.task(f"reading target {name}", len(split), "images") as task:
+            return load_images(domain, split, self.spec.data, self.device, progress=task.advance)
+
+    def embed(self, trained: Trained, store: ImageStore) -> Tensor:
+        """(N, D) float32 unit rows of the plain images."""
+        settings = self.spec.features.model_copy(update={"views": 1})
+        with self.progress.task("embedding", len(store), "images") as task:
+            return embed(trained.network, store, self.spec.data, settings, progress=task.advance)
+
+
+def draw_pictures(trained: Trained | None, domain: Domain, labels: EpochLabels | None, maker: Maker) -> Pictures:
+    """All pictures that a network, if there is one, and a label table, if there is one, give."""
+    found = Pictures(network="" if trained is None else trained.which)
+    store, split = maker.read(domain, "train")
     if labels is None:
         for name in ("map", "clusters", "apart", "rescued", "moved"):
             found.absent[name] = "no epoch has left a label table yet"
     else:
-        rows = rows_of(labels, target.split)
-        thumbs = Thumbs(target, known_identities(target.split))
+        rows = rows_of(labels, split)
+        thumbs = Thumbs(split, store, known_identities(split))
         found.clusters = cluster_sheet(labels, rows, thumbs)
         found.apart = change_sheet(kept_apart(labels, CHANGED), rows, thumbs)
         found.rescued = change_sheet(rescued(labels, CHANGED), rows, thumbs)
         found.moved = change_sheet(moved(labels, CHANGED), rows, thumbs)
-    if network is None:
+    if trained is None:
         found.absent["map"] = found.absent["retrieval"] = "there is no pre-trained network yet"
         return found
     if labels is not None:
-        found.map = draw_map(network, target, labels, rows, session)
-    found.retrieval = retrieval_sheet(network, session)
+        found.map = draw_map(trained, store, labels, rows, maker)
+    found.retrieval = retrieval_sheet(trained, domain, maker)
     return found
-
-
-def last_network(session: Session) -> tuple[TwoBranch | None, str]:
-    """The teacher of the last checkpoint, else the pre-trained network, and which of them it is."""
-    if not session.folder.pretrained_file.exists():
-        return None, ""
-    network, name = load_network(session.folder.pretrained_file, session.spec), "the pre-trained network"
-    if state := session.checkpoint("adapt"):
-        network.load_state_dict(state["teacher"])
-        name = f"the teacher after epoch {state['epoch']}"
-    return network.place(session.device), name
 
 
 def rows_of(labels: EpochLabels, split: Split) -> np.ndarray:
@@ -162,7 +186,7 @@ def rows_of(labels: EpochLabels, split: Split) -> np.ndarray:
 
 
 def known_identities(split: Split) -> np.ndarray | None:
-    """Identities of a split, None where they are not told."""
+    """Identities of a split, None where names do not tell them."""
     known = np.unique(split.identities)
     return split.identities if known[0] > 0 and len(known) > 1 else None
 
@@ -173,12 +197,12 @@ def known_identities(split: Split) -> np.ndarray | None:
 class Thumbs:
     """Makes small pictures of images, once each."""
 
-    def __init__(self, images: Images, identities: np.ndarray | None) -> None:
-        self.split, self.store, self.identities = images.split, images.store, identities
+    def __init__(self, split: Split, store: ImageStore, identities: np.ndarray | None) -> None:
+        self.split, self.store, self.identities = split, store, identities
         self._uris: dict[int, str] = {}
 
     def of(self, row: int, right: bool | None = None, note: str = "") -> Thumb:
-        """The picture of a row of the split; `note` is told before its name."""
+        """The picture of a row of the split; `note` stands before its name."""
         if row not in self._uris:
             self._uris[row] = picture(pixels_of(self.store, row))
         return Thumb(self._uris[row], f"{note}{self.split.names[row]}, camera {self.split.cameras[row]}", right)
@@ -249,66 +273,51 @@ def change_sheet(changes: Changes, rows: np.ndarray, thumbs: Thumbs) -> Sheet:
 # Features -------------------------------------------------------------------------------------------------------------
 
 
-def features_of(network: TwoBranch, images: Images, session: Session) -> Tensor:
-    """(N, D) float32 unit rows of the plain images."""
-    settings = session.spec.features.model_copy(update={"views": 1})
-    with session.bar("embedding", len(images.store)) as report:
-        return embed(network, images.store, session.spec.data, settings, progress=report)
-
-
-def draw_map(network: TwoBranch, target: Images, labels: EpochLabels, rows: np.ndarray, session: Session) -> Map:
+def draw_map(trained: Trained, store: ImageStore, labels: EpochLabels, rows: np.ndarray, maker: Maker) -> Map:
     """The map of the training images, coloured by the labels of the table."""
-    drawn = np.sort(np.random.default_rng(session.spec.seed).permutation(len(labels))[:POINTS])
-    features_ND = features_of(network, target, session)
+    seed = maker.spec.seed
+    drawn = np.sort(np.random.default_rng(seed).permutation(len(labels))[:POINTS])
+    features_ND = maker.embed(trained, store)
     chosen = torch.as_tensor(rows[drawn], device=features_ND.device)
-    with session.bar("map of the features", None) as _:
-        xy, method = map_features(features_ND[chosen], session.spec.seed)
-    told = [
+    with maker.progress.task("map of the features", None):
+        xy, method = map_features(features_ND[chosen], seed)
+    tips = [
         f"{f'cluster {labels.refined[i]}' if labels.refined[i] >= 0 else 'left out'}: {labels.paths[i]}" for i in drawn
     ]
-    return Map(method, xy, labels.refined[drawn], told, len(labels))
+    return Map(method, xy, labels.refined[drawn], tips, len(labels))
 
 
-def retrieval_sheet(network: TwoBranch, session: Session) -> Sheet:
+def retrieval_sheet(trained: Trained, domain: Domain, maker: Maker) -> Sheet:
     """The queries with the lowest average precision, each with the gallery images nearest to it."""
-    query, gallery = session.test.query, session.test.gallery
-    query_QD, gallery_GD = (features_of(network, images, session) for images in (query, gallery))
-    results = query_results(
-        query_QD,
-        gallery_GD,
-        session.on_device(query.split.identities),
-        session.on_device(query.split.cameras),
-        session.on_device(gallery.split.identities),
-        session.on_device(gallery.split.cameras),
+    (asked, query), (offered, gallery) = maker.read(domain, "query"), maker.read(domain, "gallery")
+    query_QD, gallery_GD = maker.embed(trained, asked), maker.embed(trained, offered)
+    people_Q, cameras_Q, people_G, cameras_G = (
+        torch.from_numpy(values).to(maker.device)
+        for values in (query.identities, query.cameras, gallery.identities, gallery.cameras)
     )
-    precision, matches = results.average_precision.cpu().numpy(), results.matches.cpu().numpy()
-    first = results.first_match.cpu().numpy()
+    results = query_results(query_QD, gallery_GD, people_Q, cameras_Q, people_G, cameras_G)
+    precision, first, matches = (values.cpu().numpy() for values in results)
     answered = np.flatnonzero(matches > 0)
     worst = answered[np.argsort(precision[answered], kind="stable")][:QUERIES]
-    asked, found = Thumbs(query, None), Thumbs(gallery, None)
+    if not len(worst):
+        return Sheet([], 0)
+    rows = torch.from_numpy(worst).to(maker.device)
+    answers = nearest_answers(
+        query_QD[rows], gallery_GD, people_Q[rows], cameras_Q[rows], people_G, cameras_G, most=TOP
+    )
+    queries, found = Thumbs(query, asked, None), Thumbs(gallery, offered, None)
     strips = []
-    for row in worst.tolist():
-        nearest, right = nearest_of(row, query_QD, gallery_GD, query.split, gallery.split)
+    for row, index_K, right_K in zip(worst.tolist(), *(x.tolist() for x in answers), strict=True):
         pictures = [
-            found.of(int(i), bool(mark), f"rank {rank}, {'right' if mark else 'wrong'}: ")
-            for rank, (i, mark) in enumerate(zip(nearest, right, strict=True), 1)
+            found.of(i, right, f"rank {rank}, {'right' if right else 'wrong'}: ")
+            for rank, (i, right) in enumerate(zip(index_K, right_K, strict=True), 1)
+            if i >= 0
         ]
         several = f"{matches[row]} match{'' if matches[row] == 1 else 'es'} in the gallery"
         facts = f"first match at rank {first[row]} · {several}"
-        parts = [Part("query", [asked.of(row)], 1), Part(f"nearest {TOP}", pictures, len(pictures))]
+        parts = [Part("query", [queries.of(row)], 1), Part(f"nearest {TOP}", pictures, len(pictures))]
         strips.append(Strip(f"AP {100 * precision[row]:.1f} %", facts, parts))
     return Sheet(strips, len(answered))
-
-
-def nearest_of(
-    row: int, query_QD: Tensor, gallery_GD: Tensor, query: Split, gallery: Split
-) -> tuple[np.ndarray, np.ndarray]:
-    """The TOP gallery images nearest to a query by the protocol of `query_results`, and which of them match it."""
-    distances = (gallery_GD.square().sum(dim=1) / 2 - gallery_GD @ query_QD[row]).cpu().numpy()
-    same = gallery.identities == query.identities[row]
-    left_out = (gallery.identities == JUNK) | (same & (gallery.cameras == query.cameras[row]))
-    order = np.argsort(np.where(left_out, np.inf, distances), kind="stable")[: min(TOP, int((~left_out).sum()))]
-    return order, same[order]
 
 
 def name_places(positions: Map) -> dict[int, tuple[float, float]]:

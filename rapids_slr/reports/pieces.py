@@ -28,12 +28,12 @@ def document(title: str, body: Sequence[Html | None], rules: str = "") -> Html:
 
 
 def figure(
-    id: str, title: str, body: Any, said: str | None = None, note: str | None = None, wide: str | None = None
+    id: str, title: str, body: Any, lead: str | None = None, note: str | None = None, wide: str | None = None
 ) -> Html:
     """A figure with its heading, what one sees in words, and how to read it."""
     caption = [el("h3", title)]
-    if said:
-        caption.append(el("p", said, class_="lead"))
+    if lead:
+        caption.append(el("p", lead, class_="lead"))
     if note:
         caption.append(el("p", note, class_="note"))
     return el("figure", el("figcaption", caption), body, id=id, class_=wide)
@@ -44,17 +44,17 @@ def absent(id: str, title: str, why: str, wide: str | None = None) -> Html:
     return figure(id, title, el("p", why, class_="absent"), wide=wide)
 
 
-def tile(name: str, value: str, said: str) -> Html:
+def tile(name: str, value: str, detail: str) -> Html:
     """A headline figure."""
-    return el("div", el("span", name), el("b", value), el("span", said), class_="tile")
+    return el("div", el("span", name), el("b", value), el("span", detail), class_="tile")
 
 
 def notice(title: str, items: Sequence[str]) -> Html | None:
     """What a page leaves out, and why; nothing where there are no items."""
     if not items:
         return None
-    said = el("ul", [el("li", item) for item in items])
-    return el("div", el("strong", title), said, class_="missing", role="note")
+    listed = el("ul", [el("li", item) for item in items])
+    return el("div", el("strong", title), listed, class_="missing", role="note")
 
 
 def table(title: str, heads: Sequence[str], body: Sequence[Sequence[str]], text: bool = False) -> Html:
@@ -79,11 +79,6 @@ def scrolled(content: Html, title: str) -> Html:
 
 def score(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f} %"
-
-
-def number(value: float | None) -> str:
-    """A score for a column that says percent."""
-    return "–" if value is None else f"{100 * value:.1f}"
 
 
 def seconds_text(value: float) -> str:

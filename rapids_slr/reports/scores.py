@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rapids_slr.record.columns import WHOLE, Column, column_of, columns_in
 from rapids_slr.record.folder import best_row
 from rapids_slr.reports.gather import Run
 from rapids_slr.reports.markup import Html, el, join
-from rapids_slr.reports.pieces import NO_EPOCH, number, table
+from rapids_slr.reports.pieces import NO_EPOCH, table
 
-SCORES = {"mAP": "mAP, %", "rank1": "rank-1, %", "rank5": "rank-5, %", "rank10": "rank-10, %"}
+NOTHING = "–"
 ORIGINS = el(
     "p",
     "direct: the pre-trained network; direct_bn: the same with BatchNorm re-estimated on the target. Neither was "
@@ -21,55 +22,74 @@ ORIGINS = el(
 
 def last_scores(run: Run) -> dict[str, float]:
     """Scores of the last evaluated epoch; empty before."""
-    return run.summary.get("last") or next((row for row in reversed(run.epochs) if "mAP" in row), {})
+    return run.summary.get("last") or next((row for row in reversed(run.epochs) if run.headline in row), {})
 
 
 def best_scores(run: Run) -> Mapping[str, float]:
-    """The evaluated epoch with the highest mAP; empty before."""
+    """The evaluated epoch with the highest headline; empty before."""
     return best_row(run.epochs) or {}
+
+
+def cell(row: Mapping[str, float], column: Column) -> str:
+    return column.text(row[column.key]) if column.key in row else NOTHING
+
+
+def change_in(row: Mapping[str, float], before: Column, after: Column) -> str:
+    """Two figures of an epoch beside each other."""
+    return f"{cell(row, before)} → {cell(row, after)}" if after.key in row else NOTHING
 
 
 def score_table(runs: Sequence[Run]) -> Html:
     """Scores before adaptation and after, of one run in rows; of several a row a run."""
-    if len(runs) == 1:
-        run, best = runs[0], best_scores(runs[0])
-        rows = [
-            ("direct", run.start.get("direct", {})),
-            ("direct_bn", run.start.get("direct_bn", {})),
-            ("last epoch" if run.finished else "last evaluated", last_scores(run)),
-            (f"best epoch ({best['epoch']:g})" if best else "best epoch", best),
-        ]
-        body = [(name, *(number(scores.get(key)) for key in SCORES)) for name, scores in rows]
-        return join([table("Scores on the test split of the target", ("network", *SCORES.values()), body), ORIGINS])
+    shown = table_of_one(runs[0]) if len(runs) == 1 else table_of_many(runs)
+    return join([shown, ORIGINS])
+
+
+def table_of_one(run: Run) -> Html:
+    best = best_scores(run)
+    rows = {
+        "direct": run.start.get("direct", {}),
+        "direct_bn": run.start.get("direct_bn", {}),
+        "last epoch" if run.finished else "last evaluated": last_scores(run),
+        f"best epoch ({best['epoch']:g})" if best else "best epoch": best,
+    }
+    heads = ("network", *(column.head for column in run.scores))
+    body = [(name, *(cell(row, column) for column in run.scores)) for name, row in rows.items()]
+    return table("Scores on the test split of the target", heads, body)
+
+
+def table_of_many(runs: Sequence[Run]) -> Html:
+    scores = dict.fromkeys(column for run in runs for column in run.scores)
+    headline, ari, clusters = column_of(runs[0].headline), ("raw_ari", "ari"), ("clusters", "refined_clusters")
     body = []
     for run in runs:
-        last, best, row, before = last_scores(run), best_scores(run), run.last, run.start.get("direct_bn", {})
-        gain = f"{100 * (last['mAP'] - before['mAP']):+.1f}" if last and before else "–"
+        last, best, before = last_scores(run), best_scores(run), run.start.get("direct_bn", {})
+        gain = f"{100 * (last[headline.key] - before[headline.key]):+.1f}" if last and before else NOTHING
         body.append(
             (
                 run.name,
-                number(before.get("mAP")),
-                *(number(last.get(key)) for key in SCORES),
+                cell(before, headline),
+                *(cell(last, column) for column in scores),
                 gain,
-                f"{number(best.get('mAP'))} ({best['epoch']:g})" if best else "–",
-                f"{row['raw_ari']:.3f} → {row['ari']:.3f}" if "ari" in row else "–",
-                f"{row['clusters']:g} → {row['refined_clusters']:g}" if row else "–",
-                f"{sum(row.get('seconds/epoch', 0.0) for row in run.epochs):.1f}",
+                f"{cell(best, headline)} ({best['epoch']:g})" if best else NOTHING,
+                change_in(run.last, *map(column_of, ari)),
+                change_in(run.last, *map(column_of, clusters)),
+                column_of(WHOLE).text(sum((row.get(WHOLE, 0.0) for row in run.epochs), 0.0)),
                 run.state,
             )
         )
     heads = (
         "run",
-        "direct_bn mAP, %",
-        *(f"last {name}" for name in SCORES.values()),
+        f"direct_bn {headline.head}",
+        *(f"last {column.head}" for column in scores),
         "gain, points",
-        "best mAP, % (epoch)",
+        f"best {headline.head} (epoch)",
         "ARI raw → refined",
         "clusters raw → refined",
         "adaptation, s",
         "state",
     )
-    return join([table("Scores on the test split of the target", heads, body), ORIGINS])
+    return table("Scores on the test split of the target", heads, body)
 
 
 def settings_that_differ(runs: Sequence[Run]) -> Html:
@@ -93,33 +113,18 @@ def flattened(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
     return found
 
 
-EPOCH_COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
-    ("epoch", "epoch", lambda x: f"{x:g}"),
-    ("mAP", "mAP, %", lambda x: f"{100 * x:.1f}"),
-    ("rank1", "rank-1, %", lambda x: f"{100 * x:.1f}"),
-    ("clusters", "clusters", lambda x: f"{x:g}"),
-    ("refined_clusters", "refined", lambda x: f"{x:g}"),
-    ("outliers", "outliers", lambda x: f"{x:g}"),
-    ("rescued", "rescued", lambda x: f"{x:g}"),
-    ("rescued_rightly", "of them right, %", lambda x: f"{100 * x:.0f}"),
-    ("left_out", "left out", lambda x: f"{x:g}"),
-    ("raw_ari", "ARI raw", lambda x: f"{x:.3f}"),
-    ("ari", "ARI", lambda x: f"{x:.3f}"),
-    ("raw_nmi", "NMI raw", lambda x: f"{x:.3f}"),
-    ("nmi", "NMI", lambda x: f"{x:.3f}"),
-    ("purity", "purity, %", lambda x: f"{100 * x:.1f}"),
-    ("false_pairs", "false pairs, %", lambda x: f"{100 * x:.1f}"),
-    ("missed_pairs", "missed pairs, %", lambda x: f"{100 * x:.1f}"),
-    ("ari_prev", "ARI with last", lambda x: f"{x:.3f}"),
-    ("cluster_images", "images a cluster", lambda x: f"{x:.1f}"),
-    ("cluster_cameras", "cameras a cluster", lambda x: f"{x:.1f}"),
-    ("seconds/epoch", "seconds", lambda x: f"{x:.1f}"),
+EPOCH_KEYS = (
+    *("clusters", "refined_clusters", "outliers", "rescued", "rescued_rightly", "left_out"),
+    *("raw_ari", "ari", "raw_nmi", "nmi", "purity", "false_pairs", "missed_pairs", "ari_prev"),
+    *("cluster_images", "cluster_cameras", WHOLE),
 )
+"""Columns of the table of epochs, after those of the task."""
 
 
 def epoch_table(run: Run) -> Html:
     """All epochs in numbers, folded."""
-    shown = [column for column in EPOCH_COLUMNS if any(column[0] in row for row in run.epochs)]
-    body = [tuple(say(row[key]) if key in row else "–" for key, _, say in shown) for row in run.epochs]
-    content = table(f"Epochs of {run.name}", [name for _, name, _ in shown], body) if body else el("p", NO_EPOCH)
+    columns = [column_of("epoch"), *columns_in(run.epochs, "scores"), *map(column_of, EPOCH_KEYS)]
+    shown = [column for column in columns if any(column.key in row for row in run.epochs)]
+    body = [tuple(cell(row, column) for column in shown) for row in run.epochs]
+    content = table(f"Epochs of {run.name}", [column.head for column in shown], body) if body else el("p", NO_EPOCH)
     return el("details", el("summary", f"All epochs of {run.name} in numbers"), content)

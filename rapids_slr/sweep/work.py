@@ -176,8 +176,8 @@ class Child:
         if code < 0:
             hint = ", as where memory runs out" if code == -signal.SIGKILL else ""
             return f"ended by {signal.Signals(-code).name}{hint}; see {self.log}"
-        said = errors[-1].strip() if errors else (text.splitlines() or ["nothing was written"])[-1]
-        return f"exit code {code}: {said}; see {self.log}"
+        reason = errors[-1].strip() if errors else (text.splitlines() or ["nothing was written"])[-1]
+        return f"exit code {code}: {reason}; see {self.log}"
 
 
 @dataclass

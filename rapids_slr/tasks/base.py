@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
+from rapids_slr.record.columns import Column, add_columns
 from rapids_slr.settings.base import Section
 
 if TYPE_CHECKING:
@@ -15,11 +16,6 @@ if TYPE_CHECKING:
 
 class Task(Protocol):
     """How a network is scored."""
-
-    scores: Sequence[str]
-    """Columns that `evaluate` gives, fractions; the order of screen and summary."""
-    headline: str
-    """The column that says how good an epoch is, of `scores`."""
 
     def read(self, images: RunImages) -> None:
         """Decode what tests the network, so that bad data stops a run before it trains."""
@@ -32,11 +28,19 @@ class Task(Protocol):
 
         Args:
             embed: gives the features (N, D) of images, float32 unit rows where the images are trained on.
+        Returns: a fraction for each of the section's `scores`; fewer, or none, where images do not tell them.
         """
 
 
 class TaskSpec(Section):
     """What the network is for."""
+
+    scores: ClassVar[tuple[Column, ...]]
+    """The columns that an evaluation gives, fractions, in the order of screen and summary."""
+    headline: ClassVar[str]
+    """The key of `scores` that says how good an epoch is."""
+    on_screen: ClassVar[tuple[str, ...]]
+    """The keys that an epoch's line on the screen has."""
 
     def build(self) -> Task:
         raise NotImplementedError
@@ -47,6 +51,14 @@ class ReIDSpec(TaskSpec):
 
     name: Literal["reid"] = "reid"
     """Re-identification: query and gallery."""
+    scores = add_columns(
+        Column("mAP", "mAP", "%", "scores", "more"),
+        Column("rank1", "rank-1", "%", "scores", "more"),
+        Column("rank5", "rank-5", "%", "", "more"),
+        Column("rank10", "rank-10", "%", "", "more"),
+    )
+    headline = "mAP"
+    on_screen = ("mAP", "rank1")
 
     def build(self) -> Task:
         from rapids_slr.tasks.reid import ReID

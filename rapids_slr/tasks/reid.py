@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rapids_slr.data.images import Images, RunImages
 from rapids_slr.evaluation.retrieval import retrieval_scores
+from rapids_slr.tasks.base import ReIDSpec
 
 
 class Test(NamedTuple):
@@ -19,9 +20,6 @@ class Test(NamedTuple):
 
 class ReID:
     """Query and gallery of the target; their identities and cameras are looked at here and nowhere else."""
-
-    scores = ("mAP", "rank1", "rank5", "rank10")
-    headline = "mAP"
 
     def __init__(self) -> None:
         self._test: Test | None = None
@@ -42,7 +40,10 @@ class ReID:
         """mAP and CMC as fractions."""
         query, gallery = self.test(images)
         query_QD, gallery_GD = embed(query), embed(gallery)
-        labels = (query.split.identities, query.split.cameras, gallery.split.identities, gallery.split.cameras)
-        on_device = (torch.as_tensor(each).to(query_QD.device) for each in labels)
-        found = retrieval_scores(query_QD, gallery_GD, *on_device)
-        return {name: found[name] for name in self.scores}
+        identities_Q, cameras_Q, identities_G, cameras_G = (
+            torch.as_tensor(labels).to(query_QD.device)
+            for part in (query, gallery)
+            for labels in (part.split.identities, part.split.cameras)
+        )
+        found = retrieval_scores(query_QD, gallery_GD, identities_Q, cameras_Q, identities_G, cameras_G)
+        return {column.key: found[column.key] for column in ReIDSpec.scores}

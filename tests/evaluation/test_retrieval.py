@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rapids_slr.errors import InputError
-from rapids_slr.evaluation import query_results, retrieval_scores
+from rapids_slr.evaluation import nearest_answers, query_results, retrieval_scores
 from tests.reference import reid_metrics
 
 seeds = st.integers(0, 2**16)
@@ -146,3 +146,22 @@ def test_an_identity_may_fill_the_gallery():
     assert results.matches.tolist() == [2, 3]
     assert results.average_precision.tolist() == [1.0, 1.0]
     assert retrieval_scores(*tensors(lists)) == reid_metrics.scores(*lists)
+
+
+@given(seeds, st.integers(1, 6), st.integers(1, 20), st.sampled_from([1, 3, 50]))
+@example(0, 6, 20, 50)
+def test_the_nearest_answers_are_those_that_a_plain_ranking_starts_with(seed, queries, gallery, most):
+    lists = case(seed, queries, gallery, cameras=2)
+    index_QK, right_QK = nearest_answers(*tensors(lists), most)
+    for row, (query, identity, camera) in enumerate(zip(lists[0], *lists[2:4], strict=True)):
+        offered = [
+            (sum((a - b) ** 2 for a, b in zip(query, features, strict=True)), i)
+            for i, features in enumerate(lists[1])
+            if lists[4][i] != -1 and not (lists[4][i] == identity and lists[5][i] == camera)
+        ]
+        expected = [i for _, i in sorted(offered)[:most]]
+        found = [i for i in index_QK[row].tolist() if i >= 0]
+        assert found == expected
+        assert index_QK[row, len(found) :].eq(-1).all()
+        right = [identity > 0 and lists[4][i] == identity for i in found]
+        assert right_QK[row].tolist() == right + [False] * (index_QK.shape[1] - len(right))

@@ -111,7 +111,7 @@ def test_forward_values_are_those_of_torchvision_without_the_relu(weights_of_res
 
 
 def test_ibn_has_the_names_and_shapes_of_the_official_file():
-    network = backbones.NETWORKS["ibn_resnet50_a"](ModelSpec())
+    network = backbones.ibn_resnet50_a(ModelSpec())
     assert set(network.state_dict()) == official_ibn_names()
     assert network.layer3[5].bn1.IN.num_features == network.layer3[5].bn1.BN.num_features == 128
     assert isinstance(network.layer4[0].bn1, nn.BatchNorm2d)
@@ -207,7 +207,7 @@ def test_a_file_without_tensors_by_name_is_refused(tmp_path):
 
 
 def test_imagenet_loads_the_official_file_by_its_url(monkeypatch):
-    network = backbones.NETWORKS["ibn_resnet50_a"](ModelSpec())
+    network = backbones.ibn_resnet50_a(ModelSpec())
     asked = []
 
     def download(url, **settings):

@@ -16,6 +16,7 @@ from rapids_slr.record.folder import RunFolder
 from rapids_slr.record.rows import cluster_means, label_table
 from rapids_slr.record.tables import cluster_statistics, data_frames, manifest, table
 from rapids_slr.refinement import SLR
+from rapids_slr.refinement.none import Unrefined
 
 COLUMNS = ["sample", "path", "camera", "previous", "cluster", "refined", "confidence"]
 
@@ -47,7 +48,7 @@ def test_a_label_table_row_by_row(split, tmp_path):
 
 def test_without_refinement_labels_are_sure_and_have_no_past(split):
     labels = torch.arange(40, dtype=torch.int32) % 5 - 1
-    rows = label_table(split, None, labels, labels, None)
+    rows = label_table(split, None, labels, labels, Unrefined(labels))
     assert (rows["previous"] == -1).all()
     assert rows["confidence"].tolist() == [0.0 if label < 0 else 1.0 for label in labels]
     assert rows["confidence"].dtype == np.float32
@@ -84,8 +85,8 @@ def test_statistics_of_clusters_by_hand(split):
 
 def test_without_a_cluster_there_are_no_means(split):
     nothing = torch.full((40,), -1, dtype=torch.int32)
-    assert cluster_means(label_table(split, None, nothing, nothing, None)) == {}
-    assert len(cluster_statistics(label_table(split, None, nothing, nothing, None))) == 0
+    assert cluster_means(label_table(split, None, nothing, nothing, Unrefined(nothing))) == {}
+    assert len(cluster_statistics(label_table(split, None, nothing, nothing, Unrefined(nothing)))) == 0
 
 
 class OfGpu:

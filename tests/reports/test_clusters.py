@@ -76,7 +76,7 @@ def test_clusters_that_stay_lie_on_the_diagonal_whatever_their_numbers():
     cluster = np.where(gone, -1, rng.permutation(20)[previous])
     drawn = matrix_of(refinement(epoch(previous, cluster), RefineSpec()))
     assert sorted((row, column) for row, column, _, _ in drawn.cells) == [(i, i) for i in range(20)]
-    assert drawn.told == "20 of 20 clusters go to one cluster alone"
+    assert drawn.summary == "20 of 20 clusters go to one cluster alone"
 
 
 def test_many_clusters_share_squares(monkeypatch):

@@ -17,16 +17,15 @@ from PIL import Image
 
 from rapids_slr.cli import main
 from rapids_slr.data import ImageStore, Split
-from rapids_slr.data.images import Images
 from rapids_slr.errors import InputError, RunError
-from rapids_slr.evaluation import query_results
+from rapids_slr.record.columns import Column, column_of
 from rapids_slr.reports import try_report, write_report
 from rapids_slr.reports.charts import FIGURES
 from rapids_slr.reports.clusters import EpochLabels
 from rapids_slr.reports.figures import RUN_FIGURES
 from rapids_slr.reports.gather import gather_run
 from rapids_slr.reports.page import page_of
-from rapids_slr.reports.pictures import OF_CLUSTER, TOP, Map, Thumbs, cluster_sheet, hues, nearest_of, picture
+from rapids_slr.reports.pictures import OF_CLUSTER, TOP, Map, Thumbs, cluster_sheet, hues, picture
 from rapids_slr.settings.specfile import dump_spec, load_spec
 from tests.conftest import TINY
 from tests.reports.conftest import Page
@@ -110,6 +109,34 @@ def test_figures_show_the_numbers_of_the_run(report, finished):
     assert f"mAP, epoch 0: {100 * summary['direct']['mAP']:.1f} %" in page.text["scores"]
     assert "pairs_per_image: 3" in page.text["run1-settings"]
     assert "training" in page.text["time"]
+
+
+def test_every_column_of_a_run_has_a_name(finished):
+    for name in ("metrics.jsonl", "pretrain.jsonl"):
+        rows = [json.loads(line) for line in (finished / name).read_text().splitlines()]
+        assert [key for row in rows for key in row if column_of(key) == Column(key, key) and key != "epoch"] == []
+
+
+def test_every_loss_term_has_its_curve(copied):
+    """Those of the host, whether or not this program knows them."""
+    rows = [json.loads(line) for line in (copied / "metrics.jsonl").read_text().splitlines()]
+    extra = {"loss/teacher_ce": 0.625, "loss/foreign": 3.5}
+    (copied / "metrics.jsonl").write_text("".join(json.dumps(row | extra) + "\n" for row in rows))
+    losses = Page(write_report([copied]).read_text()).text["losses"]
+    for term in ("ce", "soft", "triplet"):
+        assert f"{term}, epoch 3: {rows[-1][f'loss/{term}']:.3g}" in losses
+    assert "teacher_ce, epoch 3: 0.625" in losses
+    assert "teacher_ce: cross entropy of the teacher with the labels" in losses
+    assert "foreign, epoch 3: 3.5" in losses
+    assert losses.count("Less is better.") == 1
+
+
+def test_the_report_opens_no_session(copied, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("a session was opened to read a folder")
+
+    monkeypatch.setattr("rapids_slr.session.Session.__init__", refuse)
+    assert not gather_run(copied).faults
 
 
 def test_a_contact_sheet_has_every_cluster(report, finished):
@@ -300,8 +327,8 @@ def test_hostile_names_stay_text(finished, monkeypatch):
             for part in strip.parts:
                 object.__setattr__(part, "name", HOSTILE)
                 for thumb in part.thumbs:
-                    object.__setattr__(thumb, "told", HOSTILE)
-    run.pictures.map.told[:] = [HOSTILE] * len(run.pictures.map.told)
+                    object.__setattr__(thumb, "description", HOSTILE)
+    run.pictures.map.tips[:] = [HOSTILE] * len(run.pictures.map.tips)
     other = gather_run(finished)
     other.name = HOSTILE + "2"
     for runs in ([run], [run, other]):
@@ -369,27 +396,6 @@ def test_the_same_run_twice_has_two_names(finished, tmp_path):
 # Pieces ---------------------------------------------------------------------------------------------------------------
 
 
-def test_the_nearest_images_are_those_of_the_evaluation():
-    """The first match and its rank agree with what scores are computed from, for every query."""
-    generator = torch.Generator().manual_seed(0)
-    query_QD, gallery_GD = (torch.randn(n, 5, generator=generator) for n in (12, 40))
-    draw = np.random.default_rng(0)
-    query = Split(("",) * 12, draw.integers(1, 5, 12, np.int32), draw.integers(1, 3, 12, np.int32))
-    gallery = Split(("",) * 40, draw.integers(-1, 5, 40, np.int32), draw.integers(1, 3, 40, np.int32))
-    results = query_results(
-        query_QD, gallery_GD, *(torch.from_numpy(x) for s in (query, gallery) for x in (s.identities, s.cameras))
-    )
-    for row in range(12):
-        nearest, right = nearest_of(row, query_QD, gallery_GD, query, gallery)
-        assert len(nearest) == TOP
-        assert (gallery.identities[nearest] >= 0).all()
-        same = gallery.identities[nearest] == query.identities[row]
-        assert (right == same).all()
-        assert (gallery.cameras[nearest[same]] != query.cameras[row]).all()
-        first = int(results.first_match[row])
-        assert right.argmax() + 1 == first if 0 < first <= TOP else not right.any()
-
-
 def test_wrong_images_of_a_cluster_are_marked_and_shown_beside_right_ones():
     """Cluster 0 holds 3 images of one identity and 20 of another, cluster 1 one identity, cluster 2 two and one."""
     refined = np.repeat([0, 0, 1, 2, 2, -1], [3, 20, 5, 2, 1, 4]).astype(np.int32)
@@ -399,18 +405,18 @@ def test_wrong_images_of_a_cluster_are_marked_and_shown_beside_right_ones():
     cameras = np.arange(N, dtype=np.int32) % 2
     labels = EpochLabels(1, list(names), cameras, refined, refined, refined, np.ones(N, np.float32))
     store = ImageStore(torch.zeros(N, 1, 8, 8, dtype=torch.uint8), torch.device("cpu"))
-    images = Images(Split(names, identity, cameras), store)
+    split = Split(names, identity, cameras)
 
-    sheet = cluster_sheet(labels, np.arange(N), Thumbs(images, identity))
+    sheet = cluster_sheet(labels, np.arange(N), Thumbs(split, store, identity))
     assert [(strip.title, strip.facts) for strip in sheet.strips] == [
         ("cluster 0", "23 images · 3 wrong · 2 cameras"),
         ("cluster 2", "3 images · 1 wrong · 2 cameras"),
         ("cluster 1", "5 images · one identity · 2 cameras"),
     ]
-    wrong = [{t.told.split(".")[0] for t in s.parts[0].thumbs if t.right is False} for s in sheet.strips]
+    wrong = [{t.description.split(".")[0] for t in s.parts[0].thumbs if t.right is False} for s in sheet.strips]
     assert wrong == [{"0", "1", "2"}, {"30"}, set()]
     assert [len(strip.parts[0].thumbs) for strip in sheet.strips] == [OF_CLUSTER, 3, 5]
-    unknown = cluster_sheet(labels, np.arange(N), Thumbs(images, None))
+    unknown = cluster_sheet(labels, np.arange(N), Thumbs(split, store, None))
     assert [strip.title for strip in unknown.strips] == ["cluster 0", "cluster 1", "cluster 2"]
     assert all(thumb.right is None for strip in unknown.strips for thumb in strip.parts[0].thumbs)
 
