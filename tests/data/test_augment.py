@@ -16,10 +16,10 @@ from rapids_slr.data.augment import (
     random_draws,
     warp,
 )
-from rapids_slr.settings.spec import AugmentSpec, DataSpec, DomainSpec
+from rapids_slr.settings.spec import AugmentSpec, StoredSpec
 from tests.data.handmade import needs_gpu, noise
 
-DATA = DataSpec(target=DomainSpec(path="-"), height=24, width=16)
+DATA = StoredSpec(height=24, width=16)
 RAW = DATA.model_copy(update={"mean": [0.0], "std": [1 / 255]})  # normalised pixels are the pixels
 STILL = AugmentSpec(flip=0, pad=0, erase=0)
 PIXELS = torch.from_numpy(noise(12, 3, 24, 16))

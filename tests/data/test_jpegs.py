@@ -20,7 +20,7 @@ from rapids_slr.data import store as store_module
 from rapids_slr.data.decode import decode, decode_jpegs, decode_or_fault, decodes_jpegs
 from rapids_slr.data.faults import Fault
 from rapids_slr.errors import InputError
-from rapids_slr.settings.spec import DataSpec, DomainSpec
+from rapids_slr.settings.spec import DomainSpec, StoredSpec
 from tests.data.handmade import make_files, png
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torchvision")
@@ -30,8 +30,8 @@ GREY = {"channels": 1, "mean": [0.0], "std": [1.0]}
 NAMES = [f"000{number}_c1s1_00000{number}_00.jpg" for number in range(1, 8)]
 
 
-def data(**settings) -> DataSpec:
-    return DataSpec.model_validate({"target": DomainSpec(path="-"), "height": 32, "width": 16, **settings})
+def data(**settings) -> StoredSpec:
+    return StoredSpec.model_validate({"height": 32, "width": 16, **settings})
 
 
 def picture(mode: str = "RGB", size: tuple[int, int] = (24, 48), seed: int = 0) -> Image.Image:

@@ -15,14 +15,14 @@ from rapids_slr.data import ImageStore, load_images, read_domain
 from rapids_slr.data import store as store_module
 from rapids_slr.data.decode import decode
 from rapids_slr.errors import InputError
-from rapids_slr.settings.spec import DataSpec, DomainSpec
+from rapids_slr.settings.spec import DomainSpec, StoredSpec
 from tests.data.handmade import MARKET, make_files, needs_gpu, noise, png
 
 CPU = torch.device("cpu")
 
 
-def data(**settings) -> DataSpec:
-    return DataSpec.model_validate({"target": DomainSpec(path="-"), "height": 16, "width": 16, **settings})
+def data(**settings) -> StoredSpec:
+    return StoredSpec.model_validate({"height": 16, "width": 16, **settings})
 
 
 GREY = noise(20, 16)

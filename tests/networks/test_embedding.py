@@ -9,9 +9,9 @@ from rapids_slr.data import ImageStore, augment, normalise
 from rapids_slr.errors import RunError
 from rapids_slr.networks.embed import embed
 from rapids_slr.networks.two_branch import TwoBranch
-from rapids_slr.settings.spec import AugmentSpec, DataSpec, FeatureSpec, ModelSpec
+from rapids_slr.settings.spec import AugmentSpec, FeatureSpec, ModelSpec, StoredSpec
 
-DATA = DataSpec.model_validate({"target": {"path": "unused"}, "height": 16, "width": 16})
+DATA = StoredSpec.model_validate({"height": 16, "width": 16})
 AUGMENT = AugmentSpec(pad=3)
 N = 10
 
