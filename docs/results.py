@@ -18,13 +18,13 @@ import yaml
 from matplotlib.figure import Figure as Drawing
 
 from rapids_slr.sweep.folder import Results
-from rapids_slr.sweep.plot import COLOURS, STYLE, epoch_means
 from rapids_slr.sweep.table import (
     STARTS,
     Difference,
     Figure,
     compare,
     difference_text,
+    epoch_means,
     figures_of,
     over_epochs,
     score_figure,
@@ -54,6 +54,9 @@ COMPARED = slice(1, None)
 LAST = slice(-1, None)
 MAP, ARI = score_figure("mAP"), over_epochs("ari", COMPARED)
 NOTHING = "–"
+STYLE: Any = {"svg.hashsalt": "rapids_slr", "font.size": 9, "axes.titlesize": 10, "legend.fontsize": 8}
+COLOURS = ("#8a8a8a", "#1b6ca8", "#c0562c", "#5b9a4b", "#8e5ea2", "#c9a227", "#2a9d9d", "#b5477a")
+"""Of the methods in their order."""
 
 Found = Mapping[str, Any]
 """What the files hold, by name; files that are not there are left out."""

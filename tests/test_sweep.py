@@ -6,6 +6,7 @@ import fcntl
 import itertools
 import json
 import os
+import re
 import shlex
 import signal
 import statistics
@@ -25,16 +26,18 @@ from rapids_slr import run
 from rapids_slr.cli import main
 from rapids_slr.errors import InputError
 from rapids_slr.record.folder import RunFolder
+from rapids_slr.reports.style import DARK, LIGHT
 from rapids_slr.settings.spec import RunSpec
 from rapids_slr.settings.specfile import SpecError, dump_yaml, embedded_specs, load_spec
 from rapids_slr.sweep import plan, work
 from rapids_slr.sweep.folder import SweepFolder
 from rapids_slr.sweep.plan import load_sweep, pretraining_of
-from rapids_slr.sweep.plot import draw, epoch_means
+from rapids_slr.sweep.plot import GREY, axis_of, colour_of, difference_parts, differences_in, draw, plot_of
 from rapids_slr.sweep.table import (
     compare,
     difference_of,
     differences,
+    epoch_means,
     figures_of,
     markdown,
     over_epochs,
@@ -839,11 +842,53 @@ def test_the_plot_is_drawn_again_alike(results, here):
     text = (here / "one.svg").read_text()
     ElementTree.fromstring(text)
     for words in ("slr", "odd", "there", "all pairs", "mAP − abmt, points, logarithmic beyond 5", "direct_bn"):
-        assert f"<!-- {words} -->" in text
+        assert f">{words}</text>" in text
     results["runs"] = [run for run in results["runs"] if run["method"] == "abmt"]
     results["methods"] = ["abmt"]  # nothing to compare with
     draw(results, here / "one.svg")
-    assert "<!-- mAP − abmt, points -->" in (here / "one.svg").read_text()
+    assert ">mAP − abmt, points</text>" in (here / "one.svg").read_text()
+
+
+def test_the_plot_shows_means_intervals_and_seeds_where_they_lie(results):
+    """In the panel of a pair: the dots of slr, a line over its interval, and a diamond between."""
+    results["runs"] = [run for run in results["runs"] if run["method"] in ("abmt", "slr")]
+    results["methods"] = ["abmt", "slr"]
+    (row,) = differences_in(results, "there")
+    axis = axis_of(row.values())
+    drawn = "".join(difference_parts([row], axis, 1, "points"))
+    dots = [float(x) for x in re.findall(r'<circle[^>]* cx="([\d.]+)"', drawn)]
+    assert dots == pytest.approx([axis.x_of(100 * value) for value in row.by_seed.values()], abs=0.01)
+    low, high = map(float, re.search(r'<line x1="([\d.]+)" x2="([\d.]+)"[^>]* class="line"', drawn).groups())
+    expected = stats.ttest_1samp([100 * value for value in row.by_seed.values()], 0).confidence_interval(0.95)
+    assert (low, high) == pytest.approx((axis.x_of(expected.low), axis.x_of(expected.high)), abs=0.01)
+    diamond = [float(x) for x in re.findall(r"([\d.]+),", re.search(r'<polygon points="([^"]*)"', drawn)[1])]
+    assert statistics.fmean([max(diamond), min(diamond)]) == pytest.approx(axis.x_of(100 * row.mean.mean), abs=0.1)
+    assert all(f"seed {seed}: {100 * value:+.2f} points" in drawn for seed, value in row.by_seed.items())
+
+
+def test_far_differences_are_logarithmic_and_near_ones_to_scale():
+    near, far = axis_of([-3.0, 9.0]), axis_of([-3.0, 60.0])
+    assert (near.logarithmic, far.logarithmic) == (False, True)
+    assert near.x_of(4) - near.x_of(2) == pytest.approx(near.x_of(8) - near.x_of(6))
+    assert far.x_of(4) - far.x_of(2) == pytest.approx(far.x_of(0) - far.x_of(-2))
+    assert far.x_of(50) - far.x_of(5) == pytest.approx(far.x_of(5) - far.x_of(0))
+    assert {0, 2, 5, 10, 20, 50} <= set(far.ticks)
+    assert axis_of([]).ticks
+
+
+def test_methods_beyond_the_hues_differ_from_those_before():
+    colours = [colour_of(place) for place in range(20)]
+    assert len(set(colours)) == 20
+    assert [place for place, colour in enumerate(colours) if colour == GREY] == [0]
+
+
+def test_the_plot_stands_alone_in_light_and_dark(results):
+    text = plot_of(results)
+    assert "var(" not in text  # few viewers but browsers know variables
+    light, dark = text.split("@media (prefers-color-scheme:dark){")
+    assert LIGHT["page"] in light
+    assert DARK["page"] in dark
+    assert not re.search(r"url\(|href|<script", text)
 
 
 def test_numbers_survive_the_file(results, here):

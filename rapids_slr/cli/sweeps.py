@@ -57,29 +57,18 @@ def sweep(
     if out is None and (resume or table or file is None):
         raise InputError("name the folder of the sweep with --out DIR" if file else "give a sweep file, or --out DIR")
     if table:
-        from rapids_slr.sweep.folder import SweepFolder
-
         assert out is not None
-        show(SweepFolder(out), SweepFolder(out).read_results())
+        show_again(out)
         return
 
     from rapids_slr.sweep.plan import load_sweep
 
     plan = load_sweep(sweep_file(file, out, resume), [*(changes or ()), *([f"device={device}"] if device else ())])
     folder = out or Path("runs") / f"{plan.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-
-    from rapids_slr.sweep.folder import SweepFolder
-    from rapids_slr.sweep.work import failures, run_sweep
-
     if dry_run:
-        if resume:
-            SweepFolder(folder).may_use(plan, resume)
-        list_runs(plan, SweepFolder(folder))
-        return
-    results = run_sweep(plan, folder, resume, jobs)
-    show(SweepFolder(folder), results)
-    if fault := failures(results):
-        raise fault
+        list_runs(plan, folder, resume)
+    else:
+        do_runs(plan, folder, resume, jobs)
 
 
 def sweep_file(file: str | None, out: Path | None, resume: bool) -> str | Path:
@@ -92,6 +81,28 @@ def sweep_file(file: str | None, out: Path | None, resume: bool) -> str | Path:
     if not (out / "sweep.yaml").is_file():
         raise InputError(f"{out} holds no sweep (no sweep.yaml); name the folder of one, or give a sweep file")
     return out / "sweep.yaml"
+
+
+def do_runs(plan: Sweep, path: Path, resume: bool, jobs: int | None) -> None:
+    """Run what is left, and show the results.
+
+    Raises: RunError naming the runs that failed, after the others.
+    """
+    from rapids_slr.sweep.folder import SweepFolder
+    from rapids_slr.sweep.work import failures, run_sweep
+
+    results = run_sweep(plan, path, resume, jobs)
+    show(SweepFolder(path), results)
+    if fault := failures(results):
+        raise fault
+
+
+def show_again(path: Path) -> None:
+    """Show the results of a sweep that ran before."""
+    from rapids_slr.sweep.folder import SweepFolder
+
+    folder = SweepFolder(path)
+    show(folder, folder.read_results())
 
 
 def show(folder: SweepFolder, results: Results) -> None:
@@ -108,11 +119,15 @@ def show(folder: SweepFolder, results: Results) -> None:
     print("\n".join([*legend(results), str(folder.path)]))
 
 
-def list_runs(plan: Sweep, folder: SweepFolder) -> None:
+def list_runs(plan: Sweep, path: Path, resume: bool) -> None:
     """What is done and what is left, in order, and what each method changes."""
+    from rapids_slr.sweep.folder import SweepFolder
     from rapids_slr.sweep.plan import in_words
     from rapids_slr.sweep.work import jobs_of, missing_files
 
+    folder = SweepFolder(path)
+    if resume:
+        folder.may_use(plan, resume)
     changes = {(run.pair, run.method): run.changes for run in plan.runs}
     for (pair, method), changed in changes.items():
         what = ", ".join(f"{key}: {in_words(value)}" for key, value in changed.items()) or "the base spec"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rapids_slr.profiling.compare import verdict
 from rapids_slr.profiling.report import amount, change_table, milliseconds, notes, share, tables
-from rapids_slr.reports.drawings import WIDTH, svg, swatches, ticks
+from rapids_slr.reports.drawings import WIDTH, linear, svg, swatches, ticks
 from rapids_slr.reports.markup import Html, el, join
 from rapids_slr.reports.pieces import document, figure, table
 
@@ -45,8 +46,8 @@ def page_of(result: Mapping[str, Any], other: Mapping[str, Any] | None = None) -
     )
     sections = [table(heading, *rows) for heading, rows in tables(result).items()]
     if other is not None:
-        told = el("ul", [el("li", line) for line in verdict(result, other)], class_="notes soft")
-        sections.append(join([table("compared: this profile / the other", *change_table(result, other)), told]))
+        verdicts = el("ul", [el("li", line) for line in verdict(result, other)], class_="notes soft")
+        sections.append(join([table("compared: this profile / the other", *change_table(result, other)), verdicts]))
     sections.append(_ways(result))
     facts = [(key, str(value)) for key, value in environment.items()]
     sections.append(table("machine and versions", ("what", "value"), facts, text=True))
@@ -96,7 +97,7 @@ def _lanes(spans: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Html:
     first, last = _start(spans), _end(spans)
     size, unit = (1.0, "seconds") if last - first >= 1 else (1e-3, "milliseconds")
     left, right = 96, WIDTH - 56
-    x_of = _line(first, last, left, right)
+    x_of = linear(first, last, left, right)
     top, bottom = 20, 20 + LANE * len(names)
     parts: list[Html] = []
     for tick in (tick for tick in ticks(0, (last - first) / size) if first + tick * size <= last):
@@ -110,88 +111,136 @@ def _lanes(spans: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Html:
         own = [span for span in spans if span["stage"] == name]
         parts.append(el("text", name, x=left - 8, y=y + 14, text_anchor="end", class_="name"))
         for span in own:
-            said = f"{name}: {milliseconds(span['seconds'])} ms from {span['start']:.3f} s"
+            tip = f"{name}: {milliseconds(span['seconds'])} ms from {span['start']:.3f} s"
             wide = max(1.5, x_of(first + span["seconds"]) - left)
             parts.append(
-                el("rect", el("title", said), x=x_of(span["start"]), y=y + 3, width=wide, height=LANE - 6,
+                el("rect", el("title", tip), x=x_of(span["start"]), y=y + 3, width=wide, height=LANE - 6,
                    class_=_hue(name))
             )  # fmt: skip
         seconds = sum(span["seconds"] for span in own)
         parts.append(el("text", milliseconds(seconds), x=WIDTH - 4, y=y + 14, text_anchor="end"))
-    told = f"Time line of one repetition, in {unit}: " + ", ".join(
+    label = f"Time line of one repetition, in {unit}: " + ", ".join(
         f"{span['stage']} from {(span['start'] - first) / size:.3g} for {span['seconds'] / size:.3g}" for span in spans
     )
-    return svg(WIDTH, bottom + 38, told, parts)
+    return svg(WIDTH, bottom + 38, label, parts)
 
 
 # The roofline ---------------------------------------------------------------------------------------------------------
 
 
-def _roofline_figure(result: Mapping[str, Any]) -> Html:
-    """FLOP a second over FLOP a byte, logarithmic, under what the machine was seen to do."""
-    roof = result["roofline"]
-    bandwidth, peaks = roof["bytes_per_second"], roof["flop_per_second"]
+ROOF_LEFT, ROOF_RIGHT, ROOF_TOP, ROOF_BOTTOM, ROOF_HEIGHT = 50, WIDTH - 12, 22, 286, 330
+"""The frame of the roofline, and the height of the drawing."""
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """What the machine was seen to do, the stages beneath it, and decades around both.
+
+    Args:
+        placed: stage -> FLOP a byte, FLOP a second, and what else is known of it.
+        x_decades, y_decades: first and last power of ten.
+    """
+
+    bandwidth: float
+    peaks: Mapping[str, float]
+    placed: Mapping[str, tuple[float, float, Mapping[str, Any]]]
+    x_decades: tuple[int, int]
+    y_decades: tuple[int, int]
+
+    def x_of(self, power: float) -> float:
+        return linear(*self.x_decades, ROOF_LEFT, ROOF_RIGHT)(power)
+
+    def y_of(self, power: float) -> float:
+        return linear(*self.y_decades, ROOF_BOTTOM, ROOF_TOP)(power)
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        """Where FLOP a byte and FLOP a second lie."""
+        return self.x_of(math.log10(x)), self.y_of(math.log10(y))
+
+
+def _roofline_of(result: Mapping[str, Any]) -> Roofline:
+    bandwidth, peaks = result["roofline"]["bytes_per_second"], result["roofline"]["flop_per_second"]
     placed = {
         name: (stage["flop"] / stage["bytes"], stage["flop"] / stage["seconds"]["median"], stage)
         for name, stage in result["stages"].items()
         if stage["flop"] and stage["bytes"]
     }
-    ridges = [peak / bandwidth for peak in peaks.values()]
-    xs = [x for x, _, _ in placed.values()] + ridges
+    xs = [x for x, _, _ in placed.values()] + [peak / bandwidth for peak in peaks.values()]
     ys = [y for _, y, _ in placed.values()] + list(peaks.values())
-    low_x, high_x = math.floor(math.log10(min(xs))), math.ceil(math.log10(max(xs) * 2))
-    low_y, high_y = math.floor(math.log10(min(ys))), math.ceil(math.log10(max(ys) * 1.2))
-    left, right, top, high = 50, WIDTH - 12, 22, 330
-    bottom = high - 44
-    x_of, y_of = _line(low_x, high_x, left, right), _line(low_y, high_y, bottom, top)
+    x_decades = math.floor(math.log10(min(xs))), math.ceil(math.log10(max(xs) * 2))
+    return Roofline(
+        bandwidth, peaks, placed, x_decades, (math.floor(math.log10(min(ys))), math.ceil(math.log10(max(ys) * 1.2)))
+    )
 
-    def place(x: float, y: float) -> tuple[float, float]:
-        return x_of(math.log10(x)), y_of(math.log10(y))
 
-    parts: list[Html] = []
-    for power in range(low_x, high_x + 1):
-        parts.append(el("line", x1=x_of(power), x2=x_of(power), y1=top, y2=bottom, class_="rule"))
-        parts.append(el("text", f"{10.0**power:g}", x=x_of(power), y=bottom + 16, text_anchor="middle"))
-    for power in range(low_y, high_y + 1):
-        parts.append(el("line", x1=left, x2=right, y1=y_of(power), y2=y_of(power), class_="rule"))
-        parts.append(el("text", amount(10.0**power).strip(), x=left - 6, y=y_of(power) + 4, text_anchor="end"))
-    parts.append(el("text", "FLOP a second", x=4, y=12, class_="name"))
-    parts.append(el("text", "FLOP a byte", x=right, y=bottom + 34, text_anchor="end", class_="name"))
-    taken: list[tuple[float, float, float]] = []
+def _roofline_figure(result: Mapping[str, Any]) -> Html:
+    """FLOP a second over FLOP a byte, logarithmic, under what the machine was seen to do."""
+    roof = _roofline_of(result)
+    labels = Labels()
+    parts = [*_decades(roof), *_roofs(roof, labels), *_stages(roof, labels)]
+    described = "; ".join(f"{name} {amount(y)}FLOP/s at {x:.3g} FLOP a byte" for name, (x, y, _) in roof.placed.items())
+    drawing = svg(WIDTH, ROOF_HEIGHT, f"Roofline: {described}", parts)
+    note = "On the slope memory bounds a stage, under the level part arithmetic does; the distance is what is left."
+    if missing := [name for name in result["stages"] if name not in roof.placed]:
+        note += f" Not in it, for want of a count of FLOP: {', '.join(missing)}."
+    return figure("roofline", "Roofline", join([_kinds(), drawing]), note=note)
 
-    def label(words: str, x: float, y: float) -> None:
+
+def _decades(roof: Roofline) -> Iterable[Html]:
+    """Both axes: a rule and a number for every power of ten, and their labels."""
+    for power in range(roof.x_decades[0], roof.x_decades[1] + 1):
+        x = roof.x_of(power)
+        yield el("line", x1=x, x2=x, y1=ROOF_TOP, y2=ROOF_BOTTOM, class_="rule")
+        yield el("text", f"{10.0**power:g}", x=x, y=ROOF_BOTTOM + 16, text_anchor="middle")
+    for power in range(roof.y_decades[0], roof.y_decades[1] + 1):
+        y = roof.y_of(power)
+        yield el("line", x1=ROOF_LEFT, x2=ROOF_RIGHT, y1=y, y2=y, class_="rule")
+        yield el("text", amount(10.0**power).strip(), x=ROOF_LEFT - 6, y=y + 4, text_anchor="end")
+    yield el("text", "FLOP a second", x=4, y=12, class_="name")
+    yield el("text", "FLOP a byte", x=ROOF_RIGHT, y=ROOF_BOTTOM + 34, text_anchor="end", class_="name")
+
+
+def _roofs(roof: Roofline, labels: Labels) -> Iterable[Html]:
+    """What memory and arithmetic allow, a line for every precision."""
+    low_x, high_x = (10.0**power for power in roof.x_decades)
+    start = max(low_x, 10.0 ** roof.y_decades[0] / roof.bandwidth)
+    for name, peak in roof.peaks.items():
+        corners = [(start, start * roof.bandwidth), (peak / roof.bandwidth, peak), (high_x, peak)]
+        line = [roof.place(*corner) for corner in corners]
+        yield el("polyline", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in line), class_="line c7")
+        yield labels.beside(f"{amount(peak)}FLOP/s, {name}", line[2][0] + 9, line[2][1] - 6)
+
+
+def _stages(roof: Roofline, labels: Labels) -> Iterable[Html]:
+    """A point for every stage, the fastest first."""
+    for name, (x, y, stage) in sorted(roof.placed.items(), key=lambda item: -item[1][1]):
+        tip = f"{name}: {amount(y)}FLOP/s at {x:.3g} FLOP a byte, {share(stage)} % of the roofline"
+        across, down = roof.place(x, y)
+        yield el("circle", el("title", tip), cx=across, cy=down, r=5, class_=f"mark {_hue(name)}")
+        yield labels.beside(name, across, down + 4)
+
+
+class Labels:
+    """Words in the roofline, none over another."""
+
+    def __init__(self) -> None:
+        self._taken: list[tuple[float, float, float]] = []
+
+    def beside(self, words: str, x: float, y: float) -> Html:
         """Words beside a point, right of it rather than left, lower where others stand already."""
         wide = 7.2 * len(words)
         places = ((start, y + down) for down in range(0, 200, 13) for start in (x + 9, x - wide - 9))
         start, y = next(
             (start, y)
             for start, y in places
-            if left <= start <= right - wide
+            if ROOF_LEFT <= start <= ROOF_RIGHT - wide
             and all(
-                abs(y - at) >= 13 or start >= other + length or start + wide <= other for other, at, length in taken
+                abs(y - at) >= 13 or start >= other + length or start + wide <= other
+                for other, at, length in self._taken
             )
         )
-        taken.append((start, y, wide))
-        parts.append(el("text", words, x=start, y=y, class_="halo"))
-
-    for name, peak in peaks.items():
-        start = max(10.0**low_x, 10.0**low_y / bandwidth)
-        corners = [place(start, start * bandwidth), place(peak / bandwidth, peak), place(10.0**high_x, peak)]
-        parts.append(el("polyline", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in corners), class_="line c7"))
-        label(f"{amount(peak)}FLOP/s, {name}", corners[2][0] + 9, corners[2][1] - 6)
-    for name, (x, y, stage) in sorted(placed.items(), key=lambda item: -item[1][1]):
-        said = f"{name}: {amount(y)}FLOP/s at {x:.3g} FLOP a byte, {share(stage)} % of the roofline"
-        across, down = place(x, y)
-        parts.append(el("circle", el("title", said), cx=across, cy=down, r=5, class_=f"mark {_hue(name)}"))
-        label(name, across, down + 4)
-    told = "Roofline: " + "; ".join(
-        f"{name} {amount(y)}FLOP/s at {x:.3g} FLOP a byte" for name, (x, y, _) in placed.items()
-    )
-    missing = [name for name in result["stages"] if name not in placed]
-    note = "On the slope memory bounds a stage, under the level part arithmetic does; the distance is what is left."
-    if missing:
-        note += f" Not in it, for want of a count of FLOP: {', '.join(missing)}."
-    return figure("roofline", "Roofline", join([_kinds(), svg(WIDTH, high, told, parts)]), note=note)
+        self._taken.append((start, y, wide))
+        return el("text", words, x=start, y=y, class_="halo")
 
 
 # Pieces ---------------------------------------------------------------------------------------------------------------
@@ -210,7 +259,3 @@ def _ways(result: Mapping[str, Any]) -> Html:
             ways.setdefault(f"FLOP compared with the peak of {stage['precision']}", []).append(name)
     items = [el("li", f"{way} ({', '.join(names)})") for way, names in ways.items()]
     return join([el("h3", "How the work is counted"), el("ul", items, class_="notes soft")])
-
-
-def _line(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
-    return lambda value: start + (value - low) / (high - low) * (end - start)

@@ -117,8 +117,10 @@ def take_pictures(path: Path, spec: RunSpec, labels: EpochLabels | None) -> Pict
         spec: that of the run; its device is where features are computed.
     Raises: InputError if the network or the images cannot be read.
     """
-    device = choose_backend(spec.device, spec.memory_pool).device
+    backend = choose_backend(spec.device, spec.memory_pool)
+    device = backend.device
     with Progress() as progress, on_torch_stream(device):
+        progress.say(f"pictures of {path}, on {device} ({backend.why})")
         trained = load_trained(path) if RunFolder(path).pretrained_file.exists() else None
         if trained is not None:
             trained.network.place(device)

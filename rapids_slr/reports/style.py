@@ -1,5 +1,9 @@
 """The look of the page. Hues differ for colour-blind readers too; a line has a mark of its own beside."""
 
+from __future__ import annotations
+
+import re
+
 LIGHT = {
     "page": "#ffffff",
     "card": "#f6f7f9",
@@ -38,7 +42,7 @@ DARK = {
         )
     ),
 }
-RULES = """
+PAGE = """
 *{box-sizing:border-box}
 html{-webkit-text-size-adjust:100%;text-size-adjust:100%}
 body{margin:0 auto;max-width:1400px;padding:28px clamp(12px,3vw,36px) 60px;background:var(--page);color:var(--text);
@@ -74,11 +78,6 @@ figure.full{grid-column:1/-1}
 .panels{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,350px),1fr));gap:10px}
 .panels>div{min-width:0}
 svg{display:block;width:100%;height:auto;overflow:visible}
-svg text{font-size:12px;fill:var(--soft);font-variant-numeric:tabular-nums}
-svg .name{fill:var(--text);font-size:12.5px}
-svg .value{font-size:11px;fill:var(--text)}
-svg .halo{fill:var(--text);paint-order:stroke;stroke:var(--card);stroke-width:3px;stroke-linejoin:round}
-svg .strong{font-weight:700;font-size:12px}
 svg.square{max-width:560px;margin:auto}
 svg.wide{max-width:960px;margin:auto}
 svg.scale{width:290px}
@@ -87,23 +86,6 @@ svg.scale rect{shape-rendering:crispEdges}
  svg.square text,svg.square .name{font-size:15px}}
 .chart{max-width:520px;margin:auto auto 0}
 figure>.panels{margin-top:auto}
-.rule{stroke:var(--grid);stroke-width:1}
-.line{fill:none;stroke:var(--c);stroke-width:2;stroke-linejoin:round}
-.dashed{stroke-dasharray:5 4;stroke-width:1.6}
-.level{stroke:var(--soft);stroke-width:1.4;stroke-dasharray:2 3}
-.mark{fill:var(--c);stroke:var(--card);stroke-width:1}
-.hollow .mark{fill:var(--card);stroke:var(--c);stroke-width:1.4}
-.hit{fill:transparent}
-g:hover>.mark{stroke:var(--text);stroke-width:2}
-rect{fill:var(--c)}
-.ground{fill:var(--page);stroke:var(--edge)}
-.cell{fill:var(--seq)}
-.cell:hover,.dot:hover{stroke:var(--text);stroke-width:1.5}
-.stream{fill:var(--c);fill-opacity:.5}
-.stream:hover{fill-opacity:.85}
-.node{fill:var(--text)}
-.dot{fill:var(--c);fill-opacity:.8}
-.dot.grey{fill:var(--soft);fill-opacity:.45}
 .legend{display:flex;flex-wrap:wrap;gap:2px 16px;list-style:none;margin:0;padding:0;font-size:13px}
 .legend li{display:flex;align-items:center;gap:6px;min-width:0;overflow-wrap:anywhere}
 .legend i{flex:none;width:14px;height:12px;border-radius:2px;background:var(--c)}
@@ -150,6 +132,34 @@ footer{margin-top:48px;color:var(--soft);font-size:12.5px;border-top:1px solid v
 """
 
 
+DRAWING = """
+svg text{font-size:12px;fill:var(--soft);font-variant-numeric:tabular-nums}
+svg .name{fill:var(--text);font-size:12.5px}
+svg .value{font-size:11px;fill:var(--text)}
+svg .halo{fill:var(--text);paint-order:stroke;stroke:var(--card);stroke-width:3px;stroke-linejoin:round}
+svg .strong{font-weight:700;font-size:12px}
+.rule{stroke:var(--grid);stroke-width:1}
+.axis{stroke:var(--text);stroke-width:1}
+.line{fill:none;stroke:var(--c);stroke-width:2;stroke-linejoin:round}
+.dashed{stroke-dasharray:5 4;stroke-width:1.6}
+.level{stroke:var(--soft);stroke-width:1.4;stroke-dasharray:2 3}
+.mark{fill:var(--c);stroke:var(--card);stroke-width:1}
+.hollow .mark{fill:var(--card);stroke:var(--c);stroke-width:1.4}
+.hit{fill:transparent}
+g:hover>.mark{stroke:var(--text);stroke-width:2}
+rect{fill:var(--c)}
+.ground{fill:var(--page);stroke:var(--edge)}
+.cell{fill:var(--seq)}
+.cell:hover,.dot:hover{stroke:var(--text);stroke-width:1.5}
+.stream{fill:var(--c);fill-opacity:.5}
+.stream:hover{fill-opacity:.85}
+.node{fill:var(--text)}
+.dot{fill:var(--c);fill-opacity:.8}
+.dot.grey{fill:var(--soft);fill-opacity:.45}
+"""
+"""Rules of everything that is drawn; `--c` is the hue of an element or of what holds it."""
+
+
 def stylesheet() -> str:
     """The rules of the page, with the colours of both schemes."""
 
@@ -158,4 +168,17 @@ def stylesheet() -> str:
 
     hues = "".join(f".c{i}{{--c:var(--c{i})}}" for i in range(8))
     dark = f"@media (prefers-color-scheme:dark){{:root{{{variables(DARK)}}}}}"
-    return f":root{{color-scheme:light dark;{variables(LIGHT)}}}{dark}{hues}{RULES}"
+    return f":root{{color-scheme:light dark;{variables(LIGHT)}}}{dark}{hues}{PAGE}{DRAWING}"
+
+
+def drawing_stylesheet() -> str:
+    """The rules of a drawing in a file of its own: light, and dark where the viewer asks for it.
+
+    Without variables, which few viewers but browsers know: a hue is the `color` of an element or of what holds it.
+    """
+
+    def rules(colours: dict[str, str]) -> str:
+        hues = "".join(f".c{i}{{color:{colours[f'c{i}']}}}" for i in range(8))
+        return hues + re.sub(r"var\(--(\w+)\)", lambda name: colours.get(name[1], "currentColor"), DRAWING)
+
+    return f"text{{font-family:system-ui,sans-serif}}{rules(LIGHT)}@media (prefers-color-scheme:dark){{{rules(DARK)}}}"

@@ -16,6 +16,7 @@ from typing import Any
 
 from rapids_slr.errors import InputError
 from rapids_slr.files import make_folder, write_atomically
+from rapids_slr.record.columns import SECONDS
 from rapids_slr.record.folder import MAY_DIFFER, RunFolder
 from rapids_slr.record.rows import seconds_by_stage
 from rapids_slr.settings.spec import RunSpec
@@ -149,5 +150,5 @@ def record_of(run: Run, folder: RunFolder, fault: str | None = None) -> dict[str
         **{name: start.get(name) for name in ("commit", "threads")},
         "stage_seconds": seconds_by_stage(rows),
         "scores": {name: summary[name] for name in SCORES},
-        "epochs": [{key: value for key, value in row.items() if not key.startswith("seconds/")} for row in rows],
+        "epochs": [{key: value for key, value in row.items() if not key.startswith(SECONDS)} for row in rows],
     }

@@ -145,27 +145,9 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
     Raises: SpecError naming every fault of the sweep file, of its base, of every run and of the overrides.
     """
     faults: list[Fault] = []
-    tree = _with_sections(read_file(find_sweep(path), faults))
-    changes: list[Tree] = []
-    for override in overrides:
-        if change := read_override(override, faults):
-            if set(change.value) <= set(SweepFile.model_fields):
-                tree = merge(tree, change)
-            else:
-                changes.append(change)
-    tree = _check_file(tree, faults)
-    base = _base(tree, faults)
-    for change in (_section(tree, "set"), *changes):
-        _refuse_keys_of_the_sweep(change, faults)
-        base = base and merge(base, change)
-
+    tree, base = _read(path, overrides, faults)
     pairs = _entries(tree, "pairs") or {ONE_PAIR: Tree({}, tree.where)}
-    methods: dict[str, Tree] = {}
-    for method, entry in _entries(tree, "methods").items():
-        for name, point in _grid(method, entry, faults):
-            if name in methods:
-                faults.append(Fault(entry.where, f"methods.{method}", f"there is a method {name} already"))
-            methods[name] = point
+    methods = _methods(tree, faults)
     for entry in (*pairs.values(), *methods.values()):
         _refuse_keys_of_the_sweep(entry, faults)
     _check_names(tree, methods, faults)
@@ -228,6 +210,24 @@ def pretraining_of(spec: RunSpec) -> RunSpec | None:
 
 
 # The file -------------------------------------------------------------------------------------------------------------
+
+
+def _read(path: str | Path, overrides: Sequence[str], faults: list[Fault]) -> tuple[Tree, Tree | None]:
+    """The sweep file and its base with all changes to each; no base, with a fault, where there is none to read."""
+    tree = _with_sections(read_file(find_sweep(path), faults))
+    changes: list[Tree] = []
+    for override in overrides:
+        if change := read_override(override, faults):
+            if set(change.value) <= set(SweepFile.model_fields):
+                tree = merge(tree, change)
+            else:
+                changes.append(change)
+    tree = _check_file(tree, faults)
+    base = _base(tree, faults)
+    for change in (_section(tree, "set"), *changes):
+        _refuse_keys_of_the_sweep(change, faults)
+        base = base and merge(base, change)
+    return tree, base
 
 
 def _with_sections(tree: Tree) -> Tree:
@@ -313,6 +313,17 @@ def _plain(entry: Tree, key: str, default: Any = None) -> Any:
 
 def _without(entry: Tree, *keys: str) -> Tree:
     return Tree({key: below for key, below in entry.value.items() if key not in keys}, entry.where)
+
+
+def _methods(tree: Tree, faults: list[Fault]) -> dict[str, Tree]:
+    """The changes of every method, those of a grid written out."""
+    methods: dict[str, Tree] = {}
+    for method, entry in _entries(tree, "methods").items():
+        for name, point in _grid(method, entry, faults):
+            if name in methods:
+                faults.append(Fault(entry.where, f"methods.{method}", f"there is a method {name} already"))
+            methods[name] = point
+    return methods
 
 
 def _grid(method: str, entry: Tree, faults: list[Fault]) -> Iterator[tuple[str, Tree]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +10,13 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from rapids_slr.record.columns import HEADLINE, SCORES
 from rapids_slr.sweep.folder import Results
 
 STARTS = ("direct", "direct_bn")
 """Scores before adaptation, which open a table; those of the baseline's runs."""
+SHOWN = {column.key: column.name for column in SCORES if column.group == "scores"}
+"""Scores of the tables, and their names."""
 CONFIDENCE = 0.95
 ALL_PAIRS = "all pairs"
 
@@ -98,6 +102,19 @@ def over_epochs(column: str, epochs: slice) -> Figure:
     return figure
 
 
+def epoch_means(results: Results, section: str, method: str, column: str = HEADLINE) -> dict[int, float]:
+    """Mean over seeds of a column of metrics.jsonl by epoch; over all pairs, of the seeds that are done in each."""
+    pairs = list(results["pairs"]) if section == ALL_PAIRS else [section]
+    seeds = scores_of(results, section, method, HEADLINE)
+    values: dict[int, list[float]] = defaultdict(list)
+    for run in results["runs"]:
+        if run["state"] == "done" and run["method"] == method and run["pair"] in pairs and run["seed"] in seeds:
+            for row in run["epochs"]:
+                if column in row:
+                    values[row["epoch"]].append(row[column])
+    return {epoch: float(np.mean(values[epoch])) for epoch in sorted(values)}
+
+
 def compare(
     results: Results, section: str, method: str, other: str, figure: Figure, figure_of_other: Figure | None = None
 ) -> Difference | None:
@@ -113,8 +130,7 @@ def rows_of(results: Results, section: str) -> list[dict[str, str]]:
     rows = []
     for stage, method in [*((stage, baseline) for stage in STARTS), *(("last", name) for name in results["methods"])]:
         row = {"method": method if stage == "last" else stage, "seeds": ""}
-        for score in ("mAP", "rank1"):
-            label = score.replace("rank1", "rank-1")
+        for score, label in SHOWN.items():
             found = scores_of(results, section, method, score, stage)
             if not found:
                 break
