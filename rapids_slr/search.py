@@ -143,13 +143,13 @@ def embed_collection(
     collection: Collection,
     device: torch.device,
     progress: Progress | None = None,
-    told: str = "embedding",
+    label: str = "embedding",
 ) -> tuple[Tensor, Collection]:
     """Features of all images that can be read, and the collection of these, the others among its faults.
 
     Args:
         trained: its network on `device`.
-        told: what is shown beside the progress.
+        label: what is shown beside the progress.
     Returns: (N, D) float32 unit rows on `device`; row i is image i of the collection.
     Raises: InputError if no image can be read, naming them.
     """
@@ -159,7 +159,7 @@ def embed_collection(
         faults.append(Fault(f"{collection.files.path}/{fault.where}", fault.what))
 
     rows, kept = [], set[str]()
-    with progress.task(told, len(split), "images") if progress is not None else nullcontext() as task:
+    with progress.task(label, len(split), "images") if progress is not None else nullcontext() as task:
         for start in range(0, len(split), CHUNK):
             part = split.take(np.arange(start, min(start + CHUNK, len(split))))
             store, read = load_images(domain, part, trained.data, device, on_fault=fault_of)
