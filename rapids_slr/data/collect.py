@@ -90,12 +90,13 @@ def collect(path: Path, role: Literal["query", "gallery"]) -> Collection:
 
 
 def _any_images(path: Path, files: Files, names: Sequence[str]) -> Collection:
+    # Free names seldom fit a rule, and some fit several: the rule that reads most of them is theirs, if any.
     numbers = max(
         ([layout.read_name(name) for name in names] for layout in NAMING_RULES),
         key=lambda read: len(read) - read.count(None),
     )
     if 2 * numbers.count(None) > len(numbers):
-        numbers = [None] * len(names)
+        numbers = [None] * len(names)  # a few names that fit by chance are not identities
     split = make_split((name, *(found or (JUNK, NO_CAMERA))) for name, found in zip(names, numbers, strict=True))
     numbering = _numbering(path) if (split.identities > JUNK).any() else None
     return Collection(path, files, split, numbering, list(files.faults))

@@ -70,6 +70,7 @@ def _scan_files(files: Files, wanted: str) -> Domain:
     else:
         layout, top = found
         splits = {split: read_place(files, layout, top, layout.place(split), faults) for split in SPLITS}
+        # Junk has no identity to train on; in the gallery the protocol leaves it out itself.
         splits["train"] = splits["train"].take(splits["train"].identities != JUNK)
     return Domain(
         files.path.name if files.path.is_dir() else files.path.stem,

@@ -56,6 +56,7 @@ class Studio:
         """(H, W, 3) uint8."""
         rng = self.rng("picture", identity, camera, index)
         person = self.person(identity, index if identity == DISTRACTOR else 0)
+        # Numbers above those of distractors: nobody passes by who is in the gallery. Not cached, as seldom drawn twice.
         passer_by = self._person(DISTRACTOR, int(rng.random() * 2**31) + 2**31)
         return picture(person, self.camera(camera), self.style, rng, passer_by, self.spec.height, self.spec.width)
 
