@@ -28,7 +28,7 @@ def _best_cluster(a, b, r, indptr_R, indices, values, indptr_P, overlap_indices,
             continue
         if indices[e] == b:
             return b
-        both = 0
+        both = 0  # images that the last cluster and this entry's share; a row of the overlap holds few clusters
         if a >= 0:
             for f in range(indptr_P[a], indptr_P[a + 1]):
                 if overlap_indices[f] == indices[e]:

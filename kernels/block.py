@@ -13,7 +13,7 @@ def sum_before(value, scratch_T):
     """
     scratch_T[cuda.threadIdx.x] = value
     cuda.syncthreads()
-    before = total = scratch_T[0] - scratch_T[0]
+    before = total = scratch_T[0] - scratch_T[0]  # 0 of the type of the values
     for thread in range(cuda.blockDim.x):
         if thread == cuda.threadIdx.x:
             before = total

@@ -32,6 +32,8 @@ def find(parent_N, i):
 def join(parent_N, i, j):
     """Make the components of i and j one, and shorten the paths walked to their roots."""
     while True:
+        # Others may write the same place at the same time. What any of them writes lies above, and only roots are hung
+        # below others, so nothing is lost.
         while parent_N[i] != i:
             above = parent_N[parent_N[i]]
             parent_N[i] = above

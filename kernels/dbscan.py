@@ -14,7 +14,7 @@ NONE = np.int32(2**31 - 1)  # no cluster yet, above all others
 
 @shared
 def _is_core(i, indptr, distances, eps, min_samples):
-    near = 1
+    near = 1  # the point itself, which the graph leaves out
     for e in range(indptr[i], indptr[i + 1]):
         near += distances[e] <= eps
     return near >= min_samples
@@ -42,7 +42,7 @@ def _grow(indptr, indices, distances, eps, core_N, label_N):
                 j = indices[e]
                 if label_N[j] < 0 and distances[e] <= eps:
                     label_N[j] = clusters
-                    if core_N[j]:
+                    if core_N[j]:  # a cluster grows from its core points alone, and ends at its border points
                         stack[height] = j
                         height += 1
         clusters += 1

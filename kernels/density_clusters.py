@@ -52,7 +52,7 @@ def _condense(count_R, left, right, length, min_cluster_size, row_work, cluster_
         parent_R[r], size_R[r], cluster_R[r], head_R[r], next_R[r], home_R[r] = r, count_R[r], -1, r, r, -1
     clusters, first, events = 0, 0, length.size
     while first < events and length[first] < np.inf:
-        last = first + 1
+        last = first + 1  # edges that are as long, one after the other, form a level
         while last < events and length[last] <= length[last - 1] * (1 + TIE):
             last += 1
         level = length[first]
@@ -60,7 +60,7 @@ def _condense(count_R, left, right, length, min_cluster_size, row_work, cluster_
         for e in range(first, last):
             a, b = find(parent_R, left[e]), find(parent_R, right[e])
             if a != b:
-                if size_R[a] < size_R[b]:
+                if size_R[a] < size_R[b]:  # the smaller below the larger keeps the paths short
                     a, b = b, a
                 parent_R[b] = a
                 size_R[a] += size_R[b]

@@ -17,7 +17,7 @@ def _heir(k, indptr_K, labels, counts, size_L):
         if held > most or (held == most and size > largest):
             heir, most, largest, torn = labels[e], held, size, False
         elif held == most and size == largest:
-            torn = True
+            torn = True  # choosing one by its number would let the numbering decide
     return size_L.size + k if torn or heir < 0 else heir
 
 

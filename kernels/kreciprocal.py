@@ -60,7 +60,7 @@ def _expanded_set(i, index_NK, back_NK, k1, half, stamp_N, members):
             if back_NK[c, p] <= half:
                 total += 1
                 shared += stamp_N[index_NK[c, p]] == inside
-        if 3 * shared > 2 * total:
+        if 3 * shared > 2 * total:  # in whole numbers: two thirds exactly are not enough on any machine
             for p in range(half + 1):
                 if back_NK[c, p] <= half and stamp_N[index_NK[c, p]] < inside:
                     members[size] = index_NK[c, p]
@@ -111,7 +111,7 @@ def _back_ranks_cuda(index_NK, back_NK):
 
 @cuda.jit(device=True)
 def _slot(j, table):
-    return (np.int64(j) * 2654435761 >> 16) & (table.size - 1)
+    return (np.int64(j) * 2654435761 >> 16) & (table.size - 1)  # Knuth's multiplier, 2^32 over the golden ratio
 
 
 @cuda.jit(device=True)

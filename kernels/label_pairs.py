@@ -16,7 +16,7 @@ def _pairs(before_N, now_N, before_Q, now_Q, count_Q, pair_N, size_P, size_K):
     by_now_N, by_pair_N = np.empty(N, np.int32), np.empty(N, np.int32)
     start_K, start_P = np.zeros(K + 2, np.int64), np.zeros(P + 2, np.int64)
     for i in range(N):
-        start_K[now_N[i] + 2] += 1
+        start_K[now_N[i] + 2] += 1  # at the place after its own, so that sums up to a place are where it begins
         start_P[before_N[i] + 2] += 1
     size_P[:], size_K[:] = start_P[2:], start_K[2:]
     for k in range(K + 1):
@@ -54,7 +54,7 @@ def _pairs_cuda(order_N, key_N, number_N, before_Q, now_Q, count_Q, pair_N, size
         ends = n == key_N.size - 1 or key_N[n + 1] != key_N[n]
         if begins:
             before_Q[q], now_Q[q] = a, b
-        if begins or ends:
+        if begins or ends:  # counts are added in two parts, as they come: +n + 1 at the end, -n at the beginning
             count = (n + 1 if ends else 0) - (n if begins else 0)
             cuda.atomic.add(count_Q, q, count)
             if a >= 0:
@@ -71,6 +71,7 @@ def label_pairs_cuda(before_N: Array, now_N: Array) -> tuple[Array, Array, Array
         order_N = xp.argsort(key_N)
         key_N = key_N[order_N]
         number_N = xp.cumsum(xp.diff(key_N, prepend=-1) != 0, dtype=xp.int32)
+        # One copy to the host for all three sizes, which is what the device is waited for.
         Q, P, K = xp.stack((number_N[-1], before_N.max() + 1, now_N.max() + 1)).tolist()
     before_Q, now_Q, count_Q = xp.empty(Q, xp.int32), xp.empty(Q, xp.int32), xp.zeros(Q, xp.int64)
     pair_N, size_P, size_K = xp.empty(N, xp.int32), xp.zeros(P, xp.int64), xp.zeros(K, xp.int64)

@@ -18,7 +18,7 @@ def _scaled_ious(a, indptr_P, indices, counts, size_P, size_K, values):
         values[e] = round(counts[e] / (size_P[a] + size_K[indices[e]] - counts[e]) * GRID) / GRID
         total += values[e]
     for e in range(indptr_P[a], indptr_P[a + 1]):
-        values[e] /= total
+        values[e] /= total  # above 0: a pair of clusters is stored where they share an image
 
 
 @cpu("void(int64[::1], int32[::1], int64[::1], int64[::1], int64[::1], float64[::1])")

@@ -11,7 +11,7 @@ from rapids_slr.kernels.runtime import cpu, gpu, in_parallel, on_gpu
 
 @cpu("void(int64, int64, int32[:, ::1], int64, int64[::1], int32[::1], int64[::1])")
 def _count(start, stop, index_NK, k2, indptr, indices, size_N):
-    stamp_N = np.full(index_NK.shape[0], -1, np.int32)
+    stamp_N = np.full(index_NK.shape[0], -1, np.int32)  # the last image that met a column; spares clearing it
     for i in range(start, stop):
         size = 0
         for p in range(k2):
@@ -32,7 +32,7 @@ def _fill(start, stop, index_NK, k2, indptr, indices, weights, out_indptr, out_i
         for p in range(k2):
             j = index_NK[i, p]
             for e in range(indptr[j], indptr[j + 1]):
-                if sum_N[indices[e]] == 0:
+                if sum_N[indices[e]] == 0:  # weights are positive: 0 has not been met
                     out_indices[place] = indices[e]
                     place += 1
                 sum_N[indices[e]] += weights[e]

@@ -46,6 +46,7 @@ def renumber_cuda(group_N: Array, label_G: Array) -> Array:
         return xp.full(group_N.size, -1, xp.int32)
     first_L, number_L, out_N = xp.full(L, 2**31 - 1, xp.int32), xp.empty(L, xp.int32), xp.empty_like(group_N)
     _first_image_cuda.each(group_N.size, group_N, label_G, first_L)
+    # Labels without an image come last: they have no number that anyone reads.
     number_L[xp.argsort(first_L)] = xp.arange(L, dtype=xp.int32)
     _renumber_cuda.each(group_N.size, group_N, label_G, number_L, out_N)
     return out_N

@@ -139,7 +139,7 @@ class CudaKernel:
     def _launch(self, blocks: int, threads: int, args: tuple) -> None:
         if not blocks:
             return
-        kernel, self.launches = self.compile(), self.launches + 1
+        kernel, self.launches = self.compile(), self.launches + 1  # counted: tests want every kernel launched
         if SIMULATED:
             with _as_python():
                 kernel[blocks, threads](*args)
@@ -208,6 +208,7 @@ def in_parallel(kernel: Callable, size: int, *args: Any, smallest: int = 1) -> N
         smallest: items below which a share is not worth a thread of its own.
     """
     threads = torch.get_num_threads()
+    # Four shares a thread: rows differ in what they cost, and whoever is done early takes another.
     share = max(smallest, -(-size // (4 * threads)) if threads > 1 else size)
     starts = range(0, size, share)
     if len(starts) <= 1:

@@ -49,7 +49,7 @@ def _add_up(i, indptr, indices, values, column_indptr, rows, column_values, prod
         for q in range(column_indptr[indices[e]] + lane, column_indptr[indices[e] + 1], lanes):
             j = rows[q]
             if j != i:
-                cuda.atomic.or_(seen_W, j >> 5, np.uint32(1 << (j & 31)))
+                cuda.atomic.or_(seen_W, j >> 5, np.uint32(1 << (j & 31)))  # 32 rows to a word
                 if sum_R.size:
                     other = column_values[q]
                     cuda.atomic.add(sum_R, j, value * other if product else min(value, other))

@@ -62,7 +62,7 @@ def sum_of_smallest_cuda(values: Array, count: int) -> float:
     blocks = min(BLOCKS, -(-bits.size // SHARE))
     count_B, count_L = xp.zeros(BINS, xp.int64), xp.zeros(2**16, xp.int64)
     _histogram_cuda.each(bits.size, bits, count_B)
-    count_B[0] = 0
+    count_B[0] = 0  # zeros do not count
     before_B, part_G = xp.cumsum(count_B), xp.empty(blocks, xp.float64)
     border = xp.sum(before_B < count, keepdims=True)
     _split_cuda.blocks(blocks, values, bits, border, part_G, count_L)

@@ -38,6 +38,7 @@ def _blend(a, b, indptr_P, indices, values, past_values, alpha, place, out_indic
 def _hash_row(indices, values, start, stop):
     code = int(stop - start)
     for e in range(start, stop):
+        # Odd multipliers spread close numbers over all bits; equal hashes are compared in full, so that any would do.
         entry = int(indices[e]) * 0x1E3779B97F4A7C15 + round(values[e] * GRID)
         code = ((code ^ entry) * 0x56E8FEB86659FD93) & POSITIVE
         code ^= code >> 32

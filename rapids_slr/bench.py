@@ -305,6 +305,7 @@ def dense_labels(x_ND: np.ndarray, k1: int) -> np.ndarray:
     v_NN = np.zeros((N, N), np.float32)
     for i in range(N):
         own = reciprocal(i, k1)
+        # Of neighbours whose half-sized set lies in the image's own for more than two thirds.
         added = [half_sets[c] for c in own if 3 * np.isin(half_sets[c], own).sum() > 2 * len(half_sets[c])]
         members = np.unique(np.concatenate([own, *added]))
         weights = np.exp(-d_NN[i, members] / (furthest_N[i] or 1))
@@ -335,6 +336,7 @@ def dense_refinement(before_N: np.ndarray, now_N: np.ndarray, min_cluster_size: 
     )
     shared_PK = before_NP.T @ now_NK
     either_PK = before_NP.sum(axis=0)[:, None] + now_NK.sum(axis=0) - shared_PK
+    # Rounded as the kernels round, 2^-50 and 2^-26: labels are compared for equality, and ties must stay ties.
     iou_PK = np.round(shared_PK / np.maximum(either_PK, 1) * 2**50) / 2**50
     past_NK = before_NP @ (iou_PK / np.maximum(iou_PK.sum(axis=1, keepdims=True), 1e-300))
     soft_NK = np.where((before_N >= 0)[:, None], 0.5 * now_NK + 0.5 * past_NK, now_NK)

@@ -62,7 +62,7 @@ def gpus() -> list[dict[str, Any]]:
     found = []
     for index in range(torch.cuda.device_count()):
         facts = torch.cuda.get_device_properties(index)
-        free, total = torch.cuda.mem_get_info(index)
+        free, total = torch.cuda.mem_get_info(index)  # of all processes, as the driver counts
         found.append(
             {
                 "name": facts.name,

@@ -144,13 +144,13 @@ def embed_collection(
     collection: Collection,
     device: torch.device,
     progress: Progress | None = None,
-    told: str = "embedding",
+    label: str = "embedding",
 ) -> tuple[Tensor, Collection]:
     """Features of all images that can be read, and the collection of these, the others among its faults.
 
     Args:
         trained: its network on `device`.
-        told: what is shown beside the progress.
+        label: what is shown beside the progress.
     Returns: (N, D) float32 unit rows on `device`; row i is image i of the collection.
     Raises: InputError if no image can be read, naming them.
     """
@@ -160,7 +160,7 @@ def embed_collection(
         faults.append(Fault(f"{collection.files.path}/{fault.where}", fault.what))
 
     rows, kept = [], set[str]()
-    with progress.task(told, len(split), "images") if progress is not None else nullcontext() as task:
+    with progress.task(label, len(split), "images") if progress is not None else nullcontext() as task:
         for start in range(0, len(split), CHUNK):
             part = split.take(np.arange(start, min(start + CHUNK, len(split))))
             store, read = load_images(domain, part, trained.data, device, on_fault=fault_of)
@@ -204,7 +204,7 @@ def top_matches(
         raise InputError(f"top: expected 1 or more answers, got {top}")
     (Q, D), G, device = query_QD.shape, len(gallery_GD), query_QD.device
     own = torch.full((Q,), -1, device=device) if own_Q is None else torch.as_tensor(own_Q, device=device)
-    candidates = min(2 * (top + 1) + SPARE, G)
+    candidates = min(2 * (top + 1) + SPARE, G)  # one more than `top`, as the query itself may be among them
     best_QC = torch.full((Q, candidates), -torch.inf, device=device)
     index_QC = torch.zeros((Q, candidates), dtype=torch.int64, device=device)
     with on_torch_stream(device):
@@ -217,7 +217,7 @@ def top_matches(
             places = torch.cat([index_QC[rows], near.indices + column], dim=1)
             best_QC[rows], chosen = both.topk(candidates, dim=1)
             index_QC[rows] = places.gather(1, chosen)
-        index_QC = index_QC.sort(dim=1).values
+        index_QC = index_QC.sort(dim=1).values  # ascending, so that a stable sort leaves equal ones by index
         settled = max(1, SETTLED // (8 * candidates * D))
         parts = [
             _settle(query_QD[start : start + settled], gallery_GD, index_QC[start : start + settled], own[start:], top)

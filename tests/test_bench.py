@@ -30,8 +30,8 @@ CPU_STAGES = {"product", "check", "neighbours", "graph", "radius", "dbscan", "to
 
 
 def test_both_ways_agree():
-    said: list[str] = []
-    result = bench_labels(400, 64, k1=12, repeats=2, say=said.append)
+    messages: list[str] = []
+    result = bench_labels(400, 64, k1=12, repeats=2, say=messages.append)
     assert result["equal"] == {"raw": True, "refined": True}
     assert result["not_compared"] is None
     assert result["clusters"] > 5
@@ -40,7 +40,7 @@ def test_both_ways_agree():
     assert result["ratio"] == result["seconds"]["total"] / result["seconds"]["product"]
     assert {"device", "threads", "torch", "commit", "date"} <= set(result["environment"])
     assert json.loads(json.dumps(result)) == result
-    assert [line for line in said if line.startswith("run")] == ["run 1 of 2", "run 2 of 2"]
+    assert [line for line in messages if line.startswith("run")] == ["run 1 of 2", "run 2 of 2"]
     assert comparison(result) == "beside the dense way: raw labels equal, refined labels equal"
 
 

@@ -178,10 +178,10 @@ def test_the_command_prints_what_it_made(tmp_path, capsys, monkeypatch):
     make_network(tmp_path / "pretrained.pt")
     out = tmp_path / "network.onnx"
     assert main(["export", str(tmp_path / "pretrained.pt"), "-o", str(out)]) == 0
-    said = capsys.readouterr().out
-    assert "N x 3 x 32 x 16 uint8" in said
-    assert "N x 16 float32" in said
-    assert said.endswith(f"{out}\n")
+    printed = capsys.readouterr().out
+    assert "N x 3 x 32 x 16 uint8" in printed
+    assert "N x 16 float32" in printed
+    assert printed.endswith(f"{out}\n")
     graph = onnx.load(out).graph
     shapes = {
         value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]

@@ -312,8 +312,8 @@ def test_the_files_hold_every_answer(checkpoint, tmp_path, photos, wanted, layou
     held = json.loads(document.read_text())
     assert (held["queries"], held["images"], held["top"]) == (len(found.query), len(found.gallery), 3)
     assert ("mAP" in held, "identity" in held["matches"][0]) == (False, layout == "market")
-    told = [(entry["name"], answer) for entry in held["matches"] for answer in entry["answers"]]
-    for row, (name, answer) in zip(rows, told, strict=True):
+    answers = [(entry["name"], answer) for entry in held["matches"] for answer in entry["answers"]]
+    for row, (name, answer) in zip(rows, answers, strict=True):
         assert (row["query"], int(row["rank"]), row["gallery"]) == (name, answer["rank"], answer["name"])
         assert float(row["similarity"]) == answer["similarity"]
     assert [row["gallery"] for row in rows[:3]] == [found.gallery.split.names[i] for i in found.index_QK[0]]
@@ -336,11 +336,11 @@ def test_the_command_writes_a_sheet_that_needs_nothing_else(checkpoint, tmp_path
     (tmp_path / "all" / "broken.png").write_bytes(b"no")
     words = ["search", str(checkpoint), "all", "all", "--top", "6", "--out", "found", "--device", "cpu"]
     assert main(words) == 0
-    said = capsys.readouterr()
-    assert said.out.endswith("found/search.html\n")
-    assert "9 queries in 9 images" in said.out
-    assert said.err.count("broken.png: cannot be read") == 1
-    assert "9 of 9 queries are in the gallery; a file is not its own answer" in said.err
+    printed = capsys.readouterr()
+    assert printed.out.endswith("found/search.html\n")
+    assert "9 queries in 9 images" in printed.out
+    assert printed.err.count("broken.png: cannot be read") == 1
+    assert "9 of 9 queries are in the gallery; a file is not its own answer" in printed.err
     text = (tmp_path / "found/search.html").read_text()
     page = Page(text)
     assert page.ids("figure") == ["answers"]

@@ -18,9 +18,9 @@ from rapids_slr.data.layouts import DUKEMTMC, JUNK, LAYOUTS, MARKET1501, PERSONX
 from rapids_slr.data.read import read_place
 from rapids_slr.errors import InputError
 
-TELLING = (MARKET1501, DUKEMTMC, PERSONX)
+NAMING_RULES = (MARKET1501, DUKEMTMC, PERSONX)
 """Layouts whose file names are read in a folder of any name; VeRi's are like PersonX's."""
-UNTOLD = -1
+NO_CAMERA = -1
 """Camera where no name tells one; the identity is JUNK then."""
 
 
@@ -90,13 +90,14 @@ def collect(path: Path, role: Literal["query", "gallery"]) -> Collection:
 
 
 def _any_images(path: Path, files: Files, names: Sequence[str]) -> Collection:
-    told = max(
-        ([layout.read_name(name) for name in names] for layout in TELLING),
-        key=lambda told: len(told) - told.count(None),
+    # Free names seldom fit a rule, and some fit several: the rule that reads most of them is theirs, if any.
+    numbers = max(
+        ([layout.read_name(name) for name in names] for layout in NAMING_RULES),
+        key=lambda read: len(read) - read.count(None),
     )
-    if 2 * told.count(None) > len(told):
-        told = [None] * len(names)
-    split = make_split((name, *(found or (JUNK, UNTOLD))) for name, found in zip(names, told, strict=True))
+    if 2 * numbers.count(None) > len(numbers):
+        numbers = [None] * len(names)  # a few names that fit by chance are not identities
+    split = make_split((name, *(found or (JUNK, NO_CAMERA))) for name, found in zip(names, numbers, strict=True))
     numbering = _numbering(path) if (split.identities > JUNK).any() else None
     return Collection(path, files, split, numbering, list(files.faults))
 

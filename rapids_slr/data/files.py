@@ -90,6 +90,7 @@ class ZipFiles:
             self._add(entry)
 
     def _add(self, entry: zipfile.ZipInfo) -> None:
+        # Some programs write backslashes into an archive, some a leading ./
         name = entry.filename.replace("\\", "/").removeprefix("./")
         if leads_outside(name):
             self.faults.append(Fault(f"{self.path}/{entry.filename}", "leads outside of the archive"))

@@ -40,6 +40,7 @@ def pack(folder: str | Path, zip_path: str | Path, progress: Callable[[int], Non
     names = natural_order(name for name in found if not hidden(name))
     if not any(map(is_image, names)):
         raise InputError(f"{folder} holds no image; give the folder of a data set")
+    # Beside its place, so that the last step is a rename within one file system.
     unfinished = zip_path.with_name(f".{zip_path.name}.{os.getpid()}.tmp")
     try:
         with zipfile.ZipFile(unfinished, "w") as archive:
@@ -57,7 +58,7 @@ def pack(folder: str | Path, zip_path: str | Path, progress: Callable[[int], Non
 
 def _add(archive: zipfile.ZipFile, folder: Path, name: str) -> None:
     entry = zipfile.ZipInfo(name, DATE)
-    entry.external_attr = 0o644 << 16
+    entry.external_attr = 0o644 << 16  # rw-r--r--; the mode of a file is in the upper half
     small_already = is_image(name) and Path(name).suffix.lower() not in UNCOMPRESSED
     entry.compress_type = zipfile.ZIP_STORED if small_already else zipfile.ZIP_DEFLATED
     entry.file_size = (folder / name).stat().st_size

@@ -70,6 +70,7 @@ def _scan_files(files: Files, wanted: str) -> Domain:
     else:
         layout, top = found
         splits = {split: read_place(files, layout, top, layout.place(split), faults) for split in SPLITS}
+        # Junk has no identity to train on; in the gallery the protocol leaves it out itself.
         splits["train"] = splits["train"].take(splits["train"].identities != JUNK)
     return Domain(
         files.path.name if files.path.is_dir() else files.path.stem,
@@ -100,11 +101,11 @@ def _in_folder(files: Files, layout: Layout, folder: str, faults: list[Fault]) -
     for name in files.under(folder):
         if not is_image(name):
             continue
-        told = layout.read_name(name)
-        if told is None:
+        numbers = layout.read_name(name)
+        if numbers is None:
             faults.append(_misnamed(files, name, layout))
         else:
-            yield name, *told
+            yield name, *numbers
 
 
 def _listed(
@@ -127,12 +128,12 @@ def _listed(
                 faults.append(Fault(where, f"{path} leads outside of {place.folder}"))
             elif (name := str(PurePosixPath(top + place.folder, path))) in images:
                 faults.append(Fault(where, f"{path} is listed a second time"))
-            elif (told := layout.read_name(name)) is None:
+            elif (numbers := layout.read_name(name)) is None:
                 faults.append(_misnamed(files, name, layout))
             elif not files.is_file(name):
                 faults.append(Fault(where, f"{path} is listed but not in {place.folder}"))
             else:
-                images[name] = (int(identity) - layout.first_identity + 1, told[1])
+                images[name] = (int(identity) - layout.first_identity + 1, numbers[1])
     return [(name, *images[name]) for name in natural_order(images)]
 
 

@@ -53,6 +53,7 @@ class ImageStore:
         """Images (B, C, H, W) uint8 on the training device; indices (B,) int64 from any device."""
         if self.pixels.device == self.device:
             return self.pixels.index_select(0, indices_B.to(self.device, non_blocking=True))
+        # Pinned memory is copied while the host goes on; from any other it would wait.
         gathered = torch.empty((len(indices_B), *self.shape[1:]), dtype=torch.uint8, pin_memory=True)
         torch.index_select(self.pixels, 0, indices_B.cpu(), out=gathered)
         return gathered.to(self.device, non_blocking=True)
@@ -80,6 +81,7 @@ def load_images(
         raise InputError(f"{domain.name}: a split without images cannot be loaded; see `rapids-slr data check`")
     device = _with_index(torch.device(device))
     on_gpu = decodes_jpegs(data, device)
+    # Room for all before any is decoded: what does not fit is known at once, not after minutes.
     pixels = _allocate((len(split), data.channels, data.height, data.width), data, device)
     block = torch.empty((min(BLOCK, len(split)), *pixels.shape[1:]), dtype=torch.uint8, pin_memory=pixels.is_cuda)
     faults: list[Fault] = []

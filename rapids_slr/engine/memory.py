@@ -70,9 +70,10 @@ def share_pool() -> bool:
     except (ImportError, OSError, RuntimeError, MemoryError) as fault:
         _no_pool = f"RMM's could not be set up ({in_short(fault)})"
         return False
+    # Only once torch has taken it: whatever fails before leaves all libraries as they were.
     rmm.mr.set_current_device_resource(counted)
     cupy.cuda.set_allocator(rmm_cupy_allocator)
-    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.benchmark = False  # it asks for the largest free block, of which RMM tells torch nothing
     _pool = _Pool(blocks, counted)
     return True
 
@@ -102,6 +103,7 @@ def reset_peak(device: torch.device) -> None:
         return
     if _pool.before is not None:
         _pool.counted.pop_counters()
+    # RMM's peak cannot be reset, but counters that are pushed begin at 0; what was in use before is added to them.
     _pool.before = _pool.counted.allocation_counts.current_bytes
     _pool.counted.push_counters()
 

@@ -19,7 +19,7 @@ def test_every_fault_is_listed(tmp_path, as_zip, capsys):
     (test / "0002_c1s1_000451_03.png").write_bytes(png())  # a picture of training
     (folder / "query" / "0008_c1s1_000001_00.png").write_bytes(png())  # nobody in the gallery
     spec = DomainSpec(path=str(zip_of(folder) if as_zip else folder))
-    told = [str(fault) for fault in check_domain(spec)]
+    faults = [str(fault) for fault in check_domain(spec)]
     expected = [
         "someone.png: the name tells no identity",
         "query/0008_c1s1_000001_00.png: query without a match",
@@ -29,8 +29,8 @@ def test_every_fault_is_listed(tmp_path, as_zip, capsys):
         "0002_c3s1_000001_00.png: cannot be read",
         "0002_c3s1_000002_00.jpg: cannot be read (UnidentifiedImageError",
     ]
-    assert len(told) == len(expected)
-    for line, words in zip(told, expected, strict=True):
+    assert len(faults) == len(expected)
+    for line, words in zip(faults, expected, strict=True):
         assert words in line
     assert len(check_domain(spec, decode=False)) == len(expected) - 2
     assert capsys.readouterr().out == ""

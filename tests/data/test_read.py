@@ -199,10 +199,10 @@ def test_list_entries_that_lead_outside_repeat_or_do_not_exist_are_faults(tmp_pa
         "0000/0000_000_01_0303morning_0008_0.jpg 0\n0000/0000_000_09_gone.jpg 0\n"
     }
     domain = scan_domain(DomainSpec(path=str(make_files(tmp_path / "set", MSMT, **lists))))
-    told = [(fault.where.rpartition(":")[2], fault.what) for fault in domain.faults]
-    assert [line for line, _ in told] == ["1", "3", "4", "5"]
+    faults = [(fault.where.rpartition(":")[2], fault.what) for fault in domain.faults]
+    assert [line for line, _ in faults] == ["1", "3", "4", "5"]
     words = ("leads outside", "expected `path identity`", "a second time", "listed but not in")
-    for (_, what), word in zip(told, words, strict=True):
+    for (_, what), word in zip(faults, words, strict=True):
         assert word in what
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -82,6 +83,20 @@ def test_quality_equals_scikit_learn_at_a_million_images():
     quality = label_quality(labels.astype(np.int32), identities)
     assert quality["ari"] == pytest.approx(adjusted_rand_score(identities, labels), abs=1e-12)
     assert quality["nmi"] == pytest.approx(normalized_mutual_info_score(identities, labels), abs=1e-9)
+
+
+def test_ari_is_the_nearest_number_to_the_fraction():
+    """A column may be compared bit for bit: what is counted stays in integers, and one division rounds."""
+    rng = np.random.default_rng(0)
+    for _ in range(8):
+        first, second = rng.integers(0, 60, 100_000), rng.integers(0, 60, 100_000)
+        second = np.where(rng.random(first.size) < 0.7, first, second)
+        both, a, b = (
+            sum(math.comb(images, 2) for images in Counter(groups).values())
+            for groups in (zip(first.tolist(), second.tolist(), strict=True), first.tolist(), second.tolist())
+        )
+        chance = Fraction(a * b, math.comb(first.size, 2))
+        assert agreement(first, second) == float((both - chance) / (Fraction(a + b, 2) - chance))
 
 
 @given(labellings)

@@ -46,7 +46,7 @@ def alter(image: Image.Image, name: str, appearance: Appearance) -> Image.Image:
     colours = image.mode not in ("1", "L", "LA", "I", "I;16")
     image = ImageOps.exif_transpose(image).convert("RGB" if colours else "L")
     image = image.filter(ImageFilter.MinFilter(appearance.stroke)).filter(ImageFilter.GaussianBlur(appearance.blur))
-    draw = np.random.default_rng(zlib.crc32(name.encode()))
+    draw = np.random.default_rng(zlib.crc32(name.encode()))  # hash() differs from process to process
     width, height = image.size
     grid = Image.fromarray(draw.standard_normal((8, 8), dtype=np.float32))
     pattern = np.asarray(grid.resize((width, height), Image.Resampling.BICUBIC))

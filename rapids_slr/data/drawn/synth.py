@@ -25,7 +25,7 @@ from rapids_slr.data.layouts import DISTRACTOR, MARKET1501
 from rapids_slr.errors import InputError
 from rapids_slr.settings.spec import SynthSpec
 
-TOLD = re.compile(r"(?P<identity>[0-9]+)_c(?P<camera>[0-9]+)s1_(?P<index>[0-9]+)_00\.png")
+PICTURE_NAME = re.compile(r"(?P<identity>[0-9]+)_c(?P<camera>[0-9]+)s1_(?P<index>[0-9]+)_00\.png")
 STREAMS = {"person": 0, "distractor": 1, "camera": 2, "picture": 3, "plan": 4}
 """What a random stream is for; part of its seed."""
 
@@ -56,14 +56,15 @@ class Studio:
         """(H, W, 3) uint8."""
         rng = self.rng("picture", identity, camera, index)
         person = self.person(identity, index if identity == DISTRACTOR else 0)
+        # Numbers above those of distractors: nobody passes by who is in the gallery. Not cached, as seldom drawn twice.
         passer_by = self._person(DISTRACTOR, int(rng.random() * 2**31) + 2**31)
         return picture(person, self.camera(camera), self.style, rng, passer_by, self.spec.height, self.spec.width)
 
     def open(self, name: str) -> Image.Image:
-        told = TOLD.fullmatch(Path(name).name)
-        if told is None:
+        match = PICTURE_NAME.fullmatch(Path(name).name)
+        if match is None:
             raise InputError(f"{name} is no picture of a drawn domain; its names look like {MARKET1501.example}")
-        return Image.fromarray(self.pixels(int(told["identity"]), int(told["camera"]), int(told["index"])))
+        return Image.fromarray(self.pixels(int(match["identity"]), int(match["camera"]), int(match["index"])))
 
 
 def synth_domain(spec: SynthSpec) -> Domain:
