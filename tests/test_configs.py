@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from rapids_slr.cli import main
+from rapids_slr.refinement.base import SLRSpec
 from rapids_slr.run import train
-from rapids_slr.settings.spec import DomainSpec, RefineSpec
+from rapids_slr.settings.spec import DomainSpec
 from rapids_slr.settings.specfile import embedded_specs, load_spec, spec_differences
 
 REPOSITORY = Path(__file__).parents[1]
@@ -70,7 +71,7 @@ def test_the_transfers_have_the_settings_of_the_paper(transfer, backbone):
     assert (training.ce_weight, training.soft_weight, training.triplet_weight) == (0.5, 0.5, 1.0)
     assert (clusters.method, clusters.k1, clusters.k2, clusters.min_samples) == ("dbscan", 20, 6, 4)
     assert (clusters.rho, clusters.source_weight) == (2e-3, 0.1)
-    assert spec.refine == RefineSpec(hard="hdbscan", min_cluster_size=7)
+    assert spec.refine == SLRSpec(hard="hdbscan", min_cluster_size=7)
     assert spec_differences(spec, load_spec(spec.name, ["refine=none"])) == ["refine"]
 
 

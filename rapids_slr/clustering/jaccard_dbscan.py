@@ -8,8 +8,11 @@ from rapids_slr.clustering.keys import JaccardDBSCANKeys
 from rapids_slr.clustering.neighbours import check_features, nearest_neighbours
 from rapids_slr.engine.arrays import Array, csr_like, like, on_torch_stream
 from rapids_slr.errors import InputError
+from rapids_slr.marks import step
 from rapids_slr.settings.estimator import Estimator
 from rapids_slr.settings.keys import check_keys
+
+checked = step("neighbours")(check_features)  # a look at every feature, which a profile would miss
 
 CHOICES = "be {most} or {last},"
 """How messages list the words that a key takes."""
@@ -40,7 +43,7 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
             return self._fit(features, source)
 
     def _fit(self, features, source) -> JaccardDBSCAN:
-        x_ND = check_features(features)
+        x_ND = checked(features)
         needed = max(self.k1 + 1, self.k2)
         if len(x_ND) < needed:
             raise InputError(
@@ -53,7 +56,7 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
         neighbours = nearest_neighbours(x_ND, needed, approximate=self.search == "approximate")
         graph = jaccard_graph(x_ND, neighbours, self.k1, self.k2)
         if self.source_weight > 0:
-            reach_N = source_reach(x_ND, check_features(source, "source"))
+            reach_N = source_reach(x_ND, checked(source, "source"))
             graph = add_source_term(graph, reach_N, self.source_weight)
         self._graph = graph
         labels_N, self.eps_ = self._labels_at(self.pairs_per_image, self.rho, self.eps)

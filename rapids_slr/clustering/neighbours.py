@@ -40,7 +40,6 @@ class Neighbours:
     """Share of the neighbours that an approximate search found, measured on SAMPLE images; None for an exact one."""
 
 
-@step("neighbours")
 def check_features(features: object, name: str = "features") -> Array:
     """Features as a contiguous float32 array (N, D), shared with the caller where they already are that.
 

@@ -48,7 +48,7 @@ def profile_run(
     Raises: InputError if the folder holds a run, or as a run does for its spec and data.
     """
     folder = out or Path("runs") / f"{spec.name}-profile-{time.strftime('%Y%m%d-%H%M%S')}"
-    RunFolder.for_run(spec, folder)  # none of a run
+    RunFolder.for_run(spec, folder).write_spec(spec)  # refuses that of a run
     with Session(short(spec), folder) as session:
         result = _measure(session, spec, folder / "trace.json", repetitions)
     text = json.dumps(result, indent=2, allow_nan=False) + "\n"

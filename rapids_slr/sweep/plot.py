@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rapids_slr.files import write_atomically
-from rapids_slr.record.columns import HEADLINE, column_of
 from rapids_slr.reports.drawings import (
     COLOURS,
     HEIGHT,
@@ -36,6 +35,7 @@ from rapids_slr.sweep.table import (
     difference_text,
     differences,
     epoch_means,
+    headline_of,
     scores_of,
     sections,
     spread_of,
@@ -50,8 +50,6 @@ ROW, LETTER, HEADING, AXIS = 24, 7.2, 34, 50
 LINEAR = 5
 """Points of mAP either way that are drawn to scale where some differences lie far beyond; logarithmic from there."""
 TICKS = (-50, -20, -10, -5, -2, 0, 2, 5, 10, 20, 50)
-
-SCORE = column_of(HEADLINE)
 
 
 def draw(results: Results, path: Path) -> None:
@@ -76,7 +74,7 @@ def plot_of(results: Results) -> Html:
         parts.append(el("text", section, x=x + LEFT, y=22, class_="name strong"))
         shown = [*difference_parts(found[section], axis, len(methods) - 1, axis_label(results, axis))]
         parts.append(el("g", shown, transform=f"translate({x:g} {HEADING})"))
-        shown = [*epoch_parts(curves[section], levels[section], span)]
+        shown = [*epoch_parts(curves[section], levels[section], span, headline_of(results).name)]
         parts.append(el("g", shown, transform=f"translate({x:g} {below})"))
     for row, name in enumerate(methods[1:]):
         y = HEADING + ROW * (row + 0.5) + 4
@@ -146,10 +144,10 @@ def colour_of(place: int) -> int:
 
 def differences_in(results: Results, section: str) -> list[Row]:
     """The methods that share a seed with the baseline."""
-    baseline = scores_of(results, section, results["baseline"], HEADLINE)
+    baseline = scores_of(results, section, results["baseline"], headline_of(results).key)
     rows = []
     for place, name in enumerate(baseline_first(results)[1:]):
-        if by_seed := differences(scores_of(results, section, name, HEADLINE), baseline):
+        if by_seed := differences(scores_of(results, section, name, headline_of(results).key), baseline):
             rows.append(Row(name, colour_of(place + 1), place, by_seed, difference_of(by_seed)))
     return rows
 
@@ -174,7 +172,7 @@ def bent(value: float) -> float:
 
 def axis_label(results: Results, axis: Axis) -> str:
     far = f", logarithmic beyond {LINEAR}" if axis.logarithmic else ""
-    return f"{SCORE.name} − {results['baseline']}, points{far}"
+    return f"{headline_of(results).name} − {results['baseline']}, points{far}"
 
 
 def difference_parts(rows: Sequence[Row], axis: Axis, places: int, label: str) -> Iterable[Html]:
@@ -207,7 +205,9 @@ def summary(results: Results, found: Mapping[str, Sequence[Row]]) -> str:
         for section, rows in found.items()
         if rows
     ]
-    return f"{results['name']}: {SCORE.name} less that of {results['baseline']}, points. {'; '.join(parts)}"
+    return (
+        f"{results['name']}: {headline_of(results).name} less that of {results['baseline']}, points. {'; '.join(parts)}"
+    )
 
 
 # Epochs ---------------------------------------------------------------------------------------------------------------
@@ -215,13 +215,13 @@ def summary(results: Results, found: Mapping[str, Sequence[Row]]) -> str:
 
 def curves_in(results: Results, section: str) -> list[Line]:
     """The mean over seeds after every epoch, of the methods that have one."""
-    means = {name: epoch_means(results, section, name, HEADLINE) for name in baseline_first(results)}
+    means = {name: epoch_means(results, section, name, headline_of(results).key) for name in baseline_first(results)}
     return [Line(name, [*mean.items()], colour_of(place)) for place, (name, mean) in enumerate(means.items()) if mean]
 
 
 def level_of(results: Results, section: str) -> float | None:
     """Where adaptation starts: the baseline's network with BatchNorm re-estimated."""
-    start = scores_of(results, section, results["baseline"], HEADLINE, "direct_bn")
+    start = scores_of(results, section, results["baseline"], headline_of(results).key, "direct_bn")
     return spread_of(start).mean if start else None
 
 
@@ -232,10 +232,10 @@ def span_of(curves: Iterable[Sequence[Line]], levels: Iterable[float | None]) ->
     return min(ys, default=0.0), max(ys, default=1.0)
 
 
-def epoch_parts(lines: Sequence[Line], level: float | None, span: tuple[float, float]) -> Iterable[Html]:
+def epoch_parts(lines: Sequence[Line], level: float | None, span: tuple[float, float], score: str) -> Iterable[Html]:
     if not lines:
         return [el("text", "No run is finished yet.", x=LEFT, y=HEIGHT / 2)]
-    return curve_parts(lines, percent(SCORE.name), span, level=level)
+    return curve_parts(lines, percent(score), span, level=level)
 
 
 def legend_parts(lines: Sequence[Line], level: bool, width: float, top: float) -> tuple[list[Html], float]:

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from rapids_slr.record.columns import HEADLINE, SCORES
+from rapids_slr.record.columns import Column, column_of
 from rapids_slr.sweep.folder import Results
+from rapids_slr.tasks.base import task_of
 
 STARTS = ("direct", "direct_bn")
 """Scores before adaptation, which open a table; those of the baseline's runs."""
-SHOWN = {column.key: column.name for column in SCORES if column.group == "scores"}
-"""Scores of the tables, and their names."""
 CONFIDENCE = 0.95
 ALL_PAIRS = "all pairs"
 
@@ -44,6 +43,11 @@ class Difference:
     high: float
     higher: int
     """Seeds in which it is above 0."""
+
+
+def headline_of(results: Results) -> Column:
+    """The score by which the sweep's task compares methods."""
+    return column_of(task_of(results["base"]).headline)
 
 
 def spread_of(scores: BySeed) -> Spread:
@@ -102,10 +106,15 @@ def over_epochs(column: str, epochs: slice) -> Figure:
     return figure
 
 
-def epoch_means(results: Results, section: str, method: str, column: str = HEADLINE) -> dict[int, float]:
-    """Mean over seeds of a column of metrics.jsonl by epoch; over all pairs, of the seeds that are done in each."""
+def epoch_means(results: Results, section: str, method: str, column: str | None = None) -> dict[int, float]:
+    """Mean over seeds of a column of metrics.jsonl, without one the headline, by epoch.
+
+    Over all pairs it is the mean of the seeds that are done in each.
+    """
+    headline = headline_of(results).key
+    column = headline if column is None else column
     pairs = list(results["pairs"]) if section == ALL_PAIRS else [section]
-    seeds = scores_of(results, section, method, HEADLINE)
+    seeds = scores_of(results, section, method, headline)
     values: dict[int, list[float]] = defaultdict(list)
     for run in results["runs"]:
         if run["state"] == "done" and run["method"] == method and run["pair"] in pairs and run["seed"] in seeds:
@@ -126,11 +135,11 @@ def compare(
 
 def rows_of(results: Results, section: str) -> list[dict[str, str]]:
     """The table of a section, in percent; methods without a finished run are left out."""
-    baseline = results["baseline"]
+    baseline, shown = results["baseline"], {column.key: column.name for column in task_of(results["base"]).shown()}
     rows = []
     for stage, method in [*((stage, baseline) for stage in STARTS), *(("last", name) for name in results["methods"])]:
         row = {"method": method if stage == "last" else stage, "seeds": ""}
-        for score, label in SHOWN.items():
+        for score, label in shown.items():
             found = scores_of(results, section, method, score, stage)
             if not found:
                 break

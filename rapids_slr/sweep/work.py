@@ -21,13 +21,13 @@ import torch
 from rapids_slr.errors import InputError, RunError
 from rapids_slr.progress import Progress, Task
 from rapids_slr.provenance import commit
-from rapids_slr.record.columns import column_of
 from rapids_slr.record.folder import RunFolder
 from rapids_slr.settings.spec import RunSpec
 from rapids_slr.settings.specfile import dump_spec
 from rapids_slr.sweep.folder import Results, SweepFolder, record_of, results_of, write_text
 from rapids_slr.sweep.plan import Run, Sweep
-from rapids_slr.sweep.table import SHOWN, markdown
+from rapids_slr.sweep.table import markdown
+from rapids_slr.tasks.base import task_of
 
 PROGRAM = (sys.executable, "-m", "rapids_slr")
 POLL_SECONDS = 0.2
@@ -263,7 +263,8 @@ class Work:
                 bar.advance()
                 self.save()
                 last = self.records[job.name]["scores"]["last"]
-                shown = "  ".join(f"{name} {column_of(key).text(last[key])}" for key, name in SHOWN.items())
+                scores = task_of(self.sweep.base).shown()
+                shown = "  ".join(f"{column.name} {column.text(last[column.key])}" for column in scores)
                 self.progress.say(f"{job.name}: {shown}")
         else:
             self.fail(job, child.message(), bar)

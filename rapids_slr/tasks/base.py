@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from rapids_slr.record.columns import Column, add_columns
 from rapids_slr.settings.base import Section
@@ -42,6 +42,11 @@ class TaskSpec(Section):
     on_screen: ClassVar[tuple[str, ...]]
     """The keys that an epoch's line on the screen has."""
 
+    @classmethod
+    def shown(cls) -> list[Column]:
+        """The scores that tables of several runs have."""
+        return [column for column in cls.scores if column.group == "scores"]
+
     def build(self) -> Task:
         raise NotImplementedError
 
@@ -68,3 +73,9 @@ class ReIDSpec(TaskSpec):
 
 TASKS: dict[str, type[TaskSpec]] = {"reid": ReIDSpec}
 """Tasks, by the name of `task`."""
+
+
+def task_of(spec: Mapping[str, Any]) -> type[TaskSpec]:
+    """The section of the task that the settings of a spec name, as a YAML file or a results file has them."""
+    task = spec.get("task", ReIDSpec.choice())
+    return TASKS[task if isinstance(task, str) else task.get(TaskSpec.TAG, ReIDSpec.choice())]

@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import entropy as entropy_of
 
 from rapids_slr.errors import InputError
+from rapids_slr.refinement.base import SLRSpec
 from rapids_slr.reports import clusters as module
 from rapids_slr.reports.clusters import (
     EpochLabels,
@@ -25,7 +26,6 @@ from rapids_slr.reports.clusters import (
     steps_between,
 )
 from rapids_slr.reports.figures import size_bins
-from rapids_slr.settings.spec import RefineSpec
 from tests.reference import slr as reference
 
 PAIRS = arrays(np.int32, (3, 30), elements=st.integers(-1, 5))
@@ -46,13 +46,13 @@ def test_the_entropy_is_that_of_the_soft_labels_of_the_method(labels):
     now = epoch(labels[0], labels[1])
     soft = reference.soft_labels(labels[0], labels[1], 0.5)
     expected = [entropy_of(row, base=2) if row.sum() else np.nan for row in soft]
-    assert_allclose(entropy(refinement(now, RefineSpec())), expected, atol=1e-5)
+    assert_allclose(entropy(refinement(now, SLRSpec().again())), expected, atol=1e-5)
 
 
 @given(PAIRS)
 def test_the_matrix_holds_the_projection_in_some_order(labels):
     now = epoch(labels[0], labels[1])
-    drawn = matrix_of(refinement(now, RefineSpec()))
+    drawn = matrix_of(refinement(now, SLRSpec().again()))
     old, new = (np.unique(x[x >= 0]) for x in labels[:2])
     if not len(old) or not len(new):
         assert drawn is None
@@ -74,7 +74,7 @@ def test_clusters_that_stay_lie_on_the_diagonal_whatever_their_numbers():
     gone = rng.random(len(previous)) < np.linspace(0, 0.9, 20)[previous]  # sizes come in another order than before
     gone[np.searchsorted(previous, np.arange(20))] = False
     cluster = np.where(gone, -1, rng.permutation(20)[previous])
-    drawn = matrix_of(refinement(epoch(previous, cluster), RefineSpec()))
+    drawn = matrix_of(refinement(epoch(previous, cluster), SLRSpec().again()))
     assert sorted((row, column) for row, column, _, _ in drawn.cells) == [(i, i) for i in range(20)]
     assert drawn.summary == "20 of 20 clusters go to one cluster alone"
 
@@ -83,7 +83,7 @@ def test_many_clusters_share_squares(monkeypatch):
     monkeypatch.setattr(module, "SQUARES", 10)
     rng = np.random.default_rng(1)
     previous, cluster = rng.integers(0, 45, (2, 3000)).astype(np.int32)
-    refined = refinement(epoch(previous, cluster), RefineSpec())
+    refined = refinement(epoch(previous, cluster), SLRSpec().again())
     whole = np.zeros((45, 45))
     monkeypatch.setattr(module, "SQUARES", 100)
     for row, column, value, _ in matrix_of(refined).cells:
