@@ -26,7 +26,7 @@ from torch import Tensor
 
 from rapids_slr import SLR, JaccardDBSCAN
 from rapids_slr.bench import Machine, bench_labels, show
-from rapids_slr.data import ImageStore
+from rapids_slr.data.store import ImageStore
 from rapids_slr.files import write_atomically
 from rapids_slr.hosts import steps
 from rapids_slr.hosts.targets import Targets, class_centroids, hard_targets

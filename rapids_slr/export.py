@@ -20,13 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from rapids_slr import __version__
-from rapids_slr.data import ImageStore, collect, load_images
 from rapids_slr.data.augment import scale_and_shift
+from rapids_slr.data.collect import collect
+from rapids_slr.data.store import ImageStore, load_images
 from rapids_slr.errors import InputError, RunError
 from rapids_slr.files import write_atomically
 from rapids_slr.networks.checkpoint import Trained, load_trained
 from rapids_slr.networks.embed import embed
-from rapids_slr.networks.two_branch import TwoBranch
+from rapids_slr.networks.network import Network
 from rapids_slr.provenance import commit
 from rapids_slr.seeds import generator
 from rapids_slr.settings.spec import FeatureSpec, StoredSpec
@@ -58,7 +59,7 @@ class Exported(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, network: TwoBranch, data: StoredSpec) -> None:
+    def __init__(self, network: Network, data: StoredSpec) -> None:
         super().__init__()
         network.precision = "float32"  # bfloat16 is for training and for this program's own inference on a GPU
         self.network = network

@@ -20,6 +20,7 @@ from rapids_slr.hosts.targets import targets_of, true_identities
 from rapids_slr.marks import heard_by, stage
 from rapids_slr.networks.batchnorm import recalibrate_batchnorm
 from rapids_slr.networks.checkpoint import FORMAT, description, load_network, load_trained, new_network, save_network
+from rapids_slr.networks.network import Network
 from rapids_slr.networks.teacher import make_teacher
 from rapids_slr.provenance import versions
 from rapids_slr.record.folder import best_row
@@ -126,7 +127,7 @@ def pretrain_network(session: RunSession) -> None:
     save_network(folder.pretrained_file, network, spec)
 
 
-def drawn_network(spec: RunSpec):
+def drawn_network(spec: RunSpec) -> Network:
     """A network to pre-train, whose random weights depend on the seed alone."""
     with torch.random.fork_rng():
         torch.manual_seed(generator(spec.seed, "network").initial_seed())
@@ -207,14 +208,14 @@ def cluster(now: Adaptation, epoch: int, features_ND: Tensor, source_SD: Tensor 
         raise RunError(f"epoch {epoch}: {fault}") from fault
 
 
-def starting_points(session: RunSession, now: Adaptation, network) -> dict[str, Mapping[str, float]]:
+def starting_points(session: RunSession, now: Adaptation, network: Network) -> dict[str, Mapping[str, float]]:
     """Scores before adaptation: as pre-trained, and with BatchNorm re-estimated on the target (no training).
 
     The statistics are those of augmented images, as the weights were trained with; those of plain images can be worse
     than none. With `features.bn_recalibrate` the network goes on with them.
     """
 
-    def scores_of(name: str, embedder) -> Mapping[str, float]:
+    def scores_of(name: str, embedder: Network) -> Mapping[str, float]:
         scores = now.task.evaluate(lambda images: session.embed(embedder, images), session.images)
         session.log.scores(name, scores)
         return scores

@@ -20,9 +20,10 @@ from torch import Tensor
 
 from rapids_slr import __version__
 from rapids_slr.clustering.neighbours import check_features
-from rapids_slr.data import Collection, Fault, collect, load_images
-from rapids_slr.data.faults import faults_error
+from rapids_slr.data.collect import Collection, collect
+from rapids_slr.data.faults import Fault, faults_error
 from rapids_slr.data.layouts import DISTRACTOR
+from rapids_slr.data.store import load_images
 from rapids_slr.engine.arrays import like, on_torch_stream
 from rapids_slr.engine.backend import Backend, choose_backend
 from rapids_slr.engine.blocks import similarity_blocks

@@ -17,6 +17,7 @@ from rapids_slr.files import make_folder
 from rapids_slr.kernels import warm_up
 from rapids_slr.marks import Clock
 from rapids_slr.networks.embed import embed
+from rapids_slr.networks.network import Network
 from rapids_slr.progress import Progress
 from rapids_slr.record.folder import RunFolder
 from rapids_slr.record.log import Log
@@ -58,7 +59,7 @@ class Session(ExitStack):
     def _how_to_go_on(self, kind: Any, *_: object) -> None:
         """What a user who stopped the command can do next; nothing, but for a run."""
 
-    def embed(self, network: Any, images: Images, epoch: int | None = None) -> Tensor:
+    def embed(self, network: Network, images: Images, epoch: int | None = None) -> Tensor:
         """Features (N, D) float32, unit rows; with an epoch, the mean over its `features.views` augmented views."""
         spec = self.spec
         settings, draw = spec.features, None

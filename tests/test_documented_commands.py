@@ -21,7 +21,8 @@ import yaml
 
 from rapids_slr.bench import FEATURES
 from rapids_slr.cli import COMMANDS, GROUPS, main
-from rapids_slr.data import pack, synth_domain, write_domain
+from rapids_slr.data.drawn.synth import synth_domain, write_domain
+from rapids_slr.data.pack import pack
 from rapids_slr.reports import maps
 from rapids_slr.settings.spec import RunSpec
 from rapids_slr.settings.specfile import load_spec, spec_differences

@@ -16,7 +16,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rapids_slr import run
-from rapids_slr.data import load_images, synth_domain, write_domain
+from rapids_slr.data.drawn.synth import synth_domain, write_domain
+from rapids_slr.data.store import load_images
 from rapids_slr.errors import InputError, RunError
 from rapids_slr.evaluation import retrieval_scores
 from rapids_slr.networks.checkpoint import load_trained

@@ -14,7 +14,7 @@ from rapids_slr.cli.options import SetOption, print_table
 from rapids_slr.errors import InputError
 
 if TYPE_CHECKING:
-    from rapids_slr.data import Domain
+    from rapids_slr.data.domain import Domain
     from rapids_slr.settings.spec import DomainSpec
 
 
@@ -62,7 +62,8 @@ def data_synth(
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise InputError(f"{folder} is not empty; name a new folder")
 
-    from rapids_slr.data import summarise, synth_domain, write_domain
+    from rapids_slr.data.domain import summarise
+    from rapids_slr.data.drawn.synth import synth_domain, write_domain
     from rapids_slr.progress import Progress
 
     for name, folder in folders.items():
@@ -82,7 +83,9 @@ def data_check(
 ) -> None:
     """Count the images of a data set, or of a spec's data sets, and list all that is wrong with them."""
     domains = domains_to_check(what, layout, changes)
-    from rapids_slr.data import check_domain, scan_domain, summarise
+    from rapids_slr.data.check import check_domain
+    from rapids_slr.data.domain import summarise
+    from rapids_slr.data.read import scan_domain
     from rapids_slr.progress import Progress
 
     faults: list[str] = []
@@ -126,7 +129,7 @@ def data_pack(
     archive: Annotated[Path, typer.Argument(metavar="ZIP", help="Archive to write.")],
 ) -> None:
     """Pack a data folder into one .zip, which every command reads as it is."""
-    from rapids_slr.data import pack
+    from rapids_slr.data.pack import pack
     from rapids_slr.progress import Progress
 
     with Progress() as progress, progress.task(f"packing {folder}", total=None, unit="files") as task:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from rapids_slr.data.files import Files, is_image
+if TYPE_CHECKING:
+    from rapids_slr.data.files import Files
 
 SplitName = Literal["train", "query", "gallery"]
 SPLITS: tuple[SplitName, ...] = ("train", "query", "gallery")
@@ -97,6 +98,14 @@ def _msmt17(train: str, test: str) -> Layout:
 
 MSMT17_V1, MSMT17_V2 = _msmt17("train", "test"), _msmt17("mask_train_v2", "mask_test_v2")
 LAYOUTS = (MARKET1501, DUKEMTMC, PERSONX, MSMT17_V1, MSMT17_V2, VERI)
+"""Every layout; two of one name are versions of it."""
+OMNIGLOT = ("omniglot-background", "omniglot-evaluation")
+"""Parts of torchvision's data set, which has no splits of its own."""
+
+
+def layout_names() -> list[str]:
+    """What `layout` of a spec may name."""
+    return ["auto", *dict.fromkeys(layout.name for layout in LAYOUTS), *OMNIGLOT]
 
 
 def find_layout(files: Files, wanted: str) -> tuple[Layout, str] | str:
@@ -123,6 +132,8 @@ def find_layout(files: Files, wanted: str) -> tuple[Layout, str] | str:
 
 def _by_file_names(files: Files, layouts: list[Layout], top: str) -> Layout:
     """Of layouts with the same folders, the first that reads most of the training names."""
+    from rapids_slr.data.files import is_image  # which asks Pillow; a spec reads the table of layouts without it
+
     if len(layouts) == 1:
         return layouts[0]
     names = [name for name in files.under(top + layouts[0].train.folder) if is_image(name)]

@@ -16,7 +16,7 @@ from rapids_slr.data.drawn.omniglot import scan_omniglot
 from rapids_slr.data.drawn.synth import synth_domain
 from rapids_slr.data.faults import Fault, faults_error
 from rapids_slr.data.files import Files, is_image, leads_outside, natural_order, open_files
-from rapids_slr.data.layouts import DISTRACTOR, JUNK, LARGEST_NUMBER, SPLITS, Layout, Place, find_layout
+from rapids_slr.data.layouts import DISTRACTOR, JUNK, LARGEST_NUMBER, OMNIGLOT, SPLITS, Layout, Place, find_layout
 from rapids_slr.settings.spec import DomainSpec
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def scan_domain(spec: DomainSpec) -> Domain:
     if spec.synth is not None:
         return synth_domain(spec.synth)
     assert spec.path is not None  # the spec has checked it
-    if spec.layout in ("omniglot-background", "omniglot-evaluation"):
+    if spec.layout in OMNIGLOT:
         domain = scan_omniglot(Path(spec.path), spec.layout)
     else:
         domain = _scan_files(open_files(spec.path), spec.layout)

@@ -141,3 +141,8 @@ def _no_gpu(fault: BaseException) -> str:
 def cuda_extra() -> str:
     """The extra of this package that fits the CUDA version of torch."""
     return "cuda12" if (torch.version.cuda or "").startswith("12.") else "cuda13"
+
+
+def takes_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is the faster way on this device: a GPU that has it (compute capability 8.0 and above)."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)

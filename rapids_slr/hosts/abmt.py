@@ -20,8 +20,8 @@ from rapids_slr.hosts.losses import Terms, cross_entropy, distillation, mean_ove
 from rapids_slr.hosts.targets import Targets, class_centroids
 from rapids_slr.marks import stage
 from rapids_slr.networks.base import Outputs
+from rapids_slr.networks.network import Network
 from rapids_slr.networks.teacher import make_teacher, update_teacher
-from rapids_slr.networks.two_branch import TwoBranch
 from rapids_slr.session import Session
 from rapids_slr.settings.spec import RunSpec, TrainingSpec
 
@@ -29,14 +29,14 @@ from rapids_slr.settings.spec import RunSpec, TrainingSpec
 class ABMT:
     """The student is trained; the teacher follows it, embeds and is evaluated."""
 
-    student: TwoBranch
-    teacher: TwoBranch
+    student: Network
+    teacher: Network
 
     def __init__(self) -> None:
         self.step = 0
         """Training steps done, over all epochs; it sets the decay of the moving average."""
 
-    def begin(self, network: TwoBranch, session: Session) -> None:
+    def begin(self, network: Network, session: Session) -> None:
         self.session = session
         self.teacher = network.requires_grad_(False)
         self.student = make_teacher(self.teacher).requires_grad_(True)
@@ -69,8 +69,8 @@ class ABMT:
 
 
 def adapt_epoch(
-    student: TwoBranch,
-    teacher: TwoBranch,
+    student: Network,
+    teacher: Network,
     target: ImageStore,
     targets: Targets,
     spec: RunSpec,
@@ -150,7 +150,7 @@ def adaptation_loss(
     return total, terms
 
 
-def teacher_cross_entropy(teacher: TwoBranch, guide: Outputs, targets: Tensor, smoothing: float) -> Tensor:
+def teacher_cross_entropy(teacher: Network, guide: Outputs, targets: Tensor, smoothing: float) -> Tensor:
     """Cross entropy of the teacher's classifiers on its own features (Eq. 5); no gradient reaches the features.
 
     Args:

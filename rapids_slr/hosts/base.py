@@ -13,13 +13,14 @@ if TYPE_CHECKING:
 
     from rapids_slr.data.images import Images
     from rapids_slr.hosts.targets import Targets
+    from rapids_slr.networks.network import Network
     from rapids_slr.session import Session
 
 
 class Host(Protocol):
     """A way to train a network on cluster labels."""
 
-    def begin(self, network: Any, session: Session) -> None:
+    def begin(self, network: Network, session: Session) -> None:
         """Start from a pre-trained network, without classifiers, on the training device; it becomes the host's."""
 
     def embed(self, images: Images, epoch: int | None = None) -> Tensor:

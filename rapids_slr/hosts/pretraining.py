@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -11,6 +9,7 @@ from rapids_slr.data.store import ImageStore
 from rapids_slr.hosts.loop import Batch, Batches, GuardedAdam, Report, meter_of, step_memory, train_steps
 from rapids_slr.hosts.losses import Terms, cross_entropy, mean_over_heads, soft_margin_triplet
 from rapids_slr.networks.base import Outputs
+from rapids_slr.networks.network import Network
 from rapids_slr.seeds import generator
 from rapids_slr.settings.spec import PretrainSpec, RunSpec
 
@@ -30,7 +29,7 @@ def pretrain_loss(outputs: Outputs, labels_B: Tensor, smoothing: float) -> tuple
     return terms["ce"] + terms["triplet"], terms
 
 
-def pretrain_optimizer(network: Any, spec: PretrainSpec) -> GuardedAdam:
+def pretrain_optimizer(network: Network, spec: PretrainSpec) -> GuardedAdam:
     return GuardedAdam(network.parameters(), lr=spec.lr, weight_decay=spec.weight_decay)
 
 
@@ -41,7 +40,7 @@ def pretrain_rate(spec: PretrainSpec, epoch: int) -> float:
 
 
 def pretrain_epoch(
-    network: Any,
+    network: Network,
     optimizer: GuardedAdam,
     source: ImageStore,
     labels_N: Tensor,

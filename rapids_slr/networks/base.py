@@ -1,17 +1,17 @@
-"""What a network is to those who train and use it, and the tables of networks and backbones.
+"""The tables of networks and backbones, and what a network gives to those who train it.
 
-B images of a batch, C classes, d features of a head, H heads, m classes.
+B images of a batch, H heads, D features of a head, M classes.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
+    from rapids_slr.networks.network import Network
     from rapids_slr.settings.spec import ModelSpec
 
 BACKBONES = {
@@ -30,37 +30,14 @@ class Outputs(NamedTuple):
     """What the heads of a network make of a batch, a tuple of H tensors each.
 
     Attributes:
-        pooled: (B, d) float32 of each head, before the neck.
-        necked: (B, d) float32 of each head, batch-normalised.
-        logits: (B, m) float32 of each head; empty without classifiers.
+        pooled: (B, D) float32 of each head, before the neck.
+        necked: (B, D) float32 of each head, batch-normalised.
+        logits: (B, M) float32 of each head; empty without classifiers.
     """
 
     pooled: tuple[Tensor, ...]
     necked: tuple[Tensor, ...]
     logits: tuple[Tensor, ...]
-
-
-class Network(Protocol):
-    """A torch.nn.Module with one head or several, whose features are theirs side by side."""
-
-    heads: tuple[str, ...]
-    """Names of the heads; a row of features consists of their equal parts, in this order."""
-    feature_dim: int
-    """Length of a row of features."""
-
-    def place(self, device: torch.device | str) -> Self:
-        """Move to where the network will work."""
-
-    def embed(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) normalised images -> (B, feature_dim) float32 rows of unit length."""
-
-    def set_classifiers(self, width: int, generator: torch.Generator) -> None:
-        """Classifiers for `width` classes with small random weights."""
-
-    def set_classifiers_from(self, centroids: Tensor) -> None:
-        """A class for each centroid (m, feature_dim)."""
-
-    def drop_classifiers(self) -> None: ...
 
 
 def imported(place: str) -> Any:
@@ -69,7 +46,7 @@ def imported(place: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def build_network(name: str, model: ModelSpec, channels: int) -> Any:
+def build_network(name: str, model: ModelSpec, channels: int) -> Network:
     """A network of NETWORKS with the backbone of `model`, on the CPU, without classifiers.
 
     Raises: InputError if the backbone or its weights cannot be had.

@@ -17,6 +17,7 @@ from torch import Tensor
 from rapids_slr.errors import InputError
 from rapids_slr.files import load_tensors, save_tensors
 from rapids_slr.networks.base import NETWORKS, build_network
+from rapids_slr.networks.network import Network
 from rapids_slr.record.folder import RunFolder
 from rapids_slr.settings.spec import ArchitectureSpec, ImageSpec, ModelSpec, RunSpec, StoredSpec
 from rapids_slr.settings.specfile import explain_values, load_spec
@@ -27,7 +28,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Trained:
-    network: Any
+    network: Network
     """On the CPU, in evaluation mode, without classifiers; takes no gradient."""
     data: StoredSpec
     """How images are resized and normalised; unreadable ones are left out."""
@@ -52,7 +53,7 @@ def _architecture(spec: RunSpec) -> dict[str, object]:
     return spec.model.model_dump(include=set(ArchitectureSpec.model_fields)) | {"channels": spec.data.channels}
 
 
-def save_network(path: Path, network: Any, spec: RunSpec) -> None:
+def save_network(path: Path, network: Network, spec: RunSpec) -> None:
     """Write a network without classifiers.
 
     Raises: RunError if it cannot be written; what stood at `path` is untouched.
@@ -60,12 +61,12 @@ def save_network(path: Path, network: Any, spec: RunSpec) -> None:
     save_tensors(path, {"format": FORMAT, **description(spec), "network": network.state_dict()})
 
 
-def new_network(spec: RunSpec) -> Any:
+def new_network(spec: RunSpec) -> Network:
     """The network that the spec's host trains, with weights drawn or loaded as `model.weights` says, on the CPU."""
     return build_network(spec.host.network, spec.model, spec.data.channels)
 
 
-def load_network(path: Path, spec: RunSpec) -> Any:
+def load_network(path: Path, spec: RunSpec) -> Network:
     """The network of a pretrained.pt, without classifiers, on the CPU, computed as the spec says.
 
     Raises: InputError if the file is absent, damaged, or of another architecture than the spec's.

@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rapids_slr.data import ImageStore, normalise
-from rapids_slr.data import augment as draw_view
-from rapids_slr.data.augment import random_draws
+from rapids_slr.data.augment import augment as draw_view
+from rapids_slr.data.augment import normalise, random_draws
+from rapids_slr.data.store import ImageStore
 from rapids_slr.engine.memory import memory_advice, out_of_memory
-from rapids_slr.networks.two_branch import TwoBranch
+from rapids_slr.networks.network import Network
 from rapids_slr.settings.spec import AugmentSpec, FeatureSpec, ImageSpec
 
 log = logging.getLogger(__name__)
 
 
 def embed(
-    model: TwoBranch,
+    model: Network,
     store: ImageStore,
     data: ImageSpec,
     features: FeatureSpec,

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from rapids_slr.marks import step
-from rapids_slr.networks.two_branch import TwoBranch
+from rapids_slr.networks.network import Network
+
+Any_Network = TypeVar("Any_Network", bound=Network)
 
 
-def make_teacher(student: TwoBranch) -> TwoBranch:
+def make_teacher(student: Any_Network) -> Any_Network:
     """A copy of the student, on its device, that takes no gradient."""
     teacher = copy.deepcopy(student).requires_grad_(False)
     return teacher.place(next(student.parameters()).device)  # a copy of what was compiled is not
@@ -19,9 +22,7 @@ def make_teacher(student: TwoBranch) -> TwoBranch:
 
 @step("EMA")
 @torch.no_grad()
-def update_teacher(
-    teacher: TwoBranch, student: TwoBranch, step: int, decay: float, skip_classifiers: bool = False
-) -> None:
+def update_teacher(teacher: Network, student: Network, step: int, decay: float, skip_classifiers: bool = False) -> None:
     """Move the teacher's parameters towards the student's: teacher <- a teacher + (1 - a) student.
 
     a = min(1 - 1 / (step + 1), decay), so that the first steps are a plain mean. BatchNorm statistics are left alone:
@@ -35,7 +36,7 @@ def update_teacher(
     torch._foreach_lerp_(_averaged(teacher, skip_classifiers), _averaged(student, skip_classifiers), share)
 
 
-def _averaged(network: TwoBranch, skip_classifiers: bool) -> list[Tensor]:
+def _averaged(network: Network, skip_classifiers: bool) -> list[Tensor]:
     return [
         parameter
         for name, parameter in network.named_parameters()

@@ -15,9 +15,9 @@ from statistics import median
 from typing import Any
 
 from rapids_slr import __version__
+from rapids_slr.engine.backend import takes_bfloat16
 from rapids_slr.errors import InputError
 from rapids_slr.files import write_atomically
-from rapids_slr.networks.two_branch import takes_bfloat16
 from rapids_slr.profiling.ledger import StageWork
 from rapids_slr.profiling.measure import Memory, Meter, Peak, Roofline, Work, measured, overhead, probe, traced
 from rapids_slr.profiling.page import page_of

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rapids_slr.data import Split
+from rapids_slr.data.domain import Split
 from rapids_slr.evaluation import agreement, label_quality, pair_errors, rightly_placed
 from rapids_slr.record.columns import RAW, SECONDS
 from rapids_slr.record.tables import Frame, cluster_statistics, manifest, table

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rapids_slr.data import Split
+from rapids_slr.data.domain import Split
 from rapids_slr.engine.arrays import array_module, as_array
 
 Frame = Any

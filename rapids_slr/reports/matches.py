@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rapids_slr import __version__
-from rapids_slr.data import Collection
+from rapids_slr.data.collect import Collection
 from rapids_slr.data.decode import upright
 from rapids_slr.files import write_atomically
 from rapids_slr.reports.figures import strip_of

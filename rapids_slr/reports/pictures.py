@@ -12,8 +12,10 @@ import torch
 from PIL import Image, features
 from torch import Tensor
 
-from rapids_slr.data import Domain, ImageStore, Split, load_images, read_domain
+from rapids_slr.data.domain import Domain, Split
 from rapids_slr.data.layouts import SplitName
+from rapids_slr.data.read import read_domain
+from rapids_slr.data.store import ImageStore, load_images
 from rapids_slr.engine.arrays import on_torch_stream
 from rapids_slr.engine.backend import choose_backend
 from rapids_slr.errors import InputError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import NoneType
 from typing import Any, ClassVar, get_args
 
@@ -117,7 +117,7 @@ class Chosen:
         return {"anyOf": [{"enum": list(self.table)}, *sections], "default": self.default}
 
 
-def not_in_table(name: Any, table: Mapping[str, Any], where: tuple[str, ...] = ()) -> ValidationError:
+def not_in_table(name: Any, table: Iterable[str], where: tuple[str, ...] = ()) -> ValidationError:
     """The fault of a name that a table does not hold, at the key `where` below the one that is read."""
     known = [repr(each) for each in table]
     expected = " or ".join(filter(None, (", ".join(known[:-1]), known[-1])))

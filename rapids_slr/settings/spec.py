@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from rapids_slr.clustering.base import CLUSTERERS, ClustererSpec, DBSCANSpec
+from rapids_slr.data.layouts import layout_names
 from rapids_slr.hosts.base import HOSTS, ABMTSpec, HostSpec
 from rapids_slr.networks.base import BACKBONES
 from rapids_slr.refinement.base import REFINERS, RefinerSpec, SLRSpec
@@ -49,15 +50,20 @@ class DomainSpec(Settings):
 
     path: str | None = None
     """Folder or .zip in the layout below."""
-    layout: Literal[
-        "auto", "market1501", "dukemtmc", "personx", "msmt17", "veri", "omniglot-background", "omniglot-evaluation"
-    ] = "auto"
+    layout: Annotated[str, Field(json_schema_extra={"enum": layout_names()})] = "auto"
     """How names tell identity and camera; `auto` looks at the folders. `omniglot-*` takes torchvision's data set."""
     synth: SynthSpec | None = None
     """Draw the domain instead of reading it."""
     appearance: Literal["mid", "hard"] | None = None
     """A stated gap on top of what is stored: thicker dark strokes, blur, less contrast, texture and noise (`mid`), or
     all of that inverted (`hard`); for experiments."""
+
+    @field_validator("layout")
+    @classmethod
+    def _known(cls, layout: str) -> str:
+        if layout not in layout_names():
+            raise not_in_table(layout, layout_names())
+        return layout
 
     @model_validator(mode="after")
     def _one_origin(self) -> DomainSpec:

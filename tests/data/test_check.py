@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from rapids_slr.data import check_domain
+from rapids_slr.data.check import check_domain
 from rapids_slr.settings.spec import DomainSpec, SynthSpec
 from tests.data.handmade import MARKET, make_files, png, zip_of
 

@@ -7,7 +7,7 @@ import os
 import pytest
 from numpy.testing import assert_array_equal
 
-from rapids_slr.data import collect
+from rapids_slr.data.collect import collect
 from rapids_slr.errors import InputError
 from tests.data.handmade import MARKET, make_files, png, zip_of
 

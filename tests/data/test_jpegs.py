@@ -15,10 +15,11 @@ from PIL import Image
 from torch import Tensor
 
 from rapids_slr.data import decode as decode_module
-from rapids_slr.data import load_images, read_domain
 from rapids_slr.data import store as store_module
 from rapids_slr.data.decode import decode, decode_jpegs, decode_or_fault, decodes_jpegs
 from rapids_slr.data.faults import Fault
+from rapids_slr.data.read import read_domain
+from rapids_slr.data.store import load_images
 from rapids_slr.errors import InputError
 from rapids_slr.settings.spec import DomainSpec, StoredSpec
 from tests.data.handmade import make_files, png

@@ -4,7 +4,8 @@ import zipfile
 
 import pytest
 
-from rapids_slr.data import pack, read_domain
+from rapids_slr.data.pack import pack
+from rapids_slr.data.read import read_domain
 from rapids_slr.errors import InputError
 from rapids_slr.settings.spec import DomainSpec
 from tests.data.handmade import MARKET, make_files

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from rapids_slr.data import read_domain, scan_domain, summarise
-from rapids_slr.data.domain import answerable, make_split
+from rapids_slr.data.domain import answerable, make_split, summarise
 from rapids_slr.data.files import natural_order
+from rapids_slr.data.read import read_domain, scan_domain
 from rapids_slr.errors import InputError
 from rapids_slr.settings.spec import DomainSpec
 from tests.conftest import shared_data

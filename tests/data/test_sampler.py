@@ -8,7 +8,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rapids_slr.data import identity_batches
+from rapids_slr.data.sampler import identity_batches
 from rapids_slr.errors import InputError
 from tests.data.handmade import needs_gpu
 

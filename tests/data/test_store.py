@@ -11,9 +11,10 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
-from rapids_slr.data import ImageStore, load_images, read_domain
 from rapids_slr.data import store as store_module
 from rapids_slr.data.decode import decode
+from rapids_slr.data.read import read_domain
+from rapids_slr.data.store import ImageStore, load_images
 from rapids_slr.errors import InputError
 from rapids_slr.settings.spec import DomainSpec, StoredSpec
 from tests.data.handmade import MARKET, make_files, needs_gpu, noise, png

@@ -7,7 +7,7 @@ import torch
 
 from rapids_slr import SLR, JaccardDBSCAN
 from rapids_slr.bench import clustered_features
-from rapids_slr.data import identity_batches
+from rapids_slr.data.sampler import identity_batches
 from rapids_slr.engine.backend import what_cuda_misses
 from rapids_slr.hosts.targets import class_centroids, hard_targets
 from rapids_slr.marks import Clock

@@ -15,8 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rapids_slr import run
-from rapids_slr.data import ImageStore, augment, identity_batches, load_images, read_domain
+from rapids_slr.data.augment import augment
 from rapids_slr.data.decode import decode, decodes_jpegs
+from rapids_slr.data.read import read_domain
+from rapids_slr.data.sampler import identity_batches
+from rapids_slr.data.store import ImageStore, load_images
 from rapids_slr.engine.backend import what_cuda_misses
 from rapids_slr.errors import RunError
 from rapids_slr.evaluation import query_results, retrieval_scores

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rapids_slr.data import ImageStore
+from rapids_slr.data.store import ImageStore
 from rapids_slr.errors import RunError
 from rapids_slr.hosts import abmt, loop, pretraining
 from rapids_slr.hosts.abmt import adapt_epoch

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rapids_slr.data import ImageStore, augment, normalise
+from rapids_slr.data.augment import augment, normalise
+from rapids_slr.data.store import ImageStore
 from rapids_slr.errors import RunError
 from rapids_slr.networks.embed import embed
 from rapids_slr.networks.two_branch import TwoBranch

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rapids_slr.engine import backend
 from rapids_slr.errors import InputError
-from rapids_slr.networks import two_branch
 from rapids_slr.networks.backbones import build_backbone
 from rapids_slr.networks.teacher import make_teacher
 from rapids_slr.networks.two_branch import TwoBranch
@@ -185,9 +185,9 @@ def test_bfloat16_gives_nearly_the_same_features(network, images):
 
 @pytest.mark.parametrize(("capability", "expected"), [((7, 5), False), ((8, 0), True), ((9, 0), True), ((12, 0), True)])
 def test_auto_takes_bfloat16_where_a_gpu_has_it(network, monkeypatch, capability, expected):
-    assert not two_branch.takes_bfloat16(torch.device("cpu"))
+    assert not backend.takes_bfloat16(torch.device("cpu"))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-    assert two_branch.takes_bfloat16(torch.device("cuda", 0)) == expected
+    assert backend.takes_bfloat16(torch.device("cuda", 0)) == expected
 
 
 @pytest.mark.parametrize("precision", ["auto", "float32"])

@@ -170,7 +170,7 @@ def test_every_stage_is_marked_somewhere():
 
 def test_nobody_hears_once_the_block_is_left():
     meter = Meter(CPU)
-    with pytest.raises(RuntimeError, match="in between"), marked(meter.stage), stage("features"):
+    with pytest.raises(RuntimeError, match="in between"), marked(meter.stage), marks.stage("features"):
         raise RuntimeError("in between")
     with marks.stage("features"):
         pass

@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 
 from rapids_slr.cli import main
-from rapids_slr.data import ImageStore, Split
+from rapids_slr.data.domain import Split
+from rapids_slr.data.store import ImageStore
 from rapids_slr.errors import InputError, RunError
 from rapids_slr.record.columns import Column, column_of
 from rapids_slr.reports import try_report, write_report

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rapids_slr.data import read_domain
+from rapids_slr.data.read import read_domain
 from rapids_slr.errors import InputError
 from rapids_slr.settings.spec import DomainSpec
 from tests.data.handmade import make_files, zip_of

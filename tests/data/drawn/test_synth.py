@@ -7,10 +7,11 @@ import pytest
 from numpy.testing import assert_array_equal
 from PIL import Image
 
-from rapids_slr.data import check_domain, read_domain, synth_domain, write_domain
+from rapids_slr.data.check import check_domain
 from rapids_slr.data.domain import Domain
 from rapids_slr.data.drawn.pedestrian import style_at
-from rapids_slr.data.drawn.synth import Studio
+from rapids_slr.data.drawn.synth import Studio, synth_domain, write_domain
+from rapids_slr.data.read import read_domain
 from rapids_slr.errors import InputError
 from rapids_slr.settings.spec import DomainSpec, SynthSpec
 
