@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rapids_slr.cli import main
-from rapids_slr.refinement.base import SLRSpec
+from rapids_slr.refinement.sections import SLRSpec
 from rapids_slr.run import train
 from rapids_slr.settings.spec import DomainSpec
 from rapids_slr.settings.specfile import embedded_specs, load_spec, spec_differences

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from annotated_types import Ge, Gt, Le
-
-from rapids_slr.clustering.keys import JaccardDBSCANKeys
-from rapids_slr.settings.base import Section, Settings
-from rapids_slr.settings.keys import Positive
+from rapids_slr.settings.base import Section
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,72 +66,3 @@ class ClustererSpec(Section):
 
     def build(self) -> Clusterer:
         raise NotImplementedError
-
-
-class OtherClustersSpec(Settings):
-    """A further clustering of every epoch, for `refine` to project; what is not given is as in `clusters`."""
-
-    branch: str = "both"
-    """Features of all heads of the network (`both`), or of one: ABMT's `average` or `maximum`, by how they pool."""
-    pairs_per_image: Positive | None = None
-    """Another radius, by the rule of clusters.pairs_per_image."""
-    rho: Annotated[float, Gt(0), Le(1)] | None = None
-    """Another radius, by the rule of clusters.rho."""
-    eps: Positive | None = None
-    """Another radius, fixed."""
-
-    @property
-    def radius(self) -> dict[str, float]:
-        """What to ask `JaccardDBSCAN.labels_at` for; empty for the radius of `clusters`."""
-        given = {"pairs_per_image": self.pairs_per_image, "rho": self.rho, "eps": self.eps}
-        return {name: value for name, value in given.items() if value is not None}
-
-
-class DBSCANSpec(ClustererSpec, JaccardDBSCANKeys):
-    """DBSCAN on the k-reciprocal Jaccard distance."""
-
-    method: Literal["dbscan"] = "dbscan"
-    """DBSCAN on the k-reciprocal Jaccard distance."""
-    also: list[OtherClustersSpec] = []
-    """Further clusterings of every epoch, by other radii or branches. `refine` projects them onto the clusters as it
-    does last epoch's, and takes the mean (beyond the paper)."""
-
-    @property
-    def needs_source(self) -> bool:
-        return self.source_weight > 0
-
-    @property
-    def needs_refinement(self) -> bool:
-        return bool(self.also)
-
-    @property
-    def heads(self) -> set[str]:
-        return {other.branch for other in self.also} - {"both"}
-
-    def build(self) -> Clusterer:
-        from rapids_slr.clustering.epoch import EpochDBSCAN
-
-        return EpochDBSCAN(self)
-
-
-class HDBSCANSpec(ClustererSpec):
-    """HDBSCAN on the features (paper, Table 3)."""
-
-    method: Literal["hdbscan"] = "hdbscan"
-    """HDBSCAN on the features (paper, Table 3)."""
-    min_cluster_size: Annotated[int, Ge(2)] = 7
-    """Images of the smallest cluster."""
-
-    @classmethod
-    def look_at_foreign(cls, values: Mapping[str, Any]) -> None:
-        if values.get("also"):
-            raise ValueError("also needs method: dbscan, whose radius it changes")
-
-    def build(self) -> Clusterer:
-        from rapids_slr.clustering.epoch import EpochHDBSCAN
-
-        return EpochHDBSCAN(self)
-
-
-CLUSTERERS: dict[str, type[ClustererSpec]] = {"dbscan": DBSCANSpec, "hdbscan": HDBSCANSpec}
-"""Ways to cluster, by `clusters.method`."""

@@ -8,10 +8,11 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
-from rapids_slr.clustering.base import Clusters, DBSCANSpec, HDBSCANSpec, OtherClustersSpec
+from rapids_slr.clustering.base import Clusters
 from rapids_slr.clustering.hdbscan import cluster_hdbscan
 from rapids_slr.clustering.jaccard_dbscan import JaccardDBSCAN
 from rapids_slr.clustering.keys import JaccardDBSCANKeys
+from rapids_slr.clustering.sections import DBSCANSpec, HDBSCANSpec, OtherClustersSpec
 from rapids_slr.errors import InputError
 from rapids_slr.settings.keys import values_of
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from rapids_slr.record.columns import loss_column
 from rapids_slr.settings.base import Section
 
 if TYPE_CHECKING:
@@ -60,30 +59,3 @@ class HostSpec(Section):
 
     def build(self) -> Host:
         raise NotImplementedError
-
-
-class ABMTSpec(HostSpec):
-    """Student and mean teacher, each of two branches that learn from the other's other one (Chen et al., WACV 2021).
-
-    Its weights and its teacher's decay are keys of `training`.
-    """
-
-    name: Literal["abmt"] = "abmt"
-    """Asymmetric-branch mean teaching."""
-    network = "two_branch"
-    heads = ("average", "maximum")
-    embeds = "teacher"
-
-    def build(self) -> Host:
-        from rapids_slr.hosts.abmt import ABMT
-
-        return ABMT()
-
-
-loss_column("ce", "cross entropy with the labels")  # of pre-training too
-loss_column("soft", "cross entropy with the teacher")
-loss_column("triplet", "triplet loss")  # of pre-training too
-loss_column("teacher_ce", "cross entropy of the teacher with the labels")
-
-HOSTS: dict[str, type[HostSpec]] = {"abmt": ABMTSpec}
-"""Ways to train, by the name of `host`."""

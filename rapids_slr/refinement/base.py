@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from rapids_slr.refinement.slr.keys import SLRKeys
 from rapids_slr.settings.base import Section
-from rapids_slr.settings.keys import values_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,56 +76,3 @@ class RefinerSpec(Section):
 
     def build(self) -> Refiner:
         raise NotImplementedError
-
-
-class SLRSpec(RefinerSpec, SLRKeys):
-    """From this epoch's and last epoch's clusters to refined labels (SLR)."""
-
-    name: Literal["slr"] = "slr"
-    """Pseudo-label refinement by last epoch's clusters."""
-
-    @property
-    def label(self) -> str:
-        return self.hard
-
-    @property
-    def words(self) -> str:
-        return f"refined by {self.hard}, alpha {self.alpha:g}"
-
-    @property
-    def remembers(self) -> str:
-        return self.memory
-
-    @property
-    def soft_targets(self) -> bool:
-        return self.hard == "none"
-
-    def build(self) -> Refiner:
-        from rapids_slr.refinement.slr.estimator import SLR
-
-        return SLR(**values_of(SLRKeys, self))
-
-    def again(self) -> Refiner:
-        from rapids_slr.refinement.slr.estimator import SLR
-
-        return SLR(**values_of(SLRKeys, self) | {"hard": "argmax", "memory": "clusters"})
-
-
-class NoRefinementSpec(RefinerSpec):
-    """The clusters as they are (the ABMT baseline)."""
-
-    name: Literal["none"] = "none"
-    """No refinement."""
-
-    @property
-    def words(self) -> str:
-        return "no refinement"
-
-    def build(self) -> Refiner:
-        from rapids_slr.refinement.none import NoRefinement
-
-        return NoRefinement()
-
-
-REFINERS: dict[str, type[RefinerSpec]] = {"slr": SLRSpec, "none": NoRefinementSpec}
-"""Ways to refine, by the name of `refine`."""

@@ -10,14 +10,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from rapids_slr.clustering.base import CLUSTERERS, ClustererSpec, DBSCANSpec
+from rapids_slr.clustering.base import ClustererSpec
+from rapids_slr.clustering.sections import DBSCANSpec
 from rapids_slr.data.layouts import layout_names
-from rapids_slr.hosts.base import HOSTS, ABMTSpec, HostSpec
+from rapids_slr.hosts.base import HostSpec
+from rapids_slr.hosts.sections import ABMTSpec
 from rapids_slr.networks.base import BACKBONES
-from rapids_slr.refinement.base import REFINERS, RefinerSpec, SLRSpec
+from rapids_slr.refinement.base import RefinerSpec
+from rapids_slr.refinement.sections import SLRSpec
 from rapids_slr.settings.base import Chosen, Settings, not_in_table
 from rapids_slr.settings.keys import Count, CountOrZero, Fraction, NotNegative, Positive
-from rapids_slr.tasks.base import TASKS, ReIDSpec, TaskSpec
+from rapids_slr.settings.tables import CLUSTERERS, HOSTS, REFINERS, TASKS
+from rapids_slr.tasks.base import TaskSpec
+from rapids_slr.tasks.sections import ReIDSpec
 
 
 class SynthSpec(Settings):

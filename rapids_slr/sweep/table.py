@@ -11,8 +11,8 @@ import numpy as np
 from scipy import stats
 
 from rapids_slr.record.columns import Column, column_of
+from rapids_slr.settings.tables import task_of
 from rapids_slr.sweep.folder import Results
-from rapids_slr.tasks.base import task_of
 
 STARTS = ("direct", "direct_bn")
 """Scores before adaptation, which open a table; those of the baseline's runs."""

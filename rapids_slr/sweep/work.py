@@ -24,10 +24,10 @@ from rapids_slr.provenance import commit
 from rapids_slr.record.folder import RunFolder
 from rapids_slr.settings.spec import RunSpec
 from rapids_slr.settings.specfile import dump_spec
+from rapids_slr.settings.tables import task_of
 from rapids_slr.sweep.folder import Results, SweepFolder, record_of, results_of, write_text
 from rapids_slr.sweep.plan import Run, Sweep
 from rapids_slr.sweep.table import markdown
-from rapids_slr.tasks.base import task_of
 
 PROGRAM = (sys.executable, "-m", "rapids_slr")
 POLL_SECONDS = 0.2

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from rapids_slr.record.columns import Column, add_columns
+from rapids_slr.record.columns import Column
 from rapids_slr.settings.base import Section
 
 if TYPE_CHECKING:
@@ -49,33 +49,3 @@ class TaskSpec(Section):
 
     def build(self) -> Task:
         raise NotImplementedError
-
-
-class ReIDSpec(TaskSpec):
-    """Retrieval of the images of a query's identity, by the protocol of Market-1501."""
-
-    name: Literal["reid"] = "reid"
-    """Re-identification: query and gallery."""
-    scores = add_columns(
-        Column("mAP", "mAP", "%", "scores", "more"),
-        Column("rank1", "rank-1", "%", "scores", "more"),
-        Column("rank5", "rank-5", "%", "", "more"),
-        Column("rank10", "rank-10", "%", "", "more"),
-    )
-    headline = "mAP"
-    on_screen = ("mAP", "rank1")
-
-    def build(self) -> Task:
-        from rapids_slr.tasks.reid import ReID
-
-        return ReID()
-
-
-TASKS: dict[str, type[TaskSpec]] = {"reid": ReIDSpec}
-"""Tasks, by the name of `task`."""
-
-
-def task_of(spec: Mapping[str, Any]) -> type[TaskSpec]:
-    """The section of the task that the settings of a spec name, as a YAML file or a results file has them."""
-    task = spec.get("task", ReIDSpec.choice())
-    return TASKS[task if isinstance(task, str) else task.get(TaskSpec.TAG, ReIDSpec.choice())]

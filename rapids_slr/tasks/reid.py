@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rapids_slr.data.images import Images, RunImages
 from rapids_slr.evaluation.retrieval import retrieval_scores
-from rapids_slr.tasks.base import ReIDSpec
+from rapids_slr.tasks.sections import ReIDSpec
 
 
 class Test(NamedTuple):

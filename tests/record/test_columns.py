@@ -9,7 +9,7 @@ import pytest
 
 from rapids_slr.record import columns
 from rapids_slr.record.columns import Column, add_columns, column_of, columns_in, loss_column
-from rapids_slr.tasks.base import TASKS
+from rapids_slr.settings.tables import TASKS
 
 
 @pytest.fixture(autouse=True)

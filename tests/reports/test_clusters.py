@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import entropy as entropy_of
 
 from rapids_slr.errors import InputError
-from rapids_slr.refinement.base import SLRSpec
+from rapids_slr.refinement.sections import SLRSpec
 from rapids_slr.reports import clusters as module
 from rapids_slr.reports.clusters import (
     EpochLabels,

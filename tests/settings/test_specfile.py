@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rapids_slr.errors import InputError
-from rapids_slr.refinement.base import NoRefinementSpec, SLRSpec
+from rapids_slr.refinement.sections import NoRefinementSpec, SLRSpec
 from rapids_slr.settings.spec import RunSpec
 from rapids_slr.settings.specfile import (
     SpecError,

@@ -1,0 +1,78 @@
+"""The clusterers that come with the package, as sections of a spec."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le
+
+from rapids_slr.clustering.base import Clusterer, ClustererSpec
+from rapids_slr.clustering.keys import JaccardDBSCANKeys
+from rapids_slr.settings.base import Settings
+from rapids_slr.settings.keys import Positive
+
+
+class OtherClustersSpec(Settings):
+    """A further clustering of every epoch, for `refine` to project; what is not given is as in `clusters`."""
+
+    branch: str = "both"
+    """Features of all heads of the network (`both`), or of one: ABMT's `average` or `maximum`, by how they pool."""
+    pairs_per_image: Positive | None = None
+    """Another radius, by the rule of clusters.pairs_per_image."""
+    rho: Annotated[float, Gt(0), Le(1)] | None = None
+    """Another radius, by the rule of clusters.rho."""
+    eps: Positive | None = None
+    """Another radius, fixed."""
+
+    @property
+    def radius(self) -> dict[str, float]:
+        """What to ask `JaccardDBSCAN.labels_at` for; empty for the radius of `clusters`."""
+        given = {"pairs_per_image": self.pairs_per_image, "rho": self.rho, "eps": self.eps}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+class DBSCANSpec(ClustererSpec, JaccardDBSCANKeys):
+    """DBSCAN on the k-reciprocal Jaccard distance."""
+
+    method: Literal["dbscan"] = "dbscan"
+    """DBSCAN on the k-reciprocal Jaccard distance."""
+    also: list[OtherClustersSpec] = []
+    """Further clusterings of every epoch, by other radii or branches. `refine` projects them onto the clusters as it
+    does last epoch's, and takes the mean (beyond the paper)."""
+
+    @property
+    def needs_source(self) -> bool:
+        return self.source_weight > 0
+
+    @property
+    def needs_refinement(self) -> bool:
+        return bool(self.also)
+
+    @property
+    def heads(self) -> set[str]:
+        return {other.branch for other in self.also} - {"both"}
+
+    def build(self) -> Clusterer:
+        from rapids_slr.clustering.epoch import EpochDBSCAN
+
+        return EpochDBSCAN(self)
+
+
+class HDBSCANSpec(ClustererSpec):
+    """HDBSCAN on the features (paper, Table 3)."""
+
+    method: Literal["hdbscan"] = "hdbscan"
+    """HDBSCAN on the features (paper, Table 3)."""
+    min_cluster_size: Annotated[int, Ge(2)] = 7
+    """Images of the smallest cluster."""
+
+    @classmethod
+    def look_at_foreign(cls, values: Mapping[str, Any]) -> None:
+        if values.get("also"):
+            raise ValueError("also needs method: dbscan, whose radius it changes")
+
+    def build(self) -> Clusterer:
+        from rapids_slr.clustering.epoch import EpochHDBSCAN
+
+        return EpochHDBSCAN(self)

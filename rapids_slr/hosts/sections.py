@@ -1,0 +1,32 @@
+"""The hosts that come with the package, as sections of a spec, and the names of their loss terms."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from rapids_slr.hosts.base import Host, HostSpec
+from rapids_slr.record.columns import loss_column
+
+
+class ABMTSpec(HostSpec):
+    """Student and mean teacher, each of two branches that learn from the other's other one (Chen et al., WACV 2021).
+
+    Its weights and its teacher's decay are keys of `training`.
+    """
+
+    name: Literal["abmt"] = "abmt"
+    """Asymmetric-branch mean teaching."""
+    network = "two_branch"
+    heads = ("average", "maximum")
+    embeds = "teacher"
+
+    def build(self) -> Host:
+        from rapids_slr.hosts.abmt import ABMT
+
+        return ABMT()
+
+
+loss_column("ce", "cross entropy with the labels")  # of pre-training too
+loss_column("soft", "cross entropy with the teacher")
+loss_column("triplet", "triplet loss")  # of pre-training too
+loss_column("teacher_ce", "cross entropy of the teacher with the labels")

@@ -1,0 +1,28 @@
+"""The tasks that come with the package, as sections of a spec."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from rapids_slr.record.columns import Column, add_columns
+from rapids_slr.tasks.base import Task, TaskSpec
+
+
+class ReIDSpec(TaskSpec):
+    """Retrieval of the images of a query's identity, by the protocol of Market-1501."""
+
+    name: Literal["reid"] = "reid"
+    """Re-identification: query and gallery."""
+    scores = add_columns(
+        Column("mAP", "mAP", "%", "scores", "more"),
+        Column("rank1", "rank-1", "%", "scores", "more"),
+        Column("rank5", "rank-5", "%", "", "more"),
+        Column("rank10", "rank-10", "%", "", "more"),
+    )
+    headline = "mAP"
+    on_screen = ("mAP", "rank1")
+
+    def build(self) -> Task:
+        from rapids_slr.tasks.reid import ReID
+
+        return ReID()
