@@ -32,7 +32,6 @@ from rapids_slr.hosts import steps
 from rapids_slr.hosts.targets import Targets, class_centroids, hard_targets
 from rapids_slr.marks import Clock
 from rapids_slr.networks.embed import embed
-from rapids_slr.networks.teacher import make_teacher
 from rapids_slr.networks.two_branch import TwoBranch
 from rapids_slr.profiling import recorded
 from rapids_slr.provenance import environment
@@ -74,7 +73,7 @@ class Bench:
         )
         self.labels_N = (torch.arange(size["images"]) % size["identities"]).to(self.device)
         self.student = TwoBranch(self.spec.model).to(self.device)
-        self.teacher = make_teacher(self.student)
+        self.teacher = self.student.frozen_copy()
 
     def median_seconds(self, function: Callable[[], object], repeats: int) -> float:
         """Median over `repeats` calls, after one that is not counted."""

@@ -21,7 +21,6 @@ from rapids_slr.marks import heard_by, stage
 from rapids_slr.networks.batchnorm import recalibrate_batchnorm
 from rapids_slr.networks.checkpoint import FORMAT, description, load_network, load_trained, new_network, save_network
 from rapids_slr.networks.network import Network
-from rapids_slr.networks.teacher import make_teacher
 from rapids_slr.provenance import versions
 from rapids_slr.record.folder import best_row
 from rapids_slr.record.rows import cluster_means, count_clusters, epoch_row, label_table, prefixed, seconds_by_stage
@@ -221,7 +220,7 @@ def starting_points(session: RunSession, now: Adaptation, network: Network) -> d
         return scores
 
     start = {"direct": scores_of("direct", network)}
-    recalibrated = make_teacher(network)
+    recalibrated = network.frozen_copy()
     recalibrate_batchnorm(recalibrated, session.images.training_batches(session.images.target))
     start["direct_bn"] = scores_of("direct_bn", recalibrated)
     if session.spec.features.bn_recalibrate:

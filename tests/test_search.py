@@ -20,7 +20,6 @@ from rapids_slr.engine import blocks
 from rapids_slr.errors import InputError, RunError
 from rapids_slr.files import save_tensors
 from rapids_slr.networks.checkpoint import description, load_trained, save_network
-from rapids_slr.networks.teacher import make_teacher
 from rapids_slr.networks.two_branch import TwoBranch
 from rapids_slr.reports import matches as sheet_module
 from rapids_slr.search import search, top_matches, write_matches
@@ -151,7 +150,7 @@ def test_features_that_cannot_be_ranked_are_refused():
 
 
 def test_of_an_adaptation_the_teacher_is_taken(network, tmp_path):
-    other = make_teacher(network)
+    other = network.frozen_copy()
     torch.nn.init.ones_(other.necks[0].weight.mul_(2))
     state = {"stage": "adapt", "epoch": 3, "student": network.state_dict(), "teacher": other.state_dict()}
     save_tensors(tmp_path / "last.pt", state | description(SPEC))

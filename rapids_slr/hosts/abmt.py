@@ -21,7 +21,7 @@ from rapids_slr.hosts.targets import Targets, class_centroids
 from rapids_slr.marks import stage
 from rapids_slr.networks.base import Outputs
 from rapids_slr.networks.network import Network
-from rapids_slr.networks.teacher import make_teacher, update_teacher
+from rapids_slr.networks.teacher import update_teacher
 from rapids_slr.session import Session
 from rapids_slr.settings.spec import RunSpec, TrainingSpec
 
@@ -39,7 +39,7 @@ class ABMT:
     def begin(self, network: Network, session: Session) -> None:
         self.session = session
         self.teacher = network.requires_grad_(False)
-        self.student = make_teacher(self.teacher).requires_grad_(True)
+        self.student = self.teacher.frozen_copy().requires_grad_(True)
 
     def embed(self, images: Images, epoch: int | None = None) -> Tensor:
         return self.session.embed(self.teacher, images, epoch)

@@ -5,6 +5,7 @@ B images of a batch, H heads, D features of a head, M classes.
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar, Self
@@ -69,6 +70,11 @@ class Network(nn.Module):
             for part in self.parts():
                 part.compile()
         return self
+
+    def frozen_copy(self) -> Self:
+        """The same network, on its device, that takes no gradient."""
+        copied = copy.deepcopy(self).requires_grad_(False)
+        return copied.place(next(self.parameters()).device)  # a copy of what was compiled is not
 
     def autocast(self, device: torch.device) -> AbstractContextManager:
         bfloat16 = takes_bfloat16(device) if self.precision == "auto" else self.precision == "bfloat16"

@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-from typing import TypeVar
-
 import torch
 from torch import Tensor
 
 from rapids_slr.marks import step
 from rapids_slr.networks.network import Network
-
-Any_Network = TypeVar("Any_Network", bound=Network)
-
-
-def make_teacher(student: Any_Network) -> Any_Network:
-    """A copy of the student, on its device, that takes no gradient."""
-    teacher = copy.deepcopy(student).requires_grad_(False)
-    return teacher.place(next(student.parameters()).device)  # a copy of what was compiled is not
 
 
 @step("EMA")

@@ -36,8 +36,8 @@ RAW = "Solid: refined labels. Dashed: the clusters before refinement."
 CHARTS = (
     Chart(
         "scores",
-        "Retrieval on the test split of the target",
-        "mAP and rank-1 of the teacher by the Market-1501 protocol; epoch 0 is the network before adaptation.",
+        "Scores on the test split of the target",
+        "Scores of the network by the protocol of its task; epoch 0 is the network before adaptation.",
         "scores",
         "score",
         "No epoch has been evaluated yet.",

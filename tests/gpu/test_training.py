@@ -29,7 +29,6 @@ from rapids_slr.hosts.steps import LossMeter, adapt_epoch, pretrain_epoch, pretr
 from rapids_slr.hosts.targets import class_centroids, hard_targets
 from rapids_slr.networks.batchnorm import recalibrate_batchnorm
 from rapids_slr.networks.embed import embed
-from rapids_slr.networks.teacher import make_teacher
 from rapids_slr.networks.two_branch import TwoBranch
 from rapids_slr.seeds import generator
 from rapids_slr.settings.spec import AugmentSpec, DomainSpec, FeatureSpec, ModelSpec, RunSpec
@@ -73,7 +72,7 @@ def networks(device: torch.device | str, **model) -> tuple[TwoBranch, TwoBranch]
     """Student and teacher with the same weights on every device."""
     torch.manual_seed(0)
     student = TwoBranch(NARROW.model_copy(update=model)).place(device)
-    teacher = make_teacher(student)
+    teacher = student.frozen_copy()
     for network in (student, teacher):
         network.set_classifiers(IDENTITIES, torch.Generator().manual_seed(1))
     return student, teacher

@@ -17,7 +17,6 @@ from rapids_slr.hosts.abmt import adapt_epoch
 from rapids_slr.hosts.loop import GuardedAdam, LossMeter
 from rapids_slr.hosts.pretraining import pretrain_epoch, pretrain_optimizer, pretrain_rate
 from rapids_slr.hosts.targets import hard_targets
-from rapids_slr.networks.teacher import make_teacher
 from rapids_slr.networks.two_branch import TwoBranch
 from rapids_slr.settings.spec import PretrainSpec
 
@@ -88,7 +87,7 @@ def ahead(monkeypatch) -> None:
 def networks(tiny) -> tuple[TwoBranch, TwoBranch]:
     torch.manual_seed(0)
     student = TwoBranch(tiny.model)
-    teacher = make_teacher(student)
+    teacher = student.frozen_copy()
     for network in (student, teacher):
         network.set_classifiers(4, torch.Generator().manual_seed(1))
     return student, teacher

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rapids_slr.networks.teacher import make_teacher, update_teacher
+from rapids_slr.networks.teacher import update_teacher
 from rapids_slr.networks.two_branch import TwoBranch
 from rapids_slr.settings.spec import ModelSpec
 
@@ -20,7 +20,7 @@ def random_network(seed: int) -> TwoBranch:
 
 def test_a_teacher_is_a_copy_without_gradient():
     student = random_network(0)
-    teacher = make_teacher(student)
+    teacher = student.frozen_copy()
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
     assert all(parameter.requires_grad for parameter in student.parameters())
     with torch.no_grad():
@@ -32,7 +32,7 @@ def test_a_teacher_is_a_copy_without_gradient():
     ("step", "decay", "kept"), [(0, 0.999, 0.0), (1, 0.999, 0.5), (9, 0.999, 0.9), (9, 0.8, 0.8), (5000, 0.99, 0.99)]
 )
 def test_the_average_is_its_formula(step, decay, kept):
-    teacher, student = make_teacher(random_network(0)), random_network(1)
+    teacher, student = random_network(0).frozen_copy(), random_network(1)
     before = {name: parameter.clone() for name, parameter in teacher.named_parameters()}
     update_teacher(teacher, student, step, decay)
     new = dict(student.named_parameters())
@@ -41,7 +41,7 @@ def test_the_average_is_its_formula(step, decay, kept):
 
 
 def test_below_the_decay_the_teacher_is_the_mean_of_all_students():
-    teacher, students = make_teacher(random_network(9)), [random_network(seed) for seed in range(5)]
+    teacher, students = random_network(9).frozen_copy(), [random_network(seed) for seed in range(5)]
     for step, student in enumerate(students):
         update_teacher(teacher, student, step, decay=0.999)
     mean = torch.stack([student.trunk.conv1.weight for student in students]).mean(0)
@@ -49,7 +49,7 @@ def test_below_the_decay_the_teacher_is_the_mean_of_all_students():
 
 
 def test_statistics_of_batchnorm_are_left_alone():
-    teacher, student = make_teacher(random_network(0)), random_network(1)
+    teacher, student = random_network(0).frozen_copy(), random_network(1)
     before = {name: buffer.clone() for name, buffer in teacher.named_buffers()}
     update_teacher(teacher, student, 5, 0.5)
     for name, buffer in teacher.named_buffers():
@@ -58,7 +58,7 @@ def test_statistics_of_batchnorm_are_left_alone():
 
 
 def test_classifiers_are_averaged_unless_they_train_themselves():
-    teacher, student = make_teacher(random_network(0)), random_network(1)
+    teacher, student = random_network(0).frozen_copy(), random_network(1)
     before = teacher.classifiers[0].weight.clone()
     update_teacher(teacher, student, 0, 0.9, skip_classifiers=True)
     assert torch.equal(teacher.classifiers[0].weight, before)
@@ -68,7 +68,7 @@ def test_classifiers_are_averaged_unless_they_train_themselves():
 
 
 def test_no_graph_grows_behind_the_teacher():
-    teacher, student = make_teacher(random_network(0)), random_network(1)
+    teacher, student = random_network(0).frozen_copy(), random_network(1)
     teacher.set_classifiers(3, torch.Generator())  # these take gradients, for their own training
     update_teacher(teacher, student, 3, 0.9)
     assert all(parameter.is_leaf and parameter.grad_fn is None for parameter in teacher.parameters())

@@ -10,7 +10,6 @@ from torch.nn import functional as F
 from rapids_slr.engine import backend
 from rapids_slr.errors import InputError
 from rapids_slr.networks.backbones import build_backbone
-from rapids_slr.networks.teacher import make_teacher
 from rapids_slr.networks.two_branch import TwoBranch
 from rapids_slr.settings.spec import ModelSpec
 
@@ -207,7 +206,7 @@ def test_what_is_compiled_keeps_its_names_and_compiles_again_in_a_copy(network, 
     assert len(compiled) == 3  # trunk and branches
     assert other.state_dict().keys() == network.state_dict().keys()
     assert torch.equal(other.eval().embed(images), network.eval().embed(images))
-    teacher = make_teacher(other)
+    teacher = other.frozen_copy()
     assert len(compiled) == 6
     assert torch.equal(teacher.embed(images), network.embed(images))
     assert {call.__self__ for call in compiled[3:]} == {teacher.trunk, *teacher.branches}
