@@ -14,7 +14,7 @@ from rapids_slr.refinement.slr.soft_labels import soft_labels
 from tests.cuda.cases import assert_same
 from tests.cuda.test_projection import shared_images
 from tests.refinement.slr.cases import label_pair
-from tests.refinement.test_hard_labels import heirs_by_hand
+from tests.refinement.slr.test_hard_labels import heirs_by_hand
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -12,7 +12,7 @@ import torch
 from rapids_slr.errors import InputError
 from rapids_slr.kernels import runtime
 from rapids_slr.refinement import SLR
-from rapids_slr.refinement import slr as module
+from rapids_slr.refinement.slr import estimator as module
 from tests.cuda.cases import assert_same
 from tests.reference import slr as reference
 from tests.refinement.slr.cases import canonical, label_pair
