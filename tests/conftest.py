@@ -57,3 +57,12 @@ def shared_data(name: str) -> Path:
     if not (folder / name).exists():
         pytest.skip(f"{name} is not in {folder}; set RAPIDS_SLR_DATA to the folder that holds it")
     return folder / name
+
+
+@pytest.fixture
+def torch_settings():
+    """Puts back torch's precision of matrix products."""
+    yield
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.fp32_precision = "none"
+    torch.backends.cuda.matmul.fp32_precision = torch.backends.mkldnn.matmul.fp32_precision = "none"

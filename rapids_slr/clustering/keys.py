@@ -1,7 +1,5 @@
 """The keys of `JaccardDBSCAN`, as its estimator, the spec and the command line read them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated, Literal
 

@@ -2,7 +2,8 @@
 
 The estimator inherits its `__init__` from that dataclass and its checks from `check_keys`, the spec section inherits
 the fields, and the command line makes an option of each. Neither torch nor pydantic is imported here, so that the
-command line need not wait for them.
+command line need not wait for them. A module of keys does without `from __future__ import annotations`: pydantic before
+2.10 looks words up in the module of the section.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from sklearn import cluster
 
 from rapids_slr.clustering.hdbscan import cluster_hdbscan, hdbscan_cuml
@@ -73,3 +74,15 @@ def test_too_few_rows_are_noise(cuml):
 def test_samples_that_cuml_does_not_take(cuml, min_samples):
     with pytest.raises(InputError, match=rf"min_samples must lie in \[1, 1023\] for cuML, got {min_samples}"):
         hdbscan_cuml(groups(np.random.default_rng(0), 10, 2), 3, min_samples)
+
+
+@pytest.mark.parametrize("convert", [np.asarray, torch.from_numpy])
+def test_hdbscan_on_features(convert):
+    features = groups(np.random.default_rng(9), 200, 8, noise=0.1)
+    labels = cluster_hdbscan(convert(features), 5)
+    assert type(labels) is type(convert(features))
+    assert np.asarray(labels).dtype == np.int32
+    assert labels.max() + 1 == 8
+    assert set(np.asarray(cluster_hdbscan(convert(features[:3]), 5))) == {-1}
+    with pytest.raises(InputError, match="min_cluster_size must be at least 2, got 1"):
+        cluster_hdbscan(features, 1)

@@ -122,46 +122,6 @@ def test_features_that_cannot_be_used_are_named(features, message):
         check_features(features)
 
 
-@pytest.fixture
-def torch_settings():
-    """Puts back torch's precision of matrix products."""
-    yield
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.fp32_precision = "none"
-    torch.backends.cuda.matmul.fp32_precision = torch.backends.mkldnn.matmul.fp32_precision = "none"
-
-
-@pytest.mark.parametrize("precision", ["ieee", "tf32"])
-@pytest.mark.parametrize("chosen", ["highest", "high", "medium"])
-def test_products_have_their_precision_whatever_the_user_chose(chosen, precision, monkeypatch, torch_settings):
-    settings = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
-    torch.set_float32_matmul_precision(chosen)
-    before, during = [setting.fp32_precision for setting in settings], []
-    multiply = torch.mm
-
-    def mm(*args, **options):
-        during.extend(setting.fp32_precision for setting in settings)
-        return multiply(*args, **options)
-
-    monkeypatch.setattr(torch, "mm", mm)
-    x = torch.ones(2, 3)
-    blocks.product(x, x, torch.empty(2, 2), precision)
-    with pytest.raises(RuntimeError):
-        blocks.product(x, torch.ones(2, 4), torch.empty(2, 2), precision)
-    assert during == [precision] * 4
-    assert [setting.fp32_precision for setting in settings] == before
-    assert torch.get_float32_matmul_precision() == chosen
-    assert torch.backends.cuda.matmul.allow_tf32 == (chosen != "highest")
-
-
-def test_products_leave_precision_to_the_setting_for_all_backends(torch_settings):
-    torch.backends.fp32_precision = "tf32"
-    blocks.product(torch.ones(2, 3), torch.ones(2, 3), torch.empty(2, 2), "ieee")
-    assert torch.backends.cuda.matmul.fp32_precision == "tf32"
-    torch.backends.fp32_precision = "ieee"
-    assert torch.backends.cuda.matmul.fp32_precision == "ieee"
-
-
 def test_lists_do_not_depend_on_the_precision_of_other_products(torch_settings):
     expected = nearest_neighbours(FAMILIES["tight"], 9)
     torch.set_float32_matmul_precision("medium")
