@@ -12,7 +12,7 @@ NAVIGATION = {
     "Start": ["README </README>", "first-steps", "commands", "run-spec", "datasets"],
     "Guides": ["library", "reports", "search", "profiling", "gpu", "container"],
     "The method": ["method", "paper", "results", "questions", "performance"],
-    "Contributing": ["architecture", "add-a-kernel", "/CONTRIBUTING", "/CHANGELOG"],
+    "Contributing": ["architecture", "adding", "add-a-kernel", "/CONTRIBUTING", "/CHANGELOG"],
 }
 
 project = "rapids_slr"

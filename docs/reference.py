@@ -16,7 +16,7 @@ import typer
 
 from rapids_slr.cli import COMMANDS
 from rapids_slr.settings.spec import RunSpec
-from rapids_slr.settings.specfile import dump_yaml
+from rapids_slr.settings.specfile import dump_yaml, model_schema
 from rapids_slr.sweep.plan import MethodEntry, PairEntry, SweepFile
 
 DOCS = Path(__file__).parent
@@ -32,13 +32,18 @@ Schema = dict[str, Any]
 
 def run_spec() -> Iterator[str]:
     """A table for every section of a run spec, and those of a sweep file."""
-    schema = RunSpec.model_json_schema()
+    schema = model_schema()
     parts = schema["$defs"]
-    top = {name: field for name, field in schema["properties"].items() if section_of(field) is None}
-    yield from section("The top", schema["description"], top, ["data"])
-    for name, field in schema["properties"].items():
-        if part := section_of(field):
-            yield from section(name, field.get("description") or parts[part]["description"], **keys(parts[part]))
+    fields = {name: field for name, field in schema["properties"].items() if name != "extends"}
+    top = {name: field for name, field in fields.items() if not sections_of(field)}
+    yield from section("The top", RunSpec.__doc__ or "", top, ["data"])
+    for name, field in fields.items():
+        names, sections = choices_of(field), sections_of(field)
+        if names:
+            yield from choice(name, field, dict(zip(names, (parts[part] for part in sections), strict=True)))
+        elif sections:
+            part = parts[sections[0]]
+            yield from section(name, field.get("description") or part["description"], **keys(part))
         if name == "data":
             domain, drawn = parts["DomainSpec"], parts["SynthSpec"]
             yield from section("data.source and data.target", domain["description"], **keys(domain))
@@ -49,6 +54,20 @@ def run_spec() -> Iterator[str]:
     yield from ["", "## Sweep files", "", SWEEPS]
     for title, model in (("top", SweepFile), ("pairs, each", PairEntry), ("methods, each", MethodEntry)):
         yield from section(title, model.__doc__ or "", **keys(model.model_json_schema()), level="###")
+
+
+def choice(name: str, field: Schema, choices: dict[str, Schema]) -> Iterator[str]:
+    """The sections of a key that names a choice: what it says of each, and its own keys."""
+    text = f"{field['description']} Given by its name alone, `{name}: {next(iter(choices))}`, or as a section."
+    yield from ["", f"## {name}", "", text]
+    for of, part in choices.items():
+        tag = next(key for key, it in part["properties"].items() if it.get("const") == of)
+        own = {key: it for key, it in part["properties"].items() if key != tag}
+        title = f"{name}, {tag}: {of}" + ("" if of != next(iter(choices)) else " (the default)")
+        if own:
+            yield from section(title, part["description"], own, level="###")
+        else:
+            yield from ["", f"### {title}", "", part["description"] + " It has no keys of its own."]
 
 
 def keys(schema: Schema) -> dict[str, Any]:
@@ -64,10 +83,15 @@ def section(title: str, text: str, fields: Schema, required: Any = (), level: st
         yield row(cells)
 
 
-def section_of(field: Schema) -> str | None:
-    """The model of a key that is a section by itself."""
+def sections_of(field: Schema) -> list[str]:
+    """The models of a key that is a section by itself, or a choice of several."""
     choices = [field, *field.get("anyOf", ())]
-    return next((choice["$ref"].rpartition("/")[2] for choice in choices if "$ref" in choice), None)
+    return [choice["$ref"].rpartition("/")[2] for choice in choices if "$ref" in choice]
+
+
+def choices_of(field: Schema) -> list[str]:
+    """The names of which a key takes one, with a section of that choice's own."""
+    return next((choice["enum"] for choice in field.get("anyOf", ()) if "enum" in choice), [])
 
 
 def kind_of(field: Schema) -> str:

@@ -164,7 +164,7 @@ MAY_NAME = {
 
 
 def named_in(file: Path) -> set[str]:
-    """Words for ABMT's networks among the names and texts of a module; docstrings, which may tell of anything, aside."""
+    """Words for ABMT's networks among the names and texts of a module, docstrings aside."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     prose = {
         id(statement.value)

@@ -36,7 +36,7 @@ def test_the_sweep_of_transfers_runs_the_specs_of_the_transfers(backbone):
 def test_the_sweep_of_table_3_has_its_five_rows():
     sweep, runs = runs_of("paper-clustering")
     assert sweep.baseline == "abmt"
-    assert runs.pop("abmt").refine is None
+    assert runs.pop("abmt").refine.choice() == "none"
     assert {name: f"{spec.clusters.method}-{spec.refine.hard}" for name, spec in runs.items()} == {
         name: name for name in ("dbscan-none", "dbscan-dbscan", "dbscan-argmax", "hdbscan-hdbscan", "dbscan-hdbscan")
     }
@@ -44,7 +44,7 @@ def test_the_sweep_of_table_3_has_its_five_rows():
 
 def test_the_sweep_of_table_4_goes_through_sizes_and_alphas():
     _, runs = runs_of("paper-refinement")
-    refine = [spec.refine for spec in runs.values() if spec.refine is not None]
+    refine = [spec.refine for spec in runs.values() if spec.refine.choice() != "none"]
     assert {settings.min_cluster_size for settings in refine} == {4, 5, 6, 7, 8}
     assert {settings.alpha for settings in refine} == {0.1, 0.3, 0.5, 0.7, 0.9}
     assert len(refine) == 10

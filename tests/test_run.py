@@ -15,7 +15,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from rapids_slr import run
+from rapids_slr import SLR, JaccardDBSCAN, run
 from rapids_slr.data.drawn.synth import synth_domain, write_domain
 from rapids_slr.data.store import load_images
 from rapids_slr.errors import InputError, RunError
@@ -23,6 +23,7 @@ from rapids_slr.evaluation import retrieval_scores
 from rapids_slr.networks.checkpoint import load_trained
 from rapids_slr.networks.embed import embed
 from rapids_slr.record.folder import RunFolder
+from rapids_slr.session import Session
 from rapids_slr.settings.spec import FeatureSpec, RunSpec
 from rapids_slr.settings.specfile import dump_spec, load_spec
 
@@ -161,11 +162,11 @@ def test_options_around_the_loop_run(tiny, tmp_path, finished):
 def test_further_clusterings_are_projected(tiny, tmp_path, finished, monkeypatch):
     """Each by its own radius and branch; SLR is given them every epoch."""
     given: list[list[torch.Tensor]] = []
-    update = run.SLR.update
-    monkeypatch.setattr(run.SLR, "update", lambda self, *labels: given.append(labels) or update(self, *labels))
+    update = SLR.update
+    monkeypatch.setattr(SLR, "update", lambda self, *labels: given.append(labels) or update(self, *labels))
     embedded: list[torch.Tensor] = []
     cluster = run.cluster
-    monkeypatch.setattr(run, "cluster", lambda x, *rest: embedded.append(x) or cluster(x, *rest))
+    monkeypatch.setattr(run, "cluster", lambda now, n, x, *rest: embedded.append(x) or cluster(now, n, x, *rest))
     spec = changed(
         tiny,
         clusters={"also": [{"pairs_per_image": 5}, {"branch": "maximum"}, {"branch": "average", "eps": 0.6}]},
@@ -180,7 +181,7 @@ def test_further_clusterings_are_projected(tiny, tmp_path, finished, monkeypatch
         expected = [(x_ND, {"pairs_per_image": 3}), (x_ND, {"pairs_per_image": 5}), (maximum, {"pairs_per_image": 3})]
         expected += [(average, {"eps": 0.6})]
         for labels_N, (features, radius) in zip([clusters_N, *others], expected, strict=True):
-            assert torch.equal(labels_N, run.JaccardDBSCAN(k1=6, k2=3, **radius).fit_predict(features))
+            assert torch.equal(labels_N, JaccardDBSCAN(k1=6, k2=3, **radius).fit_predict(features))
 
 
 def test_hdbscan_on_features_runs(tiny, tmp_path, finished):
@@ -343,15 +344,15 @@ def test_a_full_disk_keeps_the_last_checkpoint(tiny, tmp_path, monkeypatch):
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights(tiny, tmp_path, monkeypatch, finished):
-    from rapids_slr.hosts import steps
+    from rapids_slr.hosts import abmt
 
-    real = steps.adaptation_loss
+    real = abmt.adaptation_loss
 
     def poisoned(*arguments):
         total, terms = real(*arguments)
         return total * float("nan"), terms
 
-    monkeypatch.setattr(steps, "adaptation_loss", poisoned)
+    monkeypatch.setattr(abmt, "adaptation_loss", poisoned)
     spec = changed(tiny, pretrain={"checkpoint": str(finished / "checkpoints/pretrained.pt")})
     with pytest.raises(RunError, match=r"epoch 1: the loss is not finite \(.*ce .*\) on images \["):
         run.train(spec, tmp_path / "run")
@@ -411,7 +412,8 @@ def test_one_cluster_is_said_and_trained_on(tiny, tmp_path, finished, capsys):
 
 
 def test_features_that_are_not_finite_name_the_epoch(tiny, tmp_path, finished, monkeypatch):
-    monkeypatch.setattr(run, "features", lambda network, images, *_: torch.full((len(images.store), 16), torch.nan))
+    nothing = lambda self, network, images, epoch=None: torch.full((len(images.store), 16), torch.nan)  # noqa: E731
+    monkeypatch.setattr(Session, "embed", nothing)
     monkeypatch.setattr(run, "starting_points", lambda *_: {})
     spec = changed(tiny, pretrain={"checkpoint": str(finished / "checkpoints/pretrained.pt")})
     with pytest.raises(RunError, match=r"epoch 1: features: .*48"):

@@ -155,7 +155,7 @@ def test_of_an_adaptation_the_teacher_is_taken(network, tmp_path):
     state = {"stage": "adapt", "epoch": 3, "student": network.state_dict(), "teacher": other.state_dict()}
     save_tensors(tmp_path / "last.pt", state | description(SPEC))
     found = load_trained(tmp_path / "last.pt")
-    assert found.told == "the teacher after epoch 3"
+    assert found.which == "the teacher after epoch 3"
     assert (found.data.height, found.data.width, found.data.channels) == (32, 16, 3)
     for name, weights in other.state_dict().items():
         assert torch.equal(weights, found.network.state_dict()[name]), name
@@ -170,13 +170,13 @@ def test_a_run_folder_gives_its_last_whole_checkpoint(network, checkpoint, tmp_p
         load_trained(folder)
     pretraining = {"stage": "pretrain", "epoch": 1, "network": network.state_dict()} | description(SPEC)
     save_tensors(folder / "checkpoints/last.pt", pretraining)
-    assert load_trained(folder).told == "the network in pre-training, epoch 1"
+    assert load_trained(folder).which == "the network in pre-training, epoch 1"
     shutil.copy(checkpoint, folder / "checkpoints/pretrained.pt")
-    assert load_trained(folder).told == "the pre-trained network"
+    assert load_trained(folder).which == "the pre-trained network"
     adapted = {"stage": "adapt", "epoch": 2, "teacher": network.state_dict()} | description(SPEC)
     save_tensors(folder / "checkpoints/previous.pt", adapted)
     (folder / "checkpoints/last.pt").write_bytes(b"cut off")
-    assert load_trained(folder).told == "the teacher after epoch 2"
+    assert load_trained(folder).which == "the teacher after epoch 2"
 
 
 def test_a_checkpoint_of_before_needs_the_spec_of_its_run(network, tmp_path):

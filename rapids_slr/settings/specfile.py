@@ -78,11 +78,10 @@ def dump_yaml(values: Mapping[str, Any]) -> str:
 
 def spec_schema() -> dict[str, Any]:
     """JSON Schema of a spec file, for editors and validators."""
-    schema = RunSpec.model_json_schema()
+    schema = model_schema()
     for part in _subschemas(schema):
         if {"type": "null"} in part.get("anyOf", ()):
             part["anyOf"].append({"const": "none"})
-    _name_choices(schema)
     extends = {"type": "string", "description": "Another spec, from this file's folder or embedded, to start from."}
     data = schema["$defs"]["DataSpec"]
     complete = {"required": schema.pop("required"), "properties": {"data": {"required": data.pop("required")}}}
@@ -96,8 +95,9 @@ def spec_schema() -> dict[str, Any]:
     }
 
 
-def _name_choices(schema: dict[str, Any]) -> None:
-    """Give the sections of choices their places among the definitions, as all other sections have."""
+def model_schema() -> dict[str, Any]:
+    """What a complete spec holds: the sections of choices have places among the definitions, as all others have."""
+    schema = RunSpec.model_json_schema()
     for key, info in RunSpec.model_fields.items():
         for section in sections_of(info):
             choices = schema["properties"][key].get("anyOf", [])
@@ -105,6 +105,7 @@ def _name_choices(schema: dict[str, Any]) -> None:
                 if choice.get("title") == section.__name__:
                     schema["$defs"][section.__name__] = choice
                     choices[place] = {"$ref": f"#/$defs/{section.__name__}"}
+    return schema
 
 
 def spec_differences(one: RunSpec, other: RunSpec) -> list[str]:
