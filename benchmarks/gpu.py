@@ -28,7 +28,8 @@ from rapids_slr import SLR, JaccardDBSCAN
 from rapids_slr.bench import Machine, bench_labels, show
 from rapids_slr.data.store import ImageStore
 from rapids_slr.files import write_atomically
-from rapids_slr.hosts import steps
+from rapids_slr.hosts import loop
+from rapids_slr.hosts.abmt import adapt_epoch
 from rapids_slr.hosts.targets import Targets, class_centroids, hard_targets
 from rapids_slr.marks import Clock
 from rapids_slr.networks.embed import embed
@@ -94,7 +95,7 @@ class Bench:
     def train(self, targets: Targets, iterations: int) -> None:
         training = self.spec.training.model_copy(update={"iterations": iterations})
         spec = self.spec.model_copy(update={"training": training})
-        steps.adapt_epoch(self.student, self.teacher, self.store, targets, spec, 1, 0, lambda *args, **values: None)
+        adapt_epoch(self.student, self.teacher, self.store, targets, spec, 1, 0, lambda *args, **values: None)
 
 
 def labels(bench: Bench) -> list[dict[str, Any]]:
@@ -118,7 +119,7 @@ def step(bench: Bench) -> dict[str, float]:
     targets, iterations = hard_targets(bench.labels_N), 4 if bench.options.quick else 60
     bench.set_classifiers(targets)
     with_data = bench.median_seconds(lambda: bench.train(targets, iterations), 3) / iterations
-    real_augment, ready = steps.augment, []
+    real_augment, ready = loop.augment, []
 
     def the_same_batch(pixels: Tensor, *args: Any) -> Tensor:
         if not ready:
@@ -130,11 +131,11 @@ def step(bench: Bench) -> dict[str, float]:
             return self.pixels[: len(indices_B)]
 
     store, bench.store = bench.store, ReadyStore(bench.store.pixels, bench.device)
-    steps.augment = the_same_batch
+    loop.augment = the_same_batch
     try:
         constant = bench.median_seconds(lambda: bench.train(targets, iterations), 3) / iterations
     finally:
-        steps.augment, bench.store = real_augment, store
+        loop.augment, bench.store = real_augment, store
     return {"seconds": with_data, "seconds_on_constant_tensors": constant, "ratio": with_data / constant}
 
 

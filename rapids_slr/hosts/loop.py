@@ -175,9 +175,10 @@ class Batches:
             sampling.iterations,
             generator(spec.seed, f"{purpose}sampler", epoch, device=store.device),
         )
+        self._stored_TB = store.indices(self.rows_TB)  # of all steps at once: no step waits for its own
 
     def __iter__(self) -> Iterator[Batch]:
-        for rows_B, stored_B in zip(self.rows_TB, self._store.indices(self.rows_TB), strict=True):
+        for rows_B, stored_B in zip(self.rows_TB, self._stored_TB, strict=True):
             yield Batch(self.augmented(self._store, stored_B), rows_B)
 
     def augmented(self, store: ImageStore, indices_B: Tensor) -> Tensor:

@@ -37,23 +37,23 @@ def _ratio(now: float | None, then: float | None) -> float | None:
 
 def verdict(this: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """What came of a comparison, in sentences; first what makes the two hard to compare."""
-    told = []
+    sentences = []
     for name, where in (("device", "environment"), ("threads", "environment"), ("commit", "environment")):
         now, then = this[where].get(name), other[where].get(name)
         if now != then:
-            told.append(f"{name}: {then} before, {now} now")
-    told += [
+            sentences.append(f"{name}: {then} before, {now} now")
+    sentences += [
         f"{name}: {other[name]} before, {this[name]} now" for name in ("images", "dim") if this[name] != other[name]
     ]
     if keys := _differences(this["spec"], other["spec"]):
-        told.append(f"the specs differ in {', '.join(keys)}")
+        sentences.append(f"the specs differ in {', '.join(keys)}")
     rows = changes(this, other)
     changed = [f"{name} {row['change']}" + (f" ({row['seconds']:.2f} x)" if row["seconds"] else "")
                for name, row in rows.items() if row["change"]]  # fmt: skip
-    told.append(
+    sentences.append(
         "changed beyond the spreads: " + ", ".join(changed) if changed else "nothing changed beyond the spreads"
     )
-    return told
+    return sentences
 
 
 def _differences(now: Any, then: Any, key: str = "") -> list[str]:

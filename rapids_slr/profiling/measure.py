@@ -217,9 +217,9 @@ class Traffic(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        name, told = func._schema.name, func._schema.arguments
-        given = dict(zip((each.name for each in told), args, strict=False)) | (kwargs or {})
-        written = [given.get(each.name) for each in told if each.alias_info and each.alias_info.is_write]
+        name, parameters = func._schema.name, func._schema.arguments
+        given = dict(zip((each.name for each in parameters), args, strict=False)) | (kwargs or {})
+        written = [given.get(each.name) for each in parameters if each.alias_info and each.alias_info.is_write]
         operands = list(_tensors([value for key, value in given.items() if key != "out"]))
         results = list(_tensors(written or [result]))
         if "empty" in name or (func.is_view and _share_memory(operands, results)):

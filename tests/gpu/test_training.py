@@ -23,9 +23,10 @@ from rapids_slr.data.store import ImageStore, load_images
 from rapids_slr.engine.backend import what_cuda_misses
 from rapids_slr.errors import RunError
 from rapids_slr.evaluation import query_results, retrieval_scores
-from rapids_slr.hosts import steps
-from rapids_slr.hosts.losses import adaptation_loss
-from rapids_slr.hosts.steps import LossMeter, adapt_epoch, pretrain_epoch, pretrain_optimizer
+from rapids_slr.hosts import abmt, pretraining
+from rapids_slr.hosts.abmt import adapt_epoch, adaptation_loss
+from rapids_slr.hosts.loop import GuardedAdam, LossMeter
+from rapids_slr.hosts.pretraining import pretrain_epoch, pretrain_optimizer
 from rapids_slr.hosts.targets import class_centroids, hard_targets
 from rapids_slr.networks.batchnorm import recalibrate_batchnorm
 from rapids_slr.networks.embed import embed
@@ -151,7 +152,7 @@ def test_auto_computes_in_bfloat16_and_channels_last(device):
 def test_every_backbone_takes_a_step(device, backbone):
     network = TwoBranch(ModelSpec(backbone=backbone)).place(device)
     network.set_classifiers(4, torch.Generator().manual_seed(1))
-    optimizer = steps.GuardedAdam(network.parameters(), lr=1e-3, weight_decay=5e-4)
+    optimizer = GuardedAdam(network.parameters(), lr=1e-3, weight_decay=5e-4)
     for _ in range(2):
         total = sum(logits.logsumexp(1).mean() for logits in network(torch.randn(8, 3, 64, 32, device=device)).logits)
         optimizer.zero_grad(set_to_none=True)
@@ -181,7 +182,7 @@ def no_waiting(monkeypatch) -> Iterator[list[int]]:
     Gives the steps after which they were read.
     """
     reads: list[int] = []
-    make, read = steps.meter_of, LossMeter._read
+    make, read = abmt.meter_of, LossMeter._read
 
     def started(*arguments):
         torch.cuda.set_sync_debug_mode("error")
@@ -195,7 +196,8 @@ def no_waiting(monkeypatch) -> Iterator[list[int]]:
         finally:
             torch.cuda.set_sync_debug_mode("error")
 
-    monkeypatch.setattr(steps, "meter_of", started)
+    for module in (abmt, pretraining):
+        monkeypatch.setattr(module, "meter_of", started)
     monkeypatch.setattr(LossMeter, "_read", reading)
     yield reads
     torch.cuda.set_sync_debug_mode("default")
@@ -234,9 +236,9 @@ def test_the_watch_sees_a_wait(spec, device, request, monkeypatch):
     arguments = (student, teacher, store(device), hard_targets(labels().to(device)), spec)
     adapt_epoch(*arguments, 1, 0, silent)
     request.getfixturevalue("no_waiting")
-    real = steps.update_teacher
+    real = abmt.update_teacher
     monkeypatch.setattr(
-        steps,
+        abmt,
         "update_teacher",
         lambda teacher, student, *rest, **more: [
             float(student.necks[0].running_mean[0]),
@@ -258,8 +260,8 @@ def test_training_learns(spec, device):
 
 def test_the_optimizer_is_fused_and_its_moments_lie_as_the_weights(spec, device, monkeypatch):
     made = []
-    real = steps.GuardedAdam
-    monkeypatch.setattr(steps, "GuardedAdam", lambda *args, **more: made.append(real(*args, **more)) or made[-1])
+    real = abmt.GuardedAdam
+    monkeypatch.setattr(abmt, "GuardedAdam", lambda *args, **more: made.append(real(*args, **more)) or made[-1])
     student, teacher = networks(device)
     adapt_epoch(student, teacher, store(device), hard_targets(labels().to(device)), spec, 1, 0, silent)
     (optimizer,) = made
@@ -285,7 +287,7 @@ def test_an_optimizer_of_the_cpu_goes_on_here(spec, device):
 
 def test_a_bad_step_never_reaches_the_weights(spec, device, monkeypatch):
     student, teacher = networks(device)
-    real_loss, real_update, calls, states = steps.adaptation_loss, steps.update_teacher, [], []
+    real_loss, real_update, calls, states = abmt.adaptation_loss, abmt.update_teacher, [], []
 
     def spoilt(*arguments):
         total, terms = real_loss(*arguments)
@@ -296,8 +298,8 @@ def test_a_bad_step_never_reaches_the_weights(spec, device, monkeypatch):
         real_update(teacher, student, *arguments, **settings)
         states.append([parameter.detach().clone() for parameter in student.parameters()])
 
-    monkeypatch.setattr(steps, "adaptation_loss", spoilt)
-    monkeypatch.setattr(steps, "update_teacher", update)
+    monkeypatch.setattr(abmt, "adaptation_loss", spoilt)
+    monkeypatch.setattr(abmt, "update_teacher", update)
     with pytest.raises(RunError, match=r"epoch 1: the loss is not finite \(ce .*\) on images \["):
         adapt_epoch(student, teacher, store(device), hard_targets(labels().to(device)), spec, 1, 0, silent)
     assert len(calls) == 10

@@ -14,12 +14,14 @@ from pydantic import ValidationError
 from rapids_slr.cli.keys import with_keys
 from rapids_slr.cli.labelfiles import cluster, refine
 from rapids_slr.clustering.keys import JaccardDBSCANKeys
+from rapids_slr.clustering.sections import DBSCANSpec
 from rapids_slr.errors import InputError
+from rapids_slr.refinement.sections import SLRSpec
 from rapids_slr.refinement.slr.keys import SLRKeys
+from rapids_slr.settings.base import Settings
 from rapids_slr.settings.keys import Count, Fraction, NotNegative, Positive, check_keys, keys_of, meanings_of
-from rapids_slr.settings.spec import ClusterSpec, RefineSpec, Settings
 
-SECTIONS = {SLRKeys: RefineSpec, JaccardDBSCANKeys: ClusterSpec}
+SECTIONS = {SLRKeys: SLRSpec, JaccardDBSCANKeys: DBSCANSpec}
 
 
 @dataclass
