@@ -8,6 +8,7 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from rapids_slr.clustering.sections import HDBSCANSpec
 from rapids_slr.errors import InputError
 from rapids_slr.refinement.sections import NoRefinementSpec, SLRSpec
 from rapids_slr.settings.spec import RunSpec
@@ -67,6 +68,45 @@ def test_faults_of_files_and_overrides_come_together(write):
         "--set seed=-1: seed: should be greater than or equal to 0, got -1",
         "--set refine.alhpa=0.7: refine.alhpa: unknown key; did you mean refine.alpha?",
     ]
+
+
+def test_a_choice_is_named_alone_or_in_its_section(write):
+    alone, section = (load_spec(write(DRAWN + f"clusters: {text}")) for text in ("hdbscan", "{method: hdbscan}"))
+    assert alone.clusters == section.clusters == HDBSCANSpec()
+    assert load_spec(write(DRAWN + "host: abmt\ntask: {name: reid}\nrefine: {name: none}")).refine == NoRefinementSpec()
+    assert load_spec(write(DRAWN + "refine: slr")) == load_spec(write(DRAWN))
+
+
+def test_keys_of_other_choices_are_checked_and_left_out(write):
+    """A spec of 0.1.0 has the keys of both methods side by side."""
+    both = "clusters: {method: hdbscan, k1: 15, min_cluster_size: 3, also: []}"
+    spec = load_spec(write(DRAWN + both))
+    assert spec.clusters == HDBSCANSpec(min_cluster_size=3)
+    assert "k1" not in dump_spec(spec)
+    assert load_spec(write(DRAWN + both), ["clusters.method=dbscan"]).clusters.k1 == 15
+    assert faults_of(write(DRAWN + "clusters: {method: hdbscan, k1: 0}")) == [
+        "run.yaml:2: clusters.k1: should be greater than or equal to 1, got 0"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("clusters: {method: hdbscam}", "clusters.method: should be 'dbscan' or 'hdbscan', got hdbscam"),
+        ("host: plain", "host: should be 'abmt', got plain"),
+        ("refine: {name: 3}", "refine.name: should be 'slr' or 'none', got 3"),
+        ("task: [reid]", "task: expected a section of settings, got [reid]"),
+        ("refine: {name: none, alhpa: 1}", "refine.alhpa: unknown key; did you mean refine.alpha?"),
+        (
+            "clusters: {also: [{branch: middle}]}",
+            "clusters.also: branch should be one of both, average, maximum, got middle",
+        ),
+        ("model: {backbone: resnet}", "model.backbone: should be 'resnet50', "),
+    ],
+)
+def test_a_choice_that_is_none_is_named(write, text, fault):
+    (found,) = faults_of(write(DRAWN + text))
+    assert fault in found
 
 
 @pytest.mark.parametrize(

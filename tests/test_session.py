@@ -1,0 +1,48 @@
+"""The surroundings of a command: what is closed whatever happens, and what a user who stops it is told."""
+
+from __future__ import annotations
+
+import pytest
+
+from rapids_slr.session import RunSession, Session
+
+
+def test_ctrl_c_while_kernels_are_compiled_closes_the_bars_and_says_how_to_go_on(tiny, tmp_path, monkeypatch, capsys):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rapids_slr.session.warm_up", stop)
+    closed = []
+    monkeypatch.setattr("rapids_slr.progress.Progress.__exit__", lambda *_: closed.append("bars"))
+    with pytest.raises(KeyboardInterrupt), RunSession(tiny, tmp_path / "run"):
+        pytest.fail("nothing is run")
+    assert closed == ["bars"]
+    said = capsys.readouterr().err
+    assert f"stopped; no epoch was finished yet. Go on with: rapids-slr train --resume --out {tmp_path / 'run'}" in said
+
+
+def test_a_fault_at_the_start_closes_what_was_open(tiny, tmp_path, monkeypatch, capsys):
+    closed = []
+    monkeypatch.setattr("rapids_slr.progress.Progress.__exit__", lambda *_: closed.append("bars"))
+    monkeypatch.setattr("rapids_slr.session.warm_up", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError), Session(tiny, tmp_path / "folder"):
+        pytest.fail("nothing is run")
+    assert closed == ["bars"]
+    assert "Go on with" not in capsys.readouterr().err
+
+
+def test_a_session_closes_in_the_order_it_opened(tiny, tmp_path, monkeypatch):
+    closed = []
+    monkeypatch.setattr("rapids_slr.progress.Progress.__exit__", lambda *_: closed.append("bars"))
+    monkeypatch.setattr("rapids_slr.record.log.Log.close", lambda *_: closed.append("log"))
+    with RunSession(tiny, tmp_path / "run"):
+        assert closed == []
+    assert closed == ["log", "bars"]
+
+
+def test_a_warning_is_said_once(tiny, tmp_path, capsys):
+    with Session(tiny, tmp_path / "folder") as session:
+        session.warn("this")
+        session.warn("this")
+        session.warn("that")
+    assert capsys.readouterr().err.count("warning: this") == 1
