@@ -73,7 +73,7 @@ def test_every_group_has_help_that_leads_to_examples(capsys, group):
 
 def test_examples_are_commands_that_parse(calls, capsys, here, monkeypatch):
     """Every example is taken; what it asks for need not be there."""
-    monkeypatch.setattr("rapids_slr.data.write_domain", lambda *_, **__: None)
+    monkeypatch.setattr("rapids_slr.data.drawn.synth.write_domain", lambda *_, **__: None)
     (here / "runs/a").mkdir(parents=True)
     (here / "runs/a/spec.yaml").write_text(SPEC)
     for command in COMMANDS.values():

@@ -328,7 +328,8 @@ def test_a_documented_line_of_another_program_names_what_is_there(words):
 
 # YAML -----------------------------------------------------------------------------------------------------------------
 
-YAMLS = [(page, text) for page in PAGES for text in blocks(page, "yaml")]
+YAMLS = [(page, text) for page in PAGES if page.name != "adding.md" for text in blocks(page, "yaml")]
+"""The spec of adding.md needs the pieces that it adds: tests/test_adding.py runs it."""
 
 
 @pytest.mark.parametrize(("page", "text"), YAMLS, ids=[page.name for page, _ in YAMLS])

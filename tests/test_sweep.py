@@ -213,13 +213,13 @@ def test_a_grid_is_a_method_a_point(here):
     (here / "sweep.yaml").write_text(
         "spec: base.yaml\nseeds: [0]\nmethods:\n"
         "  b:\n    clusters.k2: 2\n"
-        "    grid: {refine: {alpha: [0.3, 1]}, refine.min_cluster_size: [4], clusters.min_size: [5]}\n"
+        "    grid: {refine: {alpha: [0.3, 1]}, refine.min_cluster_size: [4], clusters.min_cluster_size: [5]}\n"
     )
     sweep = load_sweep("sweep.yaml")
-    ends = "-refine.min_cluster_size=4-clusters.min_size=5"
+    ends = "-refine.min_cluster_size=4-clusters.min_cluster_size=5"
     assert sweep.methods == (f"b-alpha=0.3{ends}", f"b-alpha=1{ends}")
     assert [run.spec.refine.alpha for run in sweep.runs] == [0.3, 1]
-    assert {(run.spec.clusters.k2, run.spec.clusters.min_size) for run in sweep.runs} == {(2, 5)}
+    assert {(run.spec.clusters.k2, run.changes["clusters.min_cluster_size"]) for run in sweep.runs} == {(2, 5)}
 
 
 def test_set_reaches_the_sweep_file_and_the_base(here):
