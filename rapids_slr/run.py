@@ -75,7 +75,8 @@ def evaluate(spec: RunSpec, out: Path | None = None) -> Mapping[str, float]:
 
 def read_images(session: RunSession, now: Adaptation) -> None:
     """Decode all that the run will need, so that bad data stops it before it trains."""
-    if session.spec.data.source is not None and not session.folder.pretrained_file.exists():
+    spec, pretrained = session.spec, session.folder.pretrained_file.exists()
+    if spec.adapts_with_source or (spec.data.source is not None and not pretrained):
         _ = session.images.source
     now.clusterer.check(len(session.images.target.split))
     now.task.read(session.images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rapids_slr.clustering.cameras import centre_cameras, check_cameras, takes_centre
 from rapids_slr.clustering.dbscan import dbscan, drop_small, radius
 from rapids_slr.clustering.jaccard import add_source_term, jaccard_graph, source_reach
 from rapids_slr.clustering.keys import JaccardDBSCANKeys
@@ -29,20 +30,21 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
 
     estimator_type = "clusterer"
 
-    def fit(self, features, y=None, *, source=None) -> JaccardDBSCAN:
+    def fit(self, features, y=None, *, source=None, cameras=None) -> JaccardDBSCAN:
         """Cluster unit rows.
 
         Args:
             features: (N, D) array or tensor, NumPy, CuPy or torch, on the CPU or on CUDA, finite unit rows.
             y: ignored, for scikit-learn.
             source: (M, D) features of the source domain; used where source_weight > 0.
+            cameras: (N,) integers, the camera of every image; used unless the key `cameras` is `ignore`.
         Raises: InputError for features or settings that cannot be used; rows are named.
         """
         self._check_settings()
         with on_torch_stream(features):
-            return self._fit(features, source)
+            return self._fit(features, source, cameras)
 
-    def _fit(self, features, source) -> JaccardDBSCAN:
+    def _fit(self, features, source, cameras) -> JaccardDBSCAN:
         x_ND = checked(features)
         needed = max(self.k1 + 1, self.k2)
         if len(x_ND) < needed:
@@ -53,10 +55,14 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
         if self.source_weight > 0 and source is None:
             raise InputError(f"source: source_weight={self.source_weight} needs the features of the source domain")
 
+        plain_ND, camera_N = x_ND, None if cameras is None else check_cameras(cameras, len(x_ND))
+        if takes_centre(self.cameras, camera_N):
+            assert camera_N is not None
+            x_ND = centre_cameras(x_ND, camera_N)
         neighbours = nearest_neighbours(x_ND, needed, approximate=self.search == "approximate")
         graph = jaccard_graph(x_ND, neighbours, self.k1, self.k2)
         if self.source_weight > 0:
-            reach_N = source_reach(x_ND, checked(source, "source"))
+            reach_N = source_reach(plain_ND, checked(source, "source"))  # the source has cameras of its own
             graph = add_source_term(graph, reach_N, self.source_weight)
         self._graph = graph
         labels_N, self.eps_ = self._labels_at(self.pairs_per_image, self.rho, self.eps)
@@ -66,9 +72,9 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
         self.n_features_in_ = x_ND.shape[1]
         return self
 
-    def fit_predict(self, features, y=None, *, source=None):
+    def fit_predict(self, features, y=None, *, source=None, cameras=None):
         """fit, then `labels_`: (N,) int32 of the library of the features, -1 = outlier."""
-        return self.fit(features, source=source).labels_
+        return self.fit(features, source=source, cameras=cameras).labels_
 
     def labels_at(self, *, pairs_per_image=None, rho=None, eps=None):
         """Labels of the features fitted at another radius: (N,) int32 of the library of `labels_`, -1 = outlier.

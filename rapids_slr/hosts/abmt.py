@@ -16,7 +16,15 @@ from torch import Tensor
 from rapids_slr.data.images import Images
 from rapids_slr.data.store import ImageStore
 from rapids_slr.hosts.loop import Batch, Batches, GuardedAdam, Report, meter_of, step_memory, train_steps
-from rapids_slr.hosts.losses import Terms, cross_entropy, distillation, mean_over_heads, softened_triplet
+from rapids_slr.hosts.losses import (
+    Terms,
+    cross_entropy,
+    distillation,
+    mean_over_heads,
+    soft_margin_triplet,
+    softened_triplet,
+)
+from rapids_slr.hosts.source import SourceLoss
 from rapids_slr.hosts.targets import Targets, class_centroids
 from rapids_slr.marks import stage
 from rapids_slr.networks.base import Outputs
@@ -50,14 +58,24 @@ class ABMT:
             centroids_KD = class_centroids(features_ND, targets)
             self.student.set_classifiers_from(centroids_KD)
             self.teacher.set_classifiers_from(centroids_KD)
+        source = self._source(epoch)
         with session.epoch_bar(epoch) as report:
             store = session.images.target.store
             losses, self.step = adapt_epoch(
-                self.student, self.teacher, store, targets, session.spec, epoch, self.step, report
+                self.student, self.teacher, store, targets, session.spec, epoch, self.step, report, source
             )
         self.student.drop_classifiers()
         self.teacher.drop_classifiers()
         return losses
+
+    def _source(self, epoch: int) -> SourceLoss | None:
+        """The source beside the target, where `training.source` asks for it."""
+        spec, settings = self.session.spec, self.session.spec.training.source
+        if settings is None:
+            return None
+        source = self.session.images.source
+        features_SD = self.embed(source) if settings.ce_weight > 0 else None
+        return SourceLoss(source, spec, settings, epoch, features_SD)
 
     def state_dict(self) -> dict[str, Any]:
         return {"step": self.step, "student": self.student.state_dict(), "teacher": self.teacher.state_dict()}
@@ -77,6 +95,7 @@ def adapt_epoch(
     epoch: int,
     step: int,
     report: Report,
+    source: SourceLoss | None = None,
 ) -> tuple[dict[str, float], int]:
     """Train the student on refined labels and its teacher's predictions; the teacher follows it (Eqs. 5-6).
 
@@ -84,6 +103,7 @@ def adapt_epoch(
         targets: labels of this epoch; images with identity -1 take no part.
         epoch: from 1; it decides all that is random.
         step: training steps before this epoch, for the decay of the moving average.
+        source: a loss on the labelled source that is added to every step.
     Returns: means of the loss terms, and the steps after this epoch.
     Raises: RunError if memory runs out, or if the loss is not finite: what is trained is then as before that step, and
         BatchNorm has seen its batch. On a GPU up to LOG_INTERVAL - 1 later batches pass before the error: BatchNorm
@@ -93,6 +113,8 @@ def adapt_epoch(
     trained = list(student.parameters())
     if settings.teacher_ce:
         trained += list(teacher.classifiers.parameters())
+    if source is not None:
+        trained += source.begin(student)
     optimizer = GuardedAdam(trained, lr=settings.lr, weight_decay=settings.weight_decay)
 
     def loss_of(batch: Batch) -> tuple[Tensor, Terms]:
@@ -104,6 +126,9 @@ def adapt_epoch(
         if settings.teacher_ce:
             terms["teacher_ce"] = teacher_cross_entropy(teacher, guide, labels, settings.label_smoothing)
             total = total + terms["teacher_ce"]
+        if source is not None:
+            kept, more = source.next(student)
+            total, terms = total + kept, terms | more
         return total, terms
 
     def follow(_: Batch) -> None:
@@ -134,13 +159,18 @@ def adaptation_loss(
     def labelled(logits_BM: Tensor) -> Tensor:
         return cross_entropy(logits_BM, targets, weights.label_smoothing)
 
-    def softened(pooled_BD: Tensor, other_BD: Tensor) -> Tensor:
-        return softened_triplet(pooled_BD, other_BD, identities_B)
+    def triplet(pooled_BD: Tensor, other_BD: Tensor) -> Tensor:
+        if weights.triplet == "plain":
+            return soft_margin_triplet(pooled_BD, identities_B)
+        softened = softened_triplet(pooled_BD, other_BD, identities_B)
+        return (
+            softened if weights.triplet == "softened" else (softened + soft_margin_triplet(pooled_BD, identities_B)) / 2
+        )
 
     terms = {
         "ce": mean_over_heads(labelled, student.logits),
         "soft": mean_over_heads(distillation, student.logits, teacher.logits[::-1]),
-        "triplet": mean_over_heads(softened, student.pooled, teacher.pooled[::-1]),
+        "triplet": mean_over_heads(triplet, student.pooled, teacher.pooled[::-1]),
     }
     total = (
         weights.ce_weight * terms["ce"]

@@ -30,3 +30,5 @@ loss_column("ce", "cross entropy with the labels")  # of pre-training too
 loss_column("soft", "cross entropy with the teacher")
 loss_column("triplet", "triplet loss")  # of pre-training too
 loss_column("teacher_ce", "cross entropy of the teacher with the labels")
+loss_column("source_ce", "cross entropy with the source's identities")
+loss_column("source_triplet", "triplet loss of the source")

@@ -51,6 +51,7 @@ class Stage:
 STAGES = {
     "decode": Stage(bytes=None),
     "embed": Stage(flop=OPERATORS, bytes=TRAFFIC, mark="features", network=True),
+    "cameras": Stage(),
     "neighbours": Stage(flop=OPERATORS),
     "Jaccard graph": Stage(),
     "DBSCAN": Stage(),

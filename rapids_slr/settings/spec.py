@@ -225,6 +225,19 @@ class FeatureSpec(Settings):
     """Re-estimate BatchNorm statistics on the target before the first clustering."""
 
 
+class SourceLossSpec(Settings):
+    """Labelled source images in every step of adaptation, so that the network keeps what they taught."""
+
+    triplet_weight: NotNegative = 1.0
+    """Weight of the soft-margin triplet loss on the source identities."""
+    ce_weight: NotNegative = 0.0
+    """Weight of the cross entropy with them; above 0 the source is embedded every epoch, for its classifiers."""
+    identities: Count = 16
+    """Source identities in a step."""
+    images: Annotated[int, Field(ge=2)] = 4
+    """Images of each."""
+
+
 class TrainingSpec(Settings):
     """Adaptation to the target, the teacher and the student together."""
 
@@ -249,11 +262,16 @@ class TrainingSpec(Settings):
     soft_weight: NotNegative = 0.5
     """Weight of the cross entropy with the teacher's other branch."""
     triplet_weight: NotNegative = 1.0
-    """Weight of the triplet loss softened by the teacher's other branch."""
+    """Weight of the triplet loss."""
+    triplet: Literal["softened", "plain", "both"] = "softened"
+    """The triplet loss: softened by the teacher's other branch (paper), the plain soft-margin one on the refined
+    labels, or the mean of both."""
     teacher_ce: bool = False
     """Train the teacher's classifiers with cross entropy as well (paper, section 3.9, Eq. 5)."""
     labels: Literal["clusters", "shuffled", "identities"] = "clusters"
     """What to train on; the other two are controls: the refined labels shuffled, or the true identities."""
+    source: SourceLossSpec | None = None
+    """Train on the labelled source beside the target; `none` leaves it."""
 
 
 class EvaluationSpec(Settings):
@@ -290,10 +308,17 @@ class RunSpec(Settings):
     training: TrainingSpec = TrainingSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
 
+    @property
+    def adapts_with_source(self) -> bool:
+        """Whether the epochs of the adaptation look at source images."""
+        return self.clusters.needs_source or self.training.source is not None
+
     @model_validator(mode="after")
     def _source_or_checkpoint(self) -> RunSpec:
         if self.data.source is None and self.pretrain.checkpoint is None:
             raise ValueError("data.source is missing: give it, or a trained network in pretrain.checkpoint")
+        if self.data.source is None and self.training.source is not None:
+            raise ValueError("training.source needs data.source")
         if self.data.source is None and self.clusters.needs_source:
             raise ValueError("clusters.source_weight > 0 needs data.source")
         if unknown := self.clusters.heads - set(self.host.heads):
