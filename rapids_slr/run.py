@@ -22,6 +22,7 @@ from rapids_slr.networks.batchnorm import recalibrate_batchnorm
 from rapids_slr.networks.checkpoint import FORMAT, description, load_network, load_trained, new_network, save_network
 from rapids_slr.networks.network import Network
 from rapids_slr.provenance import versions
+from rapids_slr.record.columns import LOSS, column_of
 from rapids_slr.record.folder import best_row
 from rapids_slr.record.rows import cluster_means, count_clusters, epoch_row, label_table, prefixed, seconds_by_stage
 from rapids_slr.refinement.base import Refined
@@ -29,6 +30,9 @@ from rapids_slr.seeds import generator
 from rapids_slr.session import RunSession, Session
 from rapids_slr.settings.spec import RunSpec
 from rapids_slr.state import Adaptation
+
+IDLE = 0.01
+"""Part of its chance value within which a loss term counts as idle."""
 
 # Commands -------------------------------------------------------------------------------------------------------------
 
@@ -191,6 +195,7 @@ def run_epoch(session: Session, now: Adaptation, epoch: int) -> Epoch:
         targets = targets_of(refined, spec, epoch, target.split.identities)
     with stage("training"):
         losses = now.host.fit_epoch(features_ND, targets, epoch)
+    warn_of_idle_losses(session, epoch, losses)
     scores: Mapping[str, float] = {}
     if epoch % spec.evaluation.every == 0 or epoch == spec.training.epochs:
         with stage("evaluation"):
@@ -243,6 +248,17 @@ def warn_of_collapse(session: Session, epoch: int, clusters_N: Tensor, refined_N
             f"epoch {epoch}: {refined_clusters} clusters for batches of {wanted}; they are repeated within a batch. "
             "Raise clusters.pairs_per_image if most images are outliers, lower it if clusters are too large"
         )
+
+
+def warn_of_idle_losses(session: Session, epoch: int, losses: Mapping[str, float]) -> None:
+    """Say which terms are still, after a first epoch, what they are where they have nothing to teach."""
+    for term, value in losses.items():
+        chance = column_of(LOSS + term).chance
+        if epoch > 1 and chance is not None and abs(value - chance) < IDLE * chance:
+            session.warn(
+                f"the loss term {term} stays at {chance:.3f}, its value where it has nothing to teach; "
+                f"another form (training.{term}), or a weight of 0, may serve as well"
+            )
 
 
 # What is left of an epoch, and of a run -------------------------------------------------------------------------------

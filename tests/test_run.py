@@ -420,6 +420,15 @@ def test_features_that_are_not_finite_name_the_epoch(tiny, tmp_path, finished, m
         run.train(spec, tmp_path / "run")
 
 
+def test_a_loss_that_teaches_nothing_is_named_once(tiny, tmp_path, capsys):
+    with Session(tiny, tmp_path / "folder") as session:
+        for epoch, triplet in ((1, 0.693), (2, 0.75), (3, 0.695), (4, 0.691)):
+            run.warn_of_idle_losses(session, epoch, {"ce": 0.693, "triplet": triplet, "unknown": 0.693})
+            said = capsys.readouterr().err
+            assert ("the loss term triplet stays at 0.693" in said) == (epoch == 3)
+            assert "term ce" not in said
+
+
 # Bad data stops a run before it trains --------------------------------------------------------------------------------
 
 

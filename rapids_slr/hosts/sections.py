@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from rapids_slr.hosts.base import Host, HostSpec
@@ -28,7 +29,7 @@ class ABMTSpec(HostSpec):
 
 loss_column("ce", "cross entropy with the labels")  # of pre-training too
 loss_column("soft", "cross entropy with the teacher")
-loss_column("triplet", "triplet loss")  # of pre-training too
+loss_column("triplet", "triplet loss", chance=math.log(2))  # of pre-training too
 loss_column("teacher_ce", "cross entropy of the teacher with the labels")
 loss_column("source_ce", "cross entropy with the source's identities")
 loss_column("source_triplet", "triplet loss of the source")

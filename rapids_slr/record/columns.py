@@ -36,6 +36,8 @@ class Column:
     """What it is, where the name does not tell."""
     beside: str = ""
     """Key of the column beside which it is drawn, dashed."""
+    chance: float | None = None
+    """Of a loss term: what it is where it has nothing to teach."""
 
     @property
     def head(self) -> str:
@@ -64,12 +66,14 @@ def add_columns(*columns: Column) -> tuple[Column, ...]:
     return columns
 
 
-def loss_column(term: str, meaning: str) -> Column:
+def loss_column(term: str, meaning: str, chance: float | None = None) -> Column:
     """Register a loss term, `loss/<term>`. Hosts may share one that means the same to both.
 
+    Args:
+        chance: its value where it has nothing to teach, if that is one number; a run that stays there says so.
     Raises: ValueError if it means something else already.
     """
-    (column,) = add_columns(Column(LOSS + term, term, "", "loss", "less", meaning))
+    (column,) = add_columns(Column(LOSS + term, term, "", "loss", "less", meaning, chance=chance))
     return column
 
 
