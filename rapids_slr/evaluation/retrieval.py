@@ -29,12 +29,12 @@ class QueryResults(NamedTuple):
 
 
 def retrieval_scores(
-    query: Tensor,
-    gallery: Tensor,
-    query_identities: Tensor,
-    query_cameras: Tensor,
-    gallery_identities: Tensor,
-    gallery_cameras: Tensor,
+    query_QD: Tensor,
+    gallery_GD: Tensor,
+    identities_Q: Tensor,
+    cameras_Q: Tensor,
+    identities_G: Tensor,
+    cameras_G: Tensor,
     block: int = 256,
 ) -> dict[str, float]:
     """mAP and CMC over all queries that have a match; the arguments are those of `query_results`.
@@ -43,27 +43,27 @@ def retrieval_scores(
         left out for want of a match.
     Raises: InputError if no query has a match, or as `query_results` does.
     """
-    results = query_results(query, gallery, query_identities, query_cameras, gallery_identities, gallery_cameras, block)
+    results = query_results(query_QD, gallery_GD, identities_Q, cameras_Q, identities_G, cameras_G, block)
     valid, first = results.matches > 0, results.first_match
     sums = [valid.sum(), results.average_precision.sum(), *((valid & (first <= k)).sum() for k in (1, 5, 10))]
     queries, *scores = torch.stack([value.double() for value in sums]).tolist()
     if queries == 0:
         raise InputError(
-            f"none of {len(query)} queries has a match among {len(gallery)} gallery images (its identity, above 0, and "
-            "another camera); look at how file names tell identity and camera with `rapids-slr data check`"
+            f"none of {len(query_QD)} queries has a match among {len(gallery_GD)} gallery images (its identity, above 0, "
+            "and another camera); look at how file names tell identity and camera with `rapids-slr data check`"
         )
     means = {name: score / queries for name, score in zip(("mAP", "rank1", "rank5", "rank10"), scores, strict=True)}
-    return {**means, "queries": int(queries), "unmatched": len(query) - int(queries)}
+    return {**means, "queries": int(queries), "unmatched": len(query_QD) - int(queries)}
 
 
 @torch.no_grad()
 def query_results(
-    query: Tensor,
-    gallery: Tensor,
-    query_identities: Tensor,
-    query_cameras: Tensor,
-    gallery_identities: Tensor,
-    gallery_cameras: Tensor,
+    query_QD: Tensor,
+    gallery_GD: Tensor,
+    identities_Q: Tensor,
+    cameras_Q: Tensor,
+    identities_G: Tensor,
+    cameras_G: Tensor,
     block: int = 256,
 ) -> QueryResults:
     """Rank the gallery for every query by Euclidean distance; equal distances rank by gallery index.
@@ -72,27 +72,26 @@ def query_results(
     query's identity; identities below 1 (distractors 0) match nothing.
 
     Args:
-        query, gallery: (Q, D) and (G, D) float features on one device.
-        query_identities, query_cameras, gallery_identities, gallery_cameras: (Q,) and (G,) integers.
+        query_QD, gallery_GD: (Q, D) and (G, D) float features on one device.
+        identities_Q, cameras_Q, identities_G, cameras_G: (Q,) and (G,) integers.
         block: queries ranked at once; memory is about 30 bytes x block x G. The host waits for a device before the
             first block and not between blocks.
     Raises: InputError if lengths disagree, there is nothing to rank, or features are not finite.
     """
-    _check(query, gallery, query_identities, query_cameras, gallery_identities, gallery_cameras)
+    _check(query_QD, gallery_GD, identities_Q, cameras_Q, identities_G, cameras_G)
     identities_Q, cameras_Q, identities_G, cameras_G = (
-        torch.as_tensor(labels, device=query.device)
-        for labels in (query_identities, query_cameras, gallery_identities, gallery_cameras)
+        torch.as_tensor(labels, device=query_QD.device) for labels in (identities_Q, cameras_Q, identities_G, cameras_G)
     )
-    half_norms_G = _half_norms(gallery)
+    half_norms_G = _half_norms(gallery_GD)
     most = _most_matches(identities_G)  # the last the host waits for: blocks are only queued
     results = [
         _rank(
-            _distances(query_BD, gallery, half_norms_G),
+            _distances(query_BD, gallery_GD, half_norms_G),
             *protocol(identities_B, cameras_B, identities_G, cameras_G),
             most,
         )
         for query_BD, identities_B, cameras_B in zip(
-            query.split(block), identities_Q.split(block), cameras_Q.split(block), strict=True
+            query_QD.split(block), identities_Q.split(block), cameras_Q.split(block), strict=True
         )
     ]
     return QueryResults(*map(torch.cat, zip(*results, strict=True)))
@@ -100,12 +99,12 @@ def query_results(
 
 @torch.no_grad()
 def nearest_answers(
-    query: Tensor,
-    gallery: Tensor,
-    query_identities: Tensor,
-    query_cameras: Tensor,
-    gallery_identities: Tensor,
-    gallery_cameras: Tensor,
+    query_QD: Tensor,
+    gallery_GD: Tensor,
+    identities_Q: Tensor,
+    cameras_Q: Tensor,
+    identities_G: Tensor,
+    cameras_G: Tensor,
     most: int,
 ) -> tuple[Tensor, Tensor]:
     """The gallery images that rank first for a few queries; protocol and arguments are those of `query_results`.
@@ -116,10 +115,10 @@ def nearest_answers(
         which of them match. Both on the device of the features.
     Raises: InputError as `query_results` does.
     """
-    _check(query, gallery, query_identities, query_cameras, gallery_identities, gallery_cameras)
-    labels = (query_identities, query_cameras, gallery_identities, gallery_cameras)
-    left_out_QG, match_QG = protocol(*(torch.as_tensor(values, device=query.device) for values in labels))
-    distances_QG = _distances(query, gallery, _half_norms(gallery)).masked_fill_(left_out_QG, torch.inf)
+    _check(query_QD, gallery_GD, identities_Q, cameras_Q, identities_G, cameras_G)
+    labels = (identities_Q, cameras_Q, identities_G, cameras_G)
+    left_out_QG, match_QG = protocol(*(torch.as_tensor(values, device=query_QD.device) for values in labels))
+    distances_QG = _distances(query_QD, gallery_GD, _half_norms(gallery_GD)).masked_fill_(left_out_QG, torch.inf)
     index_QK = distances_QG.argsort(dim=1, stable=True)[:, :most]
     return index_QK.masked_fill(left_out_QG.gather(1, index_QK), -1), match_QG.gather(1, index_QK)
 
