@@ -6,7 +6,7 @@ if TYPE_CHECKING:
     from rapids_slr.clustering import JaccardDBSCAN
     from rapids_slr.refinement import SLR
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["SLR", "JaccardDBSCAN", "__version__"]
 
 

@@ -49,8 +49,8 @@ def retrieval_scores(
     queries, *scores = torch.stack([value.double() for value in sums]).tolist()
     if queries == 0:
         raise InputError(
-            f"none of {len(query_QD)} queries has a match among {len(gallery_GD)} gallery images (its identity, above 0, "
-            "and another camera); look at how file names tell identity and camera with `rapids-slr data check`"
+            f"none of {len(query_QD)} queries has a match among {len(gallery_GD)} gallery images (its identity, "
+            "above 0, and another camera); look at how file names tell identity and camera with `rapids-slr data check`"
         )
     means = {name: score / queries for name, score in zip(("mAP", "rank1", "rank5", "rank10"), scores, strict=True)}
     return {**means, "queries": int(queries), "unmatched": len(query_QD) - int(queries)}
