@@ -115,6 +115,7 @@ def search(
     """
     trained = load_trained(Path(checkpoint))
     asked, offered = collect(query, "query"), collect(gallery, "gallery")
+    # Before those that cannot be read are left out of `asked`.
     names = asked.split.names
     if top is not None and not 1 <= top <= len(offered):
         raise InputError(f"--top {top}: {gallery} holds {len(offered)} images; ask for 1 to {len(offered)}")

@@ -64,6 +64,7 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
         if self.source_weight > 0:
             reach_N = source_reach(plain_ND, checked(source, "source"))  # the source has cameras of its own
             graph = add_source_term(graph, reach_N, self.source_weight)
+        # Kept as it is, beside the caller's `graph_`, for labels_at.
         self._graph = graph
         labels_N, self.eps_ = self._labels_at(self.pairs_per_image, self.rho, self.eps)
         self.labels_ = like(labels_N, features)

@@ -61,6 +61,7 @@ def add_columns(*columns: Column) -> tuple[Column, ...]:
     Raises: ValueError if a key is that of another column already.
     """
     for column in columns:
+        # The same again is no fault: hosts share loss terms.
         if (there := COLUMNS.setdefault(column.key, column)) != column:
             raise ValueError(f"column {column.key}: {column} is to be registered, but there is {there}; rename one")
     return columns

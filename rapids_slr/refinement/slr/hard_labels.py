@@ -87,6 +87,7 @@ def place_noise(label_Q: Array, overlap: Overlap, soft: Soft) -> Array:
     xp = array_module(label_Q)
     raw_Q = xp.where(overlap.now_Q >= 0, overlap.now_Q, by_argmax(overlap, soft))
     noise_Q = (label_Q < 0) & (raw_Q >= 0) & (soft.row_Q >= 0)
+    # One wait spares the second counting.
     if not bool(noise_Q.any()):
         return label_Q
     held = count_overlap(overlap.now_Q[overlap.pair_N], label_Q[overlap.pair_N])
