@@ -43,6 +43,7 @@ def cluster(
     """
     from rapids_slr.labelfiles import LABEL_WRITERS, check_suffix, read_features, write_labels
 
+    # What cannot be written, or read, is said before anything is computed.
     check_suffix(out, LABEL_WRITERS)
     features_ND, images = read_features(features, key, normalise)
 

@@ -64,6 +64,7 @@ class Meter:
     def __init__(self, device: torch.device, gauge: Gauge | None = None) -> None:
         self.spans: list[Span] = []
         self._device, self._gauge, self._open = device, gauge, list[Span]()
+        # now() takes it off, and so gives the bare clock while it is 0.
         self._began = 0.0
         self._began = self.now()
 
@@ -219,6 +220,7 @@ class Traffic(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         name, parameters = func._schema.name, func._schema.arguments
         given = dict(zip((each.name for each in parameters), args, strict=False)) | (kwargs or {})
+        # What is written in place, or into `out`, is a result; `out` alone is not read besides.
         written = [given.get(each.name) for each in parameters if each.alias_info and each.alias_info.is_write]
         operands = list(_tensors([value for key, value in given.items() if key != "out"]))
         results = list(_tensors(written or [result]))
@@ -257,6 +259,7 @@ class Work:
         self.flop: dict[str, int] = defaultdict(int)
         self.traffic: dict[str, int] = defaultdict(int)
         self._arrays: dict[str, dict[int, Any]] = defaultdict(dict)
+        # torch counts no FLOP of it. The counter hands over shapes; a + s (b - a) is 3 for each number.
         lerp = torch.ops.aten._foreach_lerp_
         self._flop = FlopCounterMode(
             display=False, custom_mapping={lerp: lambda averaged, *_, **__: 3 * sum(map(prod, averaged))}
@@ -276,6 +279,7 @@ class Work:
             yield
         finally:
             self._open.pop()
+            # With what the stages within took, which is theirs: taken off here, and passed on to the one around.
             spent = [now - then for now, then in zip(self._totals(), before, strict=True)]
             self.flop[stage] += spent[0] - inner[0]
             self.traffic[stage] += spent[1] - inner[1]
@@ -286,6 +290,7 @@ class Work:
         """Take note of the arrays among `values`, wherever they stand in tuples, lists, dicts and dataclasses."""
         known = self._arrays[stage]
         for address, array in arrays_of(values):
+            # Several arrays may begin at one address: the longest holds the others.
             if address not in known or array.nbytes > known[address].nbytes:
                 known[address] = array  # held, so that no other array takes its address
 
@@ -301,6 +306,7 @@ def arrays_of(values: Any) -> Iterator[tuple[int, Any]]:
     if isinstance(values, torch.Tensor):
         if values.layout == torch.strided:
             yield values.data_ptr(), values
+    # NumPy's scalars have an interface too; an array of one entry counts as one.
     elif hasattr(values, "__array_interface__") and values.nbytes > values.itemsize:
         yield values.__array_interface__["data"][0], values
     elif hasattr(values, "__cuda_array_interface__") and values.nbytes > values.itemsize:
@@ -376,6 +382,7 @@ def probe(device: torch.device, bfloat16: bool) -> Roofline:
     finally:
         setting.fp32_precision = before
     a, b, c = (torch.ones(floats, device=device) for _ in range(3))
+    # Two reads and a write of 4 bytes for each number.
     return Roofline(products, 3 * 4 * floats / _fastest(device, lambda: torch.add(b, c, alpha=0.5, out=a)))
 
 

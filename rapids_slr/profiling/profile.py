@@ -144,6 +144,7 @@ def _repeat(
         meter, wall = measured(work)
         meters.append(meter)
         walls.append(wall)
+    # Again after the timed ones: on a busy machine a probe is too low.
     roof = roof.best_of(probe(device, bfloat16))
     say("memory, FLOP and bytes, trace")
     memory, counts = Memory(device), Work()

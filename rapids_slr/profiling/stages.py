@@ -133,6 +133,7 @@ class Workload:
         self._source_SD = self._now.host.embed(images.source) if spec.clusters.needs_source else None
         self.shape = (len(self._features_ND), self._features_ND.shape[1])
         run_epoch(session, self._now, FIRST)
+        # A state dict holds the very tensors that training goes on to change.
         self._start = copy.deepcopy(self._now.checkpoint())
 
         steps, batch = spec.training.iterations, spec.training.identities * spec.training.images

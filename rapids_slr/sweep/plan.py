@@ -157,6 +157,7 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
             if spec := _run_spec(base, pairs[pair], methods[method], faults):
                 specs[pair, method] = spec
     if faults:
+        # A fault of the base comes up again for every pair and method.
         raise SpecError(list(dict.fromkeys(str(fault) for fault in sorted(faults, key=lambda fault: fault.where))))
 
     assert base is not None  # its absence is a fault
@@ -168,7 +169,7 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
         if seed in _plain(methods[method], "seeds", file.seeds)
     ]
     text = {**tree.plain(), "spec": "spec.yaml"}
-    text.pop("set", None)
+    text.pop("set", None)  # spec.yaml has it already
     return Sweep(
         name=file.name,
         seeds=tuple(file.seeds),
@@ -205,6 +206,7 @@ def pretraining_of(spec: RunSpec) -> RunSpec | None:
     if not spec.pretrain.target_forward:
         del read["data"]["target"]
     digest = hashlib.blake2b(json.dumps(read, sort_keys=True).encode(), digest_size=6).hexdigest()
+    # So the spec is the same whichever run needs it first.
     defaults = {name: RunSpec.model_fields[name].get_default() for name in AFTER_PRETRAINING}
     return spec.model_copy(update={"name": digest, **defaults})
 
@@ -347,7 +349,7 @@ def _grid(method: str, entry: Tree, faults: list[Fault]) -> Iterator[tuple[str, 
 def _shortest(key: str, keys: Sequence[str] | Mapping[str, Any]) -> str:
     """As many last words of a dotted key as tell it from the others."""
     words = key.split(".")
-    ends = (".".join(words[-count:]) for count in range(1, len(words) + 1))
+    ends = (".".join(words[-count:]) for count in range(1, len(words) + 1))  # shortest first
     return next(end for end in ends if sum(f".{other}".endswith(f".{end}") for other in keys) == 1)
 
 
@@ -430,6 +432,7 @@ def _add(found: Sequence[Fault], faults: list[Fault]) -> None:
 
 
 def _run(pair_name: str, method_name: str, seed: int, spec: RunSpec, pair: Tree, method: Tree) -> Run:
+    # Names of methods may hold = and +, that of a run may not.
     name = re.sub(r"[^\w.-]", "-", f"{pair_name}-{method_name}-{seed}")
     changes = merge(pair, _without(method, "seeds"))
     return Run(

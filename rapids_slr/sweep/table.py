@@ -139,6 +139,7 @@ def rows_of(results: Results, section: str) -> list[dict[str, str]]:
     rows = []
     for stage, method in [*((stage, baseline) for stage in STARTS), *(("last", name) for name in results["methods"])]:
         row = {"method": method if stage == "last" else stage, "seeds": ""}
+        # A row is left out (`break`) unless it has all scores.
         for score, label in shown.items():
             found = scores_of(results, section, method, score, stage)
             if not found:
@@ -202,6 +203,7 @@ def markdown(results: Results) -> str:
             lines.append("No run is finished yet.")
             continue
         lines += table_lines(rows)
+    # Two blanks at its end break a line in Markdown.
     return "\n".join([*lines, "", *(f"{line}  " for line in legend(results))]) + "\n"
 
 

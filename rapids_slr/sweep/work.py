@@ -136,6 +136,7 @@ class Lane:
     """Other lanes work beside this one."""
 
     def environment(self) -> dict[str, str]:
+        # Numba takes all cores whatever OMP_NUM_THREADS says; a process alone may have them.
         found = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
         if self.share:
             found.setdefault("NUMBA_NUM_THREADS", str(self.threads))
@@ -215,6 +216,7 @@ class Work:
 
     def next_of(self, waiting: list[Job], bar: Task) -> Job | None:
         """Take the first job whose pre-training is there; runs whose pre-training failed have failed."""
+        # A copy, as jobs are taken out on the way.
         for job in list(waiting):
             if job.needs is None or job.needs.result.exists():
                 waiting.remove(job)
@@ -233,6 +235,7 @@ class Work:
         log = where.path / "run.log"
         done = job.epochs()
         bar = self.progress.task(job.name, job.all_epochs() - done, "epochs")
+        # --resume in any case: the folder has its spec, and what a stopped run had done counts.
         words = [job.command, "--resume", "--out", str(where.path), "--device", job.spec.device]
         with open(log, "ab") as file:
             process = subprocess.Popen(
@@ -278,6 +281,7 @@ class Work:
 
     def stop(self) -> None:
         """End all processes as Ctrl-C would, by force if need be; they can be resumed."""
+        # To all of them before any is waited for, so that they end side by side within one time.
         for number in (signal.SIGTERM, signal.SIGKILL):
             for child in self.running.values():
                 child.process.send_signal(number)  # which does nothing to one that has ended
@@ -293,6 +297,7 @@ class Work:
         return results_of(self.sweep, [self.record(run) for run in self.sweep.runs])
 
     def record(self, run: Run) -> dict[str, Any]:
+        # What is done does not change: its files are read once.
         if run.name not in self.records:
             record = record_of(run, self.folder.of_run(run), self.failed.get(run.name))
             if record["state"] != "done":
