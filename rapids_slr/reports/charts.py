@@ -220,6 +220,7 @@ def chart_of_many(chart: Chart, panels: Sequence[Sequence[Column]], runs: Sequen
         ]
         drawn.append((columns[0].name, lines))
         shown |= {line.colour: runs[line.colour].name for line in lines}
+    # One level for all panels: only where the runs agree on it.
     levels = {level_of(chart, run) for run in runs} if chart.id == "clusters" else set()
     level, named = levels.pop() if len(levels) == 1 else (None, None)
     drawings = [
@@ -268,6 +269,7 @@ def time_figure(runs: Sequence[Run]) -> Html:
     if not stages:
         return absent("time", title, NO_EPOCH)
     totals = {run.name: sum(row.get(WHOLE, 0.0) for row in run.epochs) for run in runs}
+    # 1 where nothing took any time, as bars are shares of it.
     longest = max(value for by_run in stages.values() for value in by_run.values()) or 1.0
     body = []
     for stage, by_run in sorted(stages.items(), key=lambda item: -max(item[1].values())):

@@ -135,6 +135,7 @@ def entropy(refined: Refined) -> np.ndarray:
     matrix = rows.matrix
     values = matrix.data.astype(np.float64)
     bits_R = np.bincount(row_of_entry(matrix.indptr, values.size), -values * np.log2(values), matrix.shape[0])
+    # Row -1, that of images without a soft label, is the NaN at the end; what rounding leaves below 0 is 0.
     return np.append(np.maximum(bits_R, 0.0), np.nan)[rows.row_of_image]
 
 
@@ -152,6 +153,8 @@ def matrix_of(refined: Refined) -> Matrix | None:
     size_P, size_K = refined._overlap.size_P, refined._overlap.size_K
     if not (size_P > 0).any() or not (size_K > 0).any():
         return None
+    # Rows by size. Columns follow the row that most of their images come from, so that clusters that stay lie on the
+    # diagonal; those that come from none stand at the end.
     rows = np.flatnonzero(size_P)
     rows = rows[np.argsort(-size_P[rows], kind="stable")]
     place_P = np.full(len(size_P), len(rows))
@@ -174,7 +177,7 @@ def matrix_of(refined: Refined) -> Matrix | None:
             a, b = int(rows[row]), int(columns[column])
             tip = f"cluster {a} → cluster {b}: {100 * value:.1f} %, {int(both[a, b])} of {size_P[a]} images"
         cells.append((row, column, value, tip))
-    whole = int((share.data > 0.999).sum())
+    whole = int((share.data > 0.999).sum())  # 1 but for rounding
     return Matrix(shape, pooled, cells, f"{whole} of {len(rows)} clusters go to one cluster alone")
 
 
@@ -281,6 +284,7 @@ def _shown(halves: list[list[Step]]) -> list[set[int]]:
             shown[half] |= {step.start} - {-1}
             shown[half + 1] |= {step.end} - {-1}
     for half, steps in enumerate(halves):
+        # A cluster that stays is drawn in all three columns: heirs to the right here, those they come from below.
         shown[half + 1] |= {step.end for step in steps if step.kind == "stable" and step.start in shown[half]}
     for half, steps in reversed(list(enumerate(halves))):
         shown[half] |= {step.start for step in steps if step.kind == "stable" and step.end in shown[half + 1]}

@@ -70,6 +70,7 @@ def soft_figure(run: Run, prefix: str) -> Html:
         return absent(id, title, NO_EPOCH)
     bits = run.entropy_N[np.isfinite(run.entropy_N)]
     names = ["0", *(f"≤{high:g}" for high in ENTROPY_STEPS[1:]), f">{ENTROPY_STEPS[-1]:g}"]
+    # Rounded, as 1 bit comes out of sums a little above or below.
     found = np.bincount(np.searchsorted(ENTROPY_STEPS, np.round(bits, 6)), minlength=len(names)).tolist()
     sure = found[0] / max(len(bits), 1)
     lead = f"{100 * sure:.1f} % of {len(bits):,} images with a soft label are sure of one cluster (0 bits)"
