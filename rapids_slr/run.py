@@ -62,6 +62,7 @@ def adapt(spec: RunSpec, out: Path | None = None, resume: bool = False) -> Path:
                 f"{session.folder.path} holds no pre-trained network; run `rapids-slr pretrain` into it first, "
                 "or give one with --set pretrain.checkpoint=.../checkpoints/pretrained.pt"
             )
+        # Takes the network that is there; nothing is trained.
         pretrain_network(session)
         adapt_network(session, new_adaptation(session))
     return session.folder.path
@@ -81,7 +82,7 @@ def read_images(session: RunSession, now: Adaptation) -> None:
     """Decode all that the run will need, so that bad data stops it before it trains."""
     spec, pretrained = session.spec, session.folder.pretrained_file.exists()
     if spec.adapts_with_source or (spec.data.source is not None and not pretrained):
-        _ = session.images.source
+        _ = session.images.source  # reads it
     now.clusterer.check(len(session.images.target.split))
     now.task.read(session.images)
 

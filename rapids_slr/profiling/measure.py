@@ -172,6 +172,7 @@ class Memory:
         finally:
             self._note()
             most = self._open.pop()
+            # On the CPU there is no second kind.
             for kind, held, peak in zip((self.host, self.device), before, most, strict=False):
                 known = kind.setdefault(stage, Peak())
                 known.most, known.added = max(known.most, peak), max(known.added, peak - held)
@@ -188,7 +189,7 @@ class Memory:
         if self._open:
             self._open[-1] = [max(pair) for pair in zip(self._open[-1], peaks, strict=True)]
         try:
-            Path("/proc/self/clear_refs").write_text("5")
+            Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
         except OSError:  # not Linux
             self.host_is_known = False
 

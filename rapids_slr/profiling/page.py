@@ -177,6 +177,7 @@ def _roofline_figure(result: Mapping[str, Any]) -> Html:
     """FLOP a second over FLOP a byte, logarithmic, under what the machine was seen to do."""
     roof = _roofline_of(result)
     labels = Labels()
+    # In this order words take their places: those of the roofs before those of the stages.
     parts = [*_decades(roof), *_roofs(roof, labels), *_stages(roof, labels)]
     described = "; ".join(f"{name} {amount(y)}FLOP/s at {x:.3g} FLOP a byte" for name, (x, y, _) in roof.placed.items())
     drawing = svg(WIDTH, ROOF_HEIGHT, f"Roofline: {described}", parts)

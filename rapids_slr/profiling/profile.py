@@ -127,6 +127,7 @@ def _measure(session: Session, spec: RunSpec, trace: Path, repetitions: int) -> 
             "traced_share": traced_seconds / median([sum(run.values()) for run in runs]) - 1,
         },
         "stages": {name: _stage(name, session, work, found, bfloat16) for name in names},
+        # Of an even number the faster of the two in the middle.
         "timeline": _timeline(found.meters[middle[(repetitions - 1) // 2]]),
     }
 
@@ -212,6 +213,7 @@ def _precision(name: str, on_cuda: bool, bfloat16: bool) -> str:
     """What the products of a stage are computed in."""
     if STAGES[name].network and bfloat16:
         return "bfloat16"
+    # The product that finds neighbours is in TF32, whatever is set for the networks.
     return "tf32" if on_cuda and (STAGES[name].network or name == "neighbours") else "float32"
 
 

@@ -89,6 +89,7 @@ class Ear:
     def step(self, name: str, function: Callable[..., Any], args: tuple, options: dict) -> Any:
         with self.stage(name):
             result = function(*args, **options)
+        # Behind the stage, so that a search through arrays is not timed.
         if self.seen is not None:
             self.seen(name, (args, options, result))
         return result
@@ -157,6 +158,7 @@ class Workload:
 
     def labels(self) -> None:
         """The label stages of a repetition alone, on the features of the first epoch."""
+        # Every call refines with the same memory.
         self._now.refiner.load_state_dict(self._start["refiner"])
         cameras_N = self.session.images.target.split.cameras
         clusters = cluster(self._now, FIRST, self._features_ND, self._source_SD, cameras_N)

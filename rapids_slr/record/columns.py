@@ -47,7 +47,7 @@ class Column:
     def text(self, value: float) -> str:
         """A value without its unit, as a table shows it."""
         if self.unit == "%":
-            value = 100.0 * value
+            value = 100.0 * value  # a float, also of a whole number
         return f"{value:g}" if isinstance(value, int) else f"{value:.{DIGITS.get(self.unit, 3)}f}"
 
 

@@ -137,6 +137,7 @@ def rows_of(run: Run, chart: Chart) -> Sequence[Mapping[str, Any]]:
     if chart.group == "entropy":
         return [{"epoch": epoch, "entropy": value} for epoch, value in run.mean_entropy]
     if chart.group == "rate":
+        # metrics.jsonl has none, as it is the same all along.
         return [{"epoch": row["epoch"], "lr": run.spec.training.lr} for row in run.epochs]
     if chart.group == "scores" and (start := starting_scores(run)):
         return [{"epoch": 0, **start}, *run.epochs]
@@ -165,6 +166,7 @@ def chart_figure(chart: Chart, runs: Sequence[Run]) -> Html:
 def panels_of(chart: Chart, runs: Sequence[Run]) -> list[list[Column]]:
     """The columns of a chart that any run has, each with those that are drawn beside it."""
     columns = columns_in((row for run in runs for row in rows_of(run, chart)), chart.group)
+    # A figure of raw clusters whose refined one is not there has a panel of its own.
     keys = {column.key for column in columns}
     return [
         [column, *(other for other in columns if other.beside == column.key)]

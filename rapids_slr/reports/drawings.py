@@ -495,6 +495,7 @@ def _axes(
     """Lines and numbers of both axes, their labels with units."""
     for y in y_ticks:
         yield el("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y_of(y), y2=y_of(y), class_="rule")
+        # Text stands on its y; 4 is half of a digit.
         yield el("text", y_tick(y), x=LEFT - 6, y=y_of(y) + 4, text_anchor="end")
     for x in x_ticks:
         yield el("text", f"{x:g}", x=x_of(x), y=HEIGHT - BOTTOM + 16, text_anchor="middle")

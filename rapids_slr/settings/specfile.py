@@ -155,6 +155,7 @@ class Fault:
     """No value could be read, so that what is found missing or wrong at the key or below it is nothing new."""
 
     def hides(self, other: Fault) -> bool:
+        # What the spec that was not found would have given is not missing here.
         if self.key == "extends":
             return other.what == MISSING
         return self.unread and (not self.key or f"{other.key}.".startswith(f"{self.key}."))
@@ -213,6 +214,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event = self.peek_event()
+        # An alias has an anchor as well.
         if event.anchor or getattr(event, "tag", None):
             what = "anchors, aliases and tags are not read; share settings with `extends: other.yaml`"
             raise yaml.composer.ComposerError(None, None, what, event.start_mark)
@@ -396,7 +398,7 @@ def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Fie
 
 def valid_keys() -> tuple[str, ...]:
     """Every dotted key of a spec; tables of choices may have grown since the last call."""
-    return tuple(dict.fromkeys(key for key, _ in _fields(RunSpec)))
+    return tuple(dict.fromkeys(key for key, _ in _fields(RunSpec)))  # choices share keys
 
 
 def with_none_words(value: Any) -> Any:

@@ -259,7 +259,7 @@ def spread(tree: Tree) -> Tree:
 def flat(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Tree]]:
     """{a: {b: 1, c: 2}} as (a.b, 1), (a.c, 2); the other way of `spread`."""
     for key, below in tree.value.items():
-        if isinstance(below.value, dict) and below.value:
+        if isinstance(below.value, dict) and below.value:  # {} is a value
             yield from flat(below, f"{prefix}{key}.")
         else:
             yield prefix + key, below
@@ -291,6 +291,7 @@ def _base(tree: Tree, faults: list[Fault]) -> Tree | None:
     name = tree.value.get("spec")
     if name is None or not isinstance(name.value, str):
         return None  # a fault of the sweep file
+    # Of a file its path counts from there, of --set from the current directory.
     beside = Path(name.where.name).parent / name.value if name.where.line else Path(name.value)
     try:
         return read_file(find_spec(beside if beside.is_file() else name.value), faults, above=(name.where.name,))

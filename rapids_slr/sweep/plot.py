@@ -141,6 +141,7 @@ def baseline_first(results: Results) -> list[str]:
 
 def colour_of(place: int) -> int:
     """Hue of a method by its place after the baseline, which has GREY to itself."""
+    # Over the baseline's grey, on to the next round of the palette.
     return GREY if place == 0 else place - 1 + (place > GREY)
 
 

@@ -88,6 +88,7 @@ def figures_of(results: Results, section: str, method: str, figure: Figure) -> d
             if (run["pair"], run["method"], run["state"]) == (section, method, "done")
             and (value := figure(run)) is not None
         }
+    # A seed that some pairs lack would move the mean by which pairs are done.
     pairs = [figures_of(results, pair, method, figure) for pair in results["pairs"]]
     return {seed: float(np.mean([pair[seed] for pair in pairs])) for seed in pairs[0] if all(seed in p for p in pairs)}
 
@@ -115,6 +116,7 @@ def epoch_means(results: Results, section: str, method: str, column: str | None 
     column = headline if column is None else column
     pairs = list(results["pairs"]) if section == ALL_PAIRS else [section]
     seeds = scores_of(results, section, method, headline)
+    # Every seed has every pair, so that the mean over runs is the mean of the seeds' own.
     values: dict[int, list[float]] = defaultdict(list)
     for run in results["runs"]:
         if run["state"] == "done" and run["method"] == method and run["pair"] in pairs and run["seed"] in seeds:

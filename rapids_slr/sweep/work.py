@@ -70,6 +70,7 @@ def jobs_of(sweep: Sweep, folder: SweepFolder) -> list[Job]:
         if where.summary_file.exists():
             continue
         needs = None
+        # A run that has begun has a copy of its pre-training.
         if run.pretraining is not None and not where.pretrained_file.exists():
             shared = folder.of_pretraining(run.pretraining)
             file = shared.pretrained_file
@@ -244,6 +245,7 @@ class Work:
                 stdout=file,
                 stderr=file,
                 env=lane.environment(),
+                # The lock is held as long as any process has it: a run that outlives its sweep keeps others out.
                 pass_fds=[self.lock],
             )
             return Child(job, process, log, file.tell(), bar, done)
@@ -261,6 +263,7 @@ class Work:
         del self.running[number]
         child.bar.close()
         job = child.job
+        # An exit code alone is no result.
         if child.process.returncode == 0 and job.result.exists():
             if job.command == "adapt":
                 bar.advance()
