@@ -163,5 +163,6 @@ class StderrHandler(logging.Handler):
 
 def log_to_stderr() -> None:
     log = logging.getLogger("rapids_slr")
+    # Once, however often main is called in a process.
     if not any(isinstance(handler, StderrHandler) for handler in log.handlers):
         log.addHandler(StderrHandler(logging.WARNING))

@@ -133,6 +133,7 @@ def overhead(work: Workload, pairs: int) -> dict[str, float]:
     for _ in range(CALLS):
         with meter.stage("empty"):
             pass
+    # What else the machine does can only add to a run.
     fastest = {name: min(runs) for name, runs in times.items()}
     return fastest | {"pairs": pairs, "seconds_a_mark": (meter.now() - begun) / CALLS}
 
@@ -164,6 +165,7 @@ class Memory:
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
+        # What was reached so far is the peak of the stage around.
         self._note()
         before = self._held()
         self._open.append(list(before))

@@ -125,6 +125,7 @@ def refinement(labels: EpochLabels, refiner: Refiner | None = None) -> Refined:
         refiner: one that is new; without, the soft labels mean nothing, but the projection of the clusters does.
     """
     again: Any = SLR(hard="argmax") if refiner is None else refiner
+    # The first update is for the memory; what it gives is not looked at.
     again.update(labels.previous)
     return again.update(labels.cluster)
 
@@ -184,6 +185,7 @@ def matrix_of(refined: Refined) -> Matrix | None:
 def _largest(row: np.ndarray, column: np.ndarray, value: np.ndarray, shape: tuple[int, int]) -> coo_matrix:
     """The largest value of every square."""
     square, inverse = np.unique(row.astype(np.int64) * shape[1] + column, return_inverse=True)
+    # By hand, as a sparse matrix would add up what falls on one square.
     most = np.zeros(len(square))
     np.maximum.at(most, inverse, value)
     return coo_matrix((most, (square // shape[1], square % shape[1])), shape=shape)
@@ -248,7 +250,7 @@ def flow_of(labels: EpochLabels) -> Flow:
         for label, n in zip(*np.unique(labels_N, return_counts=True), strict=True):
             at = place(column, int(label))
             images[at] += int(n)
-            bundled[column] += at[1] == "others"
+            bundled[column] += at[1] == "others"  # one more cluster in the bundle
     streams: Counter[tuple[Place, Place, str]] = Counter()
     for half, steps in enumerate(halves):
         for step in steps:
@@ -270,6 +272,7 @@ def flow_of(labels: EpochLabels) -> Flow:
             Stream(number[start], number[end], n, kind, isinstance(start[1], str) and isinstance(end[1], str))
             for (start, end, kind), n in streams.items()
         ],
+        # Clusters that are drawn alone take 230 pixels of a column at most.
         scale=min(3.0, 230 / max(alone.values(), default=1)) if any(alone.values()) else 3.0,
         cap=50.0,
     )
@@ -321,6 +324,7 @@ def kept_apart(labels: EpochLabels, most: int) -> Changes:
         if len(parts) > 1:
             named = [("left out" if label < 0 else f"refined {label}", rows[part]) for label, part in parts]
             found.append((len(rows) - len(parts[0][1]), Change(f"cluster {cluster}", named)))
+    # A stable sort: of equals the lower number comes first.
     found.sort(key=lambda item: -item[0])
     return Changes([change for _, change in found[:most]], len(found))
 

@@ -249,6 +249,7 @@ def matrix(drawn: Matrix) -> Html:
                 fill_opacity=shade(value),
             )
         )
+    # Ticks count clusters, of which a square holds `pooled` a side.
     for x in ticks(0, max(K * drawn.pooled, 1), whole=True):
         if x <= K * drawn.pooled:
             parts.append(
@@ -306,6 +307,7 @@ def shades() -> Html:
 
 FLOW_WIDTH, FLOW_TOP, BAR = 660, 46, 10
 """Width of the drawing, where its columns begin, and the width of a cluster."""
+# 150 right of the last column is for its names, which stand right of their nodes.
 FLOW_LEFT = (12, FLOW_WIDTH / 2 - BAR / 2 - 20, FLOW_WIDTH - BAR - 150)
 """Where clusters of last epoch, of this epoch, and refined ones stand."""
 
@@ -377,6 +379,7 @@ def _node_parts(drawn: Flow, tops: Sequence[float], heights: Sequence[float]) ->
         x, tip = FLOW_LEFT[node.column], f"{node.name}: {node.images:,} images"
         yield el("rect", el("title", tip), x=x, y=y, width=BAR, height=height, class_="node")
         name = f"{node.name} · {node.images:,}"
+        # In the middle of a node, but near the top of a long one.
         yield el("text", name, x=x + BAR + 4, y=y + min(height / 2, 60) + 4, class_="halo")
 
 
@@ -466,6 +469,7 @@ def ticks(low: float, high: float, about: int = 5, whole: bool = False) -> list[
 def _decades(low: float, high: float) -> list[float]:
     """1, 2 and 5 times powers of ten around a range above 0."""
     marks = [factor * 10.0**power for power in range(-12, 7) for factor in (1, 2, 5)]
+    # With room for rounding, so that a value on a mark begins or ends there.
     first = max((mark for mark in marks if mark <= low * 1.0001), default=marks[0])
     last = min((mark for mark in marks if mark >= high * 0.9999), default=marks[-1])
     found = [mark for mark in marks if first <= mark <= last]

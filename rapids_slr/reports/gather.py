@@ -144,6 +144,7 @@ def read_labels(run: Run) -> None:
     With further clusterings soft labels come from what no table holds, and are left out.
     """
     spec, last = run.spec, None
+    # Names have their epoch in three digits: the order of text is that of epochs.
     for path in sorted((run.path / "labels").glob("epoch-*.parquet")):
         try:
             run.labels = read_label_table(path, int(path.stem.removeprefix("epoch-")))

@@ -243,6 +243,7 @@ def cluster_sheet(labels: EpochLabels, rows: np.ndarray, thumbs: Thumbs) -> Shee
         wrong = wrong_of(rows[members], thumbs.identities)
         found.append((-int(wrong.sum()), -len(members), label, members, wrong))
     strips = []
+    # By the numbers alone: the arrays behind them have no order.
     for _, _, label, members, wrong in sorted(found, key=lambda item: item[:3])[:CLUSTERS]:
         good, bad = np.flatnonzero(~wrong), np.flatnonzero(wrong)
         most = max(OF_CLUSTER // 2, OF_CLUSTER - len(good))  # wrong ones are shown first of all, but beside right ones
@@ -304,7 +305,7 @@ def retrieval_sheet(trained: Trained, domain: Domain, maker: Maker) -> Sheet:
     )
     results = query_results(query_QD, gallery_GD, people_Q, cameras_Q, people_G, cameras_G)
     precision, first, matches = (values.cpu().numpy() for values in results)
-    answered = np.flatnonzero(matches > 0)
+    answered = np.flatnonzero(matches > 0)  # others have no precision
     worst = answered[np.argsort(precision[answered], kind="stable")][:QUERIES]
     if not len(worst):
         return Sheet([], 0)

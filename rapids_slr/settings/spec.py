@@ -319,6 +319,7 @@ class RunSpec(Settings):
 
     @model_validator(mode="after")
     def _source_or_checkpoint(self) -> RunSpec:
+        # Faults between sections, which no section can find by itself.
         if self.data.source is None and self.pretrain.checkpoint is None:
             raise ValueError("data.source is missing: give it, or a trained network in pretrain.checkpoint")
         if self.data.source is None and self.training.source is not None:

@@ -91,6 +91,7 @@ class SweepFolder:
         make_folder(self.path)
         with open(self.lock_file, "w") as file:
             try:
+                # Not a file with a process id: however the last process that holds it ends, the lock ends with it.
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise InputError(

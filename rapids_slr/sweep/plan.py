@@ -375,7 +375,7 @@ def _check_names(tree: Tree, methods: Mapping[str, Tree], faults: list[Fault]) -
         f"methods.{name}.seeds": entry.value.get("seeds") for name, entry in _entries(tree, "methods").items()
     }
     for key, listed in lists.items():
-        before: list[Any] = []
+        before: list[Any] = []  # no set: what is no seed may have no hash
         for seed in listed.value if listed is not None and isinstance(listed.value, list) else ():
             if seed.value in before:
                 faults.append(Fault(seed.where, key, f"{seed.value} is given twice"))

@@ -247,6 +247,7 @@ def legend_parts(lines: Sequence[Line], level: bool, width: float, top: float) -
     parts: list[Html] = []
     x, y = float(LEFT), top + 16
     for name, line in [*((line.name, line) for line in lines), *([("direct_bn", None)] if level else [])]:
+        # 26 of line, 6 before the name and 8 after it.
         room = 40 + LETTER * len(name)
         if x > LEFT and x + room > width:
             x, y = float(LEFT), y + 20

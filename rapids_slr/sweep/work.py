@@ -173,6 +173,7 @@ class Child:
 
     def message(self) -> str:
         """Why it failed: its error, else the signal that ended it or the last line it wrote."""
+        # The log goes on from start to start. The command line puts `error:` before its one message.
         text = self.log.read_bytes()[self.start :].decode("utf-8", errors="replace").strip()
         errors = re.split(r"^error:", text, flags=re.MULTILINE)[1:]
         code = self.process.returncode
@@ -253,6 +254,7 @@ class Work:
     def look_at(self, number: int, bar: Task) -> None:
         """Count the epochs of a process, and take leave of it where it has ended."""
         child = self.running[number]
+        # Asked before the epochs are counted, so that none of the last moment is missed.
         ended = child.process.poll() is not None
         done = child.job.epochs()
         if done > child.seen:
