@@ -435,6 +435,7 @@ class Machine:
             return peak_memory(function, *args, above=above)
         import cupy
 
+        # A pool that hands out what it kept takes nothing of the device.
         cupy.get_default_memory_pool().free_all_blocks()
         torch.cuda.empty_cache()
         before, _ = torch.cuda.mem_get_info()

@@ -107,6 +107,7 @@ def export(checkpoint: Path, out: Path, images: Path | None = None) -> Export:
             f"{out} was not written: its features differ from the network's by up to {found:.2g}, more than "
             f"{TOLERANCE:g}; try the other format (.onnx, .pt2), or other versions of torch and onnxruntime"
         )
+    # write() reads the facts when it is called.
     facts |= {"images_compared": str(sum(map(len, batches))), "largest_difference": f"{found:.3g}"}
     write_atomically(out, lambda temporary: temporary.write_bytes(write()), "free some space, or name another --out")
     return Export(out, facts, sum(map(len, batches)), found)

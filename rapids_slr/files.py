@@ -62,6 +62,7 @@ def load_tensors(path: Path) -> dict[str, Any]:
     Raises: InputError if the file is absent, cut off, or holds more than tensors and plain values.
     """
     try:
+        # On the CPU, as what a GPU has written is read where there is none.
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as fault:
         raise InputError(f"{path}: no such checkpoint") from fault

@@ -150,6 +150,7 @@ def _first_convolution(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
 
 def _cut(network: ResNet | NarrowResNet, relu_after_stem: bool) -> Backbone:
     stem = ("conv1", "bn1", "relu", "maxpool") if relu_after_stem else ("conv1", "bn1", "maxpool")
+    # `narrow` has no max pooling.
     trunk = [name for name in (*stem, "layer1", "layer2", "layer3") if hasattr(network, name)]
     # `narrow` has no layer4: its third stage is the last.
     last = "layer4" if hasattr(network, "layer4") else trunk.pop()

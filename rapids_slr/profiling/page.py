@@ -165,6 +165,7 @@ def _roofline_of(result: Mapping[str, Any]) -> Roofline:
         for name, stage in result["stages"].items()
         if stage["flop"] and stage["bytes"]
     }
+    # With the ridges, where a slope meets its level part.
     xs = [x for x, _, _ in placed.values()] + [peak / bandwidth for peak in peaks.values()]
     ys = [y for _, y, _ in placed.values()] + list(peaks.values())
     x_decades = math.floor(math.log10(min(xs))), math.ceil(math.log10(max(xs) * 2))

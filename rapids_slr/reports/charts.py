@@ -265,7 +265,7 @@ def time_figure(runs: Sequence[Run]) -> Html:
     for run in runs:
         for row in run.epochs:
             for key, value in row.items():
-                if key.startswith(SECONDS) and key != WHOLE:
+                if key.startswith(SECONDS) and key != WHOLE:  # which is no stage
                     by_run = stages.setdefault(column_of(key).name, {})
                     by_run[run.name] = by_run.get(run.name, 0.0) + value
     if not stages:

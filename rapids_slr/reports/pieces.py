@@ -74,6 +74,7 @@ def table(title: str, heads: Sequence[str], body: Sequence[Sequence[str]], text:
 
 def scrolled(content: Html, title: str) -> Html:
     """Content that scrolls by itself where the screen is narrow."""
+    # In the order of the tab key, so that keys scroll it too.
     return el("div", content, class_="scroll", tabindex=0, role="region", aria_label=title)
 
 

@@ -22,6 +22,7 @@ ORIGINS = el(
 
 def last_scores(run: Run) -> dict[str, float]:
     """Scores of the last evaluated epoch; empty before."""
+    # The summary comes at the end; until then the rows tell.
     return run.summary.get("last") or next((row for row in reversed(run.epochs) if run.headline in row), {})
 
 

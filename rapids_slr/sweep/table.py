@@ -64,6 +64,7 @@ def differences(scores: BySeed, baseline: BySeed) -> dict[int, float]:
 def difference_of(found: BySeed) -> Difference:
     values = np.array(list(found.values()), float)
     mean, n = float(values.mean()), len(values)
+    # Two-sided: half of what is left lies beyond either end.
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n)) if n > 1 else np.nan
     return Difference(n, mean, mean - half, mean + half, int((values > 0).sum()))
 

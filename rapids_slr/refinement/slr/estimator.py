@@ -144,6 +144,7 @@ class SLR(SLRKeys, Estimator):
         Raises: InputError for labels or settings that cannot be used; the memory is then as before.
         Source: Zia-ur-Rehman et al., arXiv:2410.14242.
         """
+        # Here and not in __init__, which keeps what it is given, as scikit-learn wants it.
         self._check_settings()
         with on_torch_stream(labels):
             return self._update(labels, others)
@@ -181,6 +182,7 @@ class SLR(SLRKeys, Estimator):
     @step("hard labels")
     def _hard_labels(self, shared: Overlap, soft: Soft) -> Array:
         if self.hard == "none":
+            # Not renumbered: the columns of the soft labels are the clusters.
             return by_argmax(shared, soft)[shared.pair_N]
         min_samples = self.min_cluster_size if self.min_samples is None else self.min_samples
         if self.hard == "cuml":

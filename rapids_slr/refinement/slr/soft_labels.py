@@ -30,6 +30,7 @@ class SoftRows:
 
     def to_dense(self) -> Any:
         """(R, K) float32, dense."""
+        # SciPy and CuPy say toarray, torch to_dense.
         return self.matrix.toarray() if hasattr(self.matrix, "toarray") else self.matrix.to_dense()
 
 
