@@ -49,6 +49,8 @@ def clustered_features(N: int, D: int, seed: int = 0, epoch: int = 0, noise: flo
     identity_N = rng.permutation(np.arange(N) % identities)
     centre, spread = (rng.standard_normal((n, LATENT), dtype=np.float32) for n in (identities, N))
     basis = rng.standard_normal((LATENT, D), dtype=np.float32) / np.float32(LATENT**0.5)
+    # Its own generator, so that another epoch has the same people: only the drift differs. 0.9^2 + 0.44^2 is about 1,
+    # so every epoch has the spread that was asked for.
     drift = np.random.default_rng([seed, epoch]).standard_normal((N, LATENT), dtype=np.float32)
     x_ND = (centre[identity_N] + np.float32(noise) * (0.9 * spread + 0.44 * drift).astype(np.float32)) @ basis
     x_ND += 0.1 * rng.standard_normal((N, D), dtype=np.float32)
@@ -433,6 +435,7 @@ class Machine:
             return peak_memory(function, *args, above=above)
         import cupy
 
+        # A pool that hands out what it kept takes nothing of the device.
         cupy.get_default_memory_pool().free_all_blocks()
         torch.cuda.empty_cache()
         before, _ = torch.cuda.mem_get_info()

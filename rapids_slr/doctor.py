@@ -91,6 +91,7 @@ def usable_cores() -> int:
 
 def show(findings: Mapping[str, Any], console: Console | None = None) -> None:
     """The findings as tables."""
+    # Paths may hold brackets, which are no markup.
     console = console or Console(markup=False, highlight=False)
     cpu, memory, disk = findings["cpu"], findings["memory"], findings["disk"]
     machine = Table(title="This machine", title_justify="left", show_header=False)

@@ -65,7 +65,7 @@ class Exported(nn.Module):
         self.network = network
         scale, shift = scale_and_shift(tuple(data.mean), tuple(data.std), torch.device("cpu"))
         if data.invert:
-            scale, shift = -scale, shift + 255 * scale
+            scale, shift = -scale, shift + 255 * scale  # of 255 - pixels
         self.register_buffer("scale", scale)
         self.register_buffer("shift", shift)
 
@@ -101,11 +101,13 @@ def export(checkpoint: Path, out: Path, images: Path | None = None) -> Export:
     program = export_program(trained)
     write, run = (_onnx if out.suffix.lower() == ".onnx" else _pt2)(program, facts)
     found = difference(run, trained, batches)
+    # Not >, which would let NaN pass.
     if not found <= TOLERANCE:
         raise RunError(
             f"{out} was not written: its features differ from the network's by up to {found:.2g}, more than "
             f"{TOLERANCE:g}; try the other format (.onnx, .pt2), or other versions of torch and onnxruntime"
         )
+    # write() reads the facts when it is called.
     facts |= {"images_compared": str(sum(map(len, batches))), "largest_difference": f"{found:.3g}"}
     write_atomically(out, lambda temporary: temporary.write_bytes(write()), "free some space, or name another --out")
     return Export(out, facts, sum(map(len, batches)), found)
@@ -149,6 +151,7 @@ def export_program(trained: Trained) -> torch.export.ExportedProgram:
     The network computes in float32 from then on.
     """
     data = trained.data
+    # Two images: torch.export takes a size of 1 for a constant.
     pixels = torch.zeros((2, data.channels, data.height, data.width), dtype=torch.uint8)
     with _quiet():
         program = torch.export.export(Exported(trained.network, data).eval(), (pixels,), dynamic_shapes=SHAPES)
@@ -165,6 +168,7 @@ def difference(run: Run, trained: Trained, batches: list[Tensor]) -> float:
     """
     found = []
     for pixels in batches:
+        # A store holds inverted pixels; the file inverts them itself.
         decoded = 255 - pixels if trained.data.invert else pixels
         expected = embed(trained.network, ImageStore(decoded, decoded.device), trained.data, FeatureSpec())
         found.append(float((run(pixels) - expected).abs().max()))

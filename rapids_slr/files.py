@@ -22,10 +22,12 @@ def write_atomically(path: Path, write: Callable[[Path], object], advice: str = 
         advice: what to do where that fails, the end of the error.
     Raises: RunError if the disk is full or the folder cannot be written; what stood at `path` is untouched.
     """
+    # Beside its place, for a rename within one file system; by process, as two may write at once.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
+        # Before the rename, or a power cut may leave the new name with nothing in it.
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -60,6 +62,7 @@ def load_tensors(path: Path) -> dict[str, Any]:
     Raises: InputError if the file is absent, cut off, or holds more than tensors and plain values.
     """
     try:
+        # On the CPU, as what a GPU has written is read where there is none.
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as fault:
         raise InputError(f"{path}: no such checkpoint") from fault

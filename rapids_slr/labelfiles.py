@@ -80,6 +80,7 @@ def _features_of_safetensors(path: Path, key: str | None) -> tuple[torch.Tensor,
 
 def _features_of_parquet(path: Path, key: str | None) -> tuple[np.ndarray, pd.DataFrame]:
     table = _load_parquet(path)
+    # The metadata of pandas would make an index of a column.
     images = table.select([name for name in table.column_names if name in IMAGE_COLUMNS]).to_pandas(
         ignore_metadata=True
     )
@@ -149,6 +150,7 @@ def _labels_of_npy(path: Path, column: str | None) -> tuple[np.ndarray, str, pd.
 
 
 def _labels_of_csv(path: Path, column: str | None) -> tuple[np.ndarray, str, pd.DataFrame]:
+    # Text, or names that are numbers would lose their zeros; utf-8-sig for the mark that Excel puts first.
     table = pd.read_csv(path, dtype={"path": str}, encoding="utf-8-sig")
     if all(_reads_as_number(name) for name in table.columns):
         raise InputError(f"{path}: the first line holds numbers; put a line with the names of the columns before it")
@@ -212,6 +214,7 @@ def join_labels(previous: LabelFile, current: LabelFile) -> LabelPair:
             raise InputError(
                 f"{previous.path} and {current.path}: expected the same images by {name}, got " + "; ".join(alone)
             )
+    # In the order of `current`, with what columns `previous` has besides.
     images = previous.images.iloc[row_N].reset_index(drop=True)
     images = current.images.join(images[[name for name in images if name not in current.images]])
     return LabelPair(previous.labels_N[row_N], current.labels_N, images, name or "position")
@@ -283,6 +286,7 @@ def _read(path: Path, readers: Mapping[str, Callable[[Path, str | None], Any]], 
         raise InputError(f"{path}: no such file")
     try:
         return readers[path.suffix.lower()](path, name)
+    # Says already what is wrong; it would be a ValueError below.
     except InputError:
         raise
     except (OSError, EOFError, ValueError, SafetensorError, pa.ArrowException) as fault:
@@ -292,6 +296,7 @@ def _read(path: Path, readers: Mapping[str, Callable[[Path, str | None], Any]], 
 
 def _load_npy(path: Path) -> np.ndarray:
     with open(path, "rb") as file:
+        # np.load would take an .npz of this name too.
         return np.lib.format.read_array(file, allow_pickle=False)
 
 

@@ -35,6 +35,7 @@ class Listener(Protocol):
         """Called in place of a marked function; it has to call it, and gives what that gives."""
 
 
+# A thread begins with a context of its own, in which nobody listens.
 _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 _NOTHING = nullcontext()
 
@@ -88,7 +89,7 @@ class Clock:
     def stage(self, name: str) -> Iterator[None]:
         with record_function(RANGE + name):
             started = self._now()
-            self._inner.append(0.0)
+            self._inner.append(0.0)  # seconds of the stages within this one
             try:
                 yield
             finally:

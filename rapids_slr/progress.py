@@ -66,7 +66,7 @@ class Progress(AbstractContextManager["Progress"]):
         if self._live is not None:
             self._console.print(message, markup=False, highlight=False, soft_wrap=True)
         else:
-            print(message, file=self._console.file, flush=True)
+            print(message, file=self._console.file, flush=True)  # rich would break lines at 80 columns
 
 
 class Task(AbstractContextManager["Task"]):
@@ -111,6 +111,7 @@ class Task(AbstractContextManager["Task"]):
 
     def state(self, now: float) -> str:
         """Steps, speed, values, and the time left or, of a finished or closed task, taken."""
+        # A clock may not have moved yet.
         seconds = max(now - self._started, 1e-9)
         parts = [f"{self.done}" if self.total is None else f"{self.done}/{self.total}"]
         if self.done:

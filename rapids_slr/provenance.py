@@ -81,6 +81,7 @@ def commit() -> str:
         return "unknown"
     try:
         name = _git(folder, "describe", "--always")
+        # Of what runs: changed documents change no figure.
         return name + ("-dirty" if _git(folder, "status", "--porcelain", "rapids_slr", "kernels") else "")
     except (OSError, subprocess.SubprocessError):
         return "unknown"

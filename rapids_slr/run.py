@@ -62,6 +62,7 @@ def adapt(spec: RunSpec, out: Path | None = None, resume: bool = False) -> Path:
                 f"{session.folder.path} holds no pre-trained network; run `rapids-slr pretrain` into it first, "
                 "or give one with --set pretrain.checkpoint=.../checkpoints/pretrained.pt"
             )
+        # Takes the network that is there; nothing is trained.
         pretrain_network(session)
         adapt_network(session, new_adaptation(session))
     return session.folder.path
@@ -81,7 +82,7 @@ def read_images(session: RunSession, now: Adaptation) -> None:
     """Decode all that the run will need, so that bad data stops it before it trains."""
     spec, pretrained = session.spec, session.folder.pretrained_file.exists()
     if spec.adapts_with_source or (spec.data.source is not None and not pretrained):
-        _ = session.images.source
+        _ = session.images.source  # reads it
     now.clusterer.check(len(session.images.target.split))
     now.task.read(session.images)
 
@@ -100,6 +101,7 @@ def pretrain_network(session: RunSession) -> None:
         return
     source, target = session.images.source, session.images.target
     labels_S = true_identities(session.on_device(source.split.identities)).identities_N
+    # Drawn on the CPU and then moved: every engine starts from the same weights.
     network = drawn_network(spec)
     network.set_classifiers(int(labels_S.max()) + 1, generator(spec.seed, "classifiers"))
     network.place(session.device)
@@ -116,6 +118,8 @@ def pretrain_network(session: RunSession) -> None:
         with clock.stage("training"), session.bar(label, spec.pretrain.iterations) as report:
             losses = pretrain_epoch(network, optimizer, source.store, labels_S, target.store, spec, epoch, report)
         row = {"epoch": epoch, "lr": pretrain_rate(spec.pretrain, epoch), **prefixed("loss", losses), **clock.row()}
+        # The row before its checkpoint: a row without one is dropped by a resume, a checkpoint without its row would
+        # leave a gap.
         session.log.epoch(folder.pretrain_file, "pretrain", row)
         folder.save_checkpoint(
             {
@@ -133,6 +137,7 @@ def pretrain_network(session: RunSession) -> None:
 
 def drawn_network(spec: RunSpec) -> Network:
     """A network to pre-train, whose random weights depend on the seed alone."""
+    # torchvision and nn.init draw from the global generator alone. Nobody else's numbers change by it.
     with torch.random.fork_rng():
         torch.manual_seed(generator(spec.seed, "network").initial_seed())
         return new_network(spec)
@@ -151,9 +156,10 @@ def begin_adaptation(session: RunSession, now: Adaptation) -> None:
     """Let the host begin from the pre-trained network, or go on as the checkpoint to resume from left it."""
     network = load_network(session.folder.pretrained_file, session.spec).place(session.device)
     if state := session.checkpoint("adapt"):
-        now.host.begin(network, session)
+        now.host.begin(network, session)  # makes the networks that the state goes into
         now.restore(state)
     else:
+        # Before the host copies the network: with features.bn_recalibrate its statistics change.
         now.start = starting_points(session, now, network)
         now.host.begin(network, session)
 
@@ -176,7 +182,7 @@ def adapt_network(session: RunSession, now: Adaptation) -> None:
         clock = session.clock()
         with heard_by(clock):
             made = run_epoch(session, now, epoch)
-        record(session, now, epoch, made, clock.row)
+        record(session, now, epoch, made, clock.row)  # not row(): the time of recording counts too
     summarise(session, now)
 
 
@@ -226,6 +232,7 @@ def starting_points(session: RunSession, now: Adaptation, network: Network) -> d
         return scores
 
     start = {"direct": scores_of("direct", network)}
+    # A copy, as without bn_recalibrate the host begins from the network as it is.
     recalibrated = network.frozen_copy()
     recalibrate_batchnorm(recalibrated, session.images.training_batches(session.images.target))
     start["direct_bn"] = scores_of("direct_bn", recalibrated)
@@ -269,6 +276,7 @@ def record(session: RunSession, now: Adaptation, epoch: int, made: Epoch, second
     split, folder = session.images.target.split, session.folder
     clusters_N, refined_N = made.clusters.labels_N, made.refined.hard
     labels = epoch_row(clusters_N, refined_N, now.clusters_N, now.refined_N, made.refined, split.identities)
+    # `now` still holds the epoch before, with which this one was refined; it moves on below.
     table = label_table(split, now.remembered_N, clusters_N, refined_N, made.refined)
     row = {"epoch": epoch, **made.scores, **labels, **cluster_means(table), **prefixed("loss", made.losses)}
     session.log.epoch(folder.metrics_file, "adapt", row | seconds())
@@ -279,6 +287,7 @@ def record(session: RunSession, now: Adaptation, epoch: int, made: Epoch, second
 
 def summarise(session: RunSession, now: Adaptation) -> None:
     """Write summary.json: where the network started, its last epoch (the headline) and its best."""
+    # From the file: a resumed run has its first epochs nowhere else.
     spec, rows = session.spec, session.folder.rows(session.folder.metrics_file)
     best, last = best_row(rows, spec.task.headline), rows[-1]
     ends = {"last": last} if best is None else {"last": last, "best": best}

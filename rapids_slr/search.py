@@ -115,6 +115,7 @@ def search(
     """
     trained = load_trained(Path(checkpoint))
     asked, offered = collect(query, "query"), collect(gallery, "gallery")
+    # Before those that cannot be read are left out of `asked`.
     names = asked.split.names
     if top is not None and not 1 <= top <= len(offered):
         raise InputError(f"--top {top}: {gallery} holds {len(offered)} images; ask for 1 to {len(offered)}")
@@ -122,6 +123,7 @@ def search(
     trained.network.place(backend.device)
     with on_torch_stream(backend.device):
         query_QD, asked = embed_collection(trained, asked, backend.device, progress, f"embedding {query}")
+        # The same images on both sides are embedded once.
         if (offered.files.path, offered.split.names) == (asked.files.path, names):
             gallery_GD, offered = query_QD, asked
         else:
@@ -169,7 +171,7 @@ def embed_collection(
             rows.append(embed(trained.network, store, trained.data, FeatureSpec(), progress=advance))
             kept.update(read.names)
             if task is not None:
-                task.advance(len(part) - len(read))
+                task.advance(len(part) - len(read))  # what cannot be read is done with, too
     if not kept:
         raise faults_error(f"{collection.path}: no image can be read", faults, "mend these, or give other images")
     readable = collection.take(np.array([name in kept for name in split.names]))
@@ -212,6 +214,7 @@ def top_matches(
         x_QD, x_GD = check_features(query_QD, "query"), check_features(gallery_GD, "gallery")
         for row, column, block in similarity_blocks(x_QD, x_GD):
             block_IJ = like(block, query_QD)
+            # The best of this block beside the best so far; the better ones of both go on.
             near = block_IJ.topk(min(candidates, block_IJ.shape[1]), dim=1)
             rows = slice(row, row + len(block_IJ))
             both = torch.cat([best_QC[rows], near.values], dim=1)

@@ -36,6 +36,7 @@ class Session(ExitStack):
     def __init__(self, spec: RunSpec, out: Path) -> None:
         super().__init__()
         self.spec, self.out = spec, out
+        # Before anything touches the GPU: the shared pool can be taken until torch's first use of it.
         self.backend = choose_backend(spec.device, spec.memory_pool)
         self.device = self.backend.device
         self.progress = Progress()
@@ -46,13 +47,14 @@ class Session(ExitStack):
         with ExitStack() as opening:  # what is open is closed again, last first, if the rest cannot be opened
             make_folder(self.out)
             opening.enter_context(self.progress)
-            opening.push(self._how_to_go_on)
+            opening.push(self._how_to_go_on)  # which is called before the bars close
             self.progress.say(f"{self.out} on {self.device_name} ({self.backend.why})")
             if self.backend.name == "cuda":
                 self.progress.say(f"arrays are allocated from {self.backend.memory}")
             opening.enter_context(on_torch_stream(self.device))
             with self.bar("compiling kernels, kept for later runs", None, unit="kernels") as report:
                 warm_up(report, cuda=self.backend.name == "cuda")  # none is compiled inside a timed stage
+            # All is open: from here on it is this session that closes it.
             self.push(opening.pop_all().__exit__)
         return self
 
@@ -66,6 +68,7 @@ class Session(ExitStack):
         if epoch is None:
             settings = settings.model_copy(update={"views": 1})
         else:
+            # On the CPU, so that views are the same on every engine.
             draw = generator(spec.seed, "views", epoch)
         with self.bar("embedding", len(images.store)) as report:
             return embed(network, images.store, spec.data, settings, spec.augment, draw, progress=report)
@@ -126,6 +129,7 @@ class RunSession(Session):
 
     def __enter__(self) -> RunSession:
         make_folder(self.folder.path)
+        # A resumed run may name another device; the spec in the folder stays the one it was started with.
         if not self._resumed:
             self.folder.write_spec(self.spec)
         self._state = self.folder.load_checkpoint()

@@ -54,5 +54,6 @@ class Adaptation:
         """Go on from a checkpoint, one of 0.1.0 too, whose refiner was SLR or none."""
         for name in ("start", "epoch", "clusters_N", "refined_N"):
             setattr(self, name, state[name])
+        # `slr` is None in a run of 0.1.0 without refinement.
         self.refiner.load_state_dict(state["refiner"] if "refiner" in state else state["slr"] or {})
         self.host.load_state_dict(state)

@@ -73,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     log_to_stderr()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # `docker stop` ends a run as Ctrl-C does
     try:
+        # --debug is taken out here, as it may stand behind the command; the option of the app is for --help.
         typer.main.get_command(make_app(debug)).main(
             [word for word in words if word != "--debug"], prog_name="rapids-slr"
         )
@@ -129,7 +130,7 @@ def reported(command: Callable[..., None], debug: bool) -> Callable[..., None]:
     def guarded(*args: Any, **options: Any) -> None:
         try:
             command(*args, **options)
-            sys.stdout.flush()
+            sys.stdout.flush()  # a closed pipe shows here, not when Python ends
         except (typer.Exit, BrokenPipeError):  # `rapids-slr spec show | head` is no fault
             raise
         except KeyboardInterrupt:  # the run itself says how to go on
@@ -162,5 +163,6 @@ class StderrHandler(logging.Handler):
 
 def log_to_stderr() -> None:
     log = logging.getLogger("rapids_slr")
+    # Once, however often main is called in a process.
     if not any(isinstance(handler, StderrHandler) for handler in log.handlers):
         log.addHandler(StderrHandler(logging.WARNING))

@@ -62,6 +62,7 @@ def data_synth(
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise InputError(f"{folder} is not empty; name a new folder")
 
+    # Not before the options and the folders have been found fit.
     from rapids_slr.data.domain import summarise
     from rapids_slr.data.drawn.synth import synth_domain, write_domain
     from rapids_slr.progress import Progress
@@ -71,6 +72,7 @@ def data_synth(
         with Progress() as progress, progress.task(f"drawing {folder}", count_images(domain), "images") as task:
             write_domain(domain, folder, progress=task.advance)
         print_table(str(folder), summarise(domain))
+    # What to do next, ready to be pasted: shlex quotes what has blanks.
     paths = [f"data.{name}.path={folder}" for name, folder in folders.items()]
     print(shlex.join(["rapids-slr", "train", *(word for path in paths for word in ("--set", path))]))
 
@@ -94,7 +96,7 @@ def data_check(
             domain = scan_domain(spec)
         except InputError as fault:
             faults.append(f"{name}: {fault}")
-            continue
+            continue  # the other domain is looked at all the same
         print_table(name, summarise(domain))
         with Progress() as progress, progress.task(f"checking {name}", count_images(domain), "images") as task:
             faults += map(str, check_domain(domain, decode, progress=task.advance))
@@ -113,6 +115,7 @@ def domains_to_check(what: str, layout: str, changes: Sequence[str] | None) -> d
     exists, is_yaml = Path(what).exists(), Path(what).suffix in (".yaml", ".yml")
     if not exists and not is_yaml and what not in embedded_specs():
         raise InputError(f"{what}: no such folder, .zip or spec")
+    # A folder may be called as an embedded spec is: what is there comes first.
     if is_yaml or not exists:
         data = load_spec(what, changes or ()).data
         return {"source": data.source, "target": data.target} if data.source else {"target": data.target}

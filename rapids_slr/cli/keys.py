@@ -39,6 +39,7 @@ def with_keys(
             keys = {name: given.pop(name) for name in options}
             command(**given, keys={name: it.value if isinstance(it, Enum) else it for name, it in keys.items()})
 
+        # typer makes its options from the signature; that of `run` itself says **given alone.
         parameters: list[inspect.Parameter] = []
         for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
             parameters += options.values() if name == "keys" else [parameter]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+# The source term needs features that no argument gives.
 @with_keys(JaccardDBSCANKeys, without=("source_weight", "solver"))
 def cluster(
     features: Annotated[Path, typer.Argument(metavar="FEATURES", help="(N, D) as .npy, .safetensors or .parquet.")],
@@ -43,6 +44,7 @@ def cluster(
     """
     from rapids_slr.labelfiles import LABEL_WRITERS, check_suffix, read_features, write_labels
 
+    # What cannot be written, or read, is said before anything is computed.
     check_suffix(out, LABEL_WRITERS)
     features_ND, images = read_features(features, key, normalise)
 
@@ -93,6 +95,7 @@ def print_clusters(out: Path, labels_N: np.ndarray, D: int, eps: float, engine: 
         log.warning("every image is an outlier; raise --pairs-per-image, --rho or --eps, or lower --min-samples")
 
 
+# A single step leaves no memory; labels of files lie in host memory, where cuML does not work.
 @with_keys(SLRKeys, without=("memory",), no_choice={"hard": ("cuml",)})
 def refine(
     previous: Annotated[Path, typer.Argument(metavar="PREV", help="Labels of last epoch: .npy, .csv or .parquet.")],
@@ -133,6 +136,7 @@ def refine(
     from rapids_slr.refinement import SLR
 
     slr = SLR(**keys)
+    # The first update is for the memory.
     slr.update(pair.previous_N)
     refined = slr.update(pair.current_N)
 

@@ -37,6 +37,7 @@ def bench_labels(
         print(json.dumps(result, indent=2))
     else:
         bench.show(result)
+    # Last, as the figures are worth printing in any case.
     if result["equal"] is not None and not all(result["equal"].values()):
         raise RunError(bench.comparison(result))
 

@@ -59,6 +59,7 @@ def run_spec(
         file = out / "spec.yaml"
         if not file.is_file():
             raise InputError(f"{out} holds no run (no spec.yaml); name the folder of one with --out, or give a SPEC")
+    # The later wins, and so --device over --set.
     return load_spec(file, [*(changes or ()), *([f"device={device}"] if device else ())])
 
 
@@ -76,4 +77,5 @@ def print_table(title: str, rows: Iterable[Mapping[str, object]]) -> None:
         table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right")
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
+    # Names of files may hold brackets, which are no markup.
     Console(markup=False, highlight=False).print(table)

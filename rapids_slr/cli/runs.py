@@ -23,6 +23,7 @@ def train(
 
     Relative paths in a spec count from the current directory. `--set refine=none` is the baseline without refinement.
     """
+    # Before the import of run, and with it of torch: faults of a spec are named at once.
     settings = run_spec(spec, changes, device, out, of_folder=resume)
     from rapids_slr import run
 

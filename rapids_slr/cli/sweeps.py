@@ -128,7 +128,7 @@ def list_runs(plan: Sweep, path: Path, resume: bool) -> None:
     folder = SweepFolder(path)
     if resume:
         folder.may_use(plan, resume)
-    changes = {(run.pair, run.method): run.changes for run in plan.runs}
+    changes = {(run.pair, run.method): run.changes for run in plan.runs}  # the same for all seeds
     for (pair, method), changed in changes.items():
         what = ", ".join(f"{key}: {in_words(value)}" for key, value in changed.items()) or "the base spec"
         print(f"{pair}/{method}  {what}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from rapids_slr.settings.base import Section
 
+# A spec is read without torch.
 if TYPE_CHECKING:
     from torch import Tensor
 

@@ -66,5 +66,6 @@ def centre_cameras(features_ND: Array, camera_N: np.ndarray) -> Array:
         centred_ND[index] = own - (own.mean(axis=0) if rows.size >= FEWEST else mean_D)
     length_N = xp.linalg.norm(centred_ND, axis=1)
     gone_N = length_N < NOTHING
+    # Divided by 1 where nothing is left: 0 / 0 would warn, and the row is replaced below.
     centred_ND /= xp.where(gone_N, 1, length_N)[:, None]
     return xp.where(gone_N[:, None], features_ND, centred_ND)

@@ -43,7 +43,7 @@ def dbscan_cuml(graph: Graph, eps: float, min_samples: int) -> Array:
     import cupy
     from cuml.cluster import DBSCAN
 
-    N, needed = graph.N, 6 * graph.N**2
+    N, needed = graph.N, 6 * graph.N**2  # float32, and half as much for cuML
     if needed > (free := _free_memory(graph)):
         raise InputError(
             f"clusters: cuML needs {needed / 2**30:.1f} GiB for the distances of {N} images and "
@@ -68,7 +68,7 @@ def dense_distances(graph: Graph) -> Array:
     xp, N = array_module(graph.indptr), graph.N
     distance_NN = xp.full((N, N), NO_PAIR, xp.float32)
     distance_NN[row_of_entry(graph.indptr, graph.indices.size), graph.indices] = graph.distances
-    distance_NN.ravel()[:: N + 1] = 0
+    distance_NN.ravel()[:: N + 1] = 0  # the diagonal, through a view
     return distance_NN
 
 

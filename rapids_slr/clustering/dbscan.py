@@ -26,7 +26,7 @@ def radius(graph: Graph, *, pairs_per_image: float | None = None, rho: float | N
     """
     N, xp = graph.N, array_module(graph.distances)
     nonzero = int(xp.count_nonzero(graph.distances)) // 2  # every pair is stored twice
-    M = N * (N - 1) // 2 - (graph.distances.size // 2 - nonzero)
+    M = N * (N - 1) // 2 - (graph.distances.size // 2 - nonzero)  # without the pairs at distance 0
     if rho is not None:
         count = round(rho * M)
     elif pairs_per_image is not None:
@@ -38,8 +38,10 @@ def radius(graph: Graph, *, pairs_per_image: float | None = None, rho: float | N
         return 0.0
     if graph.reach_N is not None:
         return float(np.float32(_mean_with_source(graph, graph.reach_N, count)))
+    # The stored pairs are the nearest; those missing to `count` are at `far`.
     stored = min(count, nonzero)
     total = sum_of_smallest(graph.distances, 2 * stored) / 2 if stored else 0.0
+    # As DBSCAN compares it: rounding there must not move the radius past a distance.
     return float(np.float32((total + (count - stored) * graph.far) / count))
 
 
@@ -50,6 +52,7 @@ def _mean_with_source(graph: Graph, reach_N: Array, count: int) -> float:
     them, so the bound is found by halving an interval. It stays on the device, and only the mean is waited for.
     """
     xp, reach_N = array_module(reach_N), reach_N.astype(np.float64)
+    # What the stored pairs would be at if they were not stored: their share of the list of all.
     as_if_far = graph.far + of_rows(reach_N, graph) + reach_N[graph.indices]
     nonzero = graph.distances[graph.distances > 0].astype(np.float64)
     reach_N, place_N = xp.sort(reach_N), xp.arange(graph.N)
@@ -62,6 +65,7 @@ def _mean_with_source(graph: Graph, reach_N: Array, count: int) -> float:
     def pairs_below(bound: Array) -> Array:
         """How many pairs at a nonzero distance are at most `bound` apart."""
         partners_N, itself_N = partners(bound)
+        # Either image of a pair counts it.
         return (xp.sum(nonzero <= bound) + xp.sum(partners_N) - xp.sum(itself_N) - xp.sum(as_if_far <= bound)) / 2
 
     low, high = xp.zeros(()), graph.far + 2 * reach_N[-1] + 1
@@ -74,6 +78,7 @@ def _mean_with_source(graph: Graph, reach_N: Array, count: int) -> float:
     total = xp.sum(partners_N * (graph.far + reach_N) + before_N[partners_N])
     total = total - xp.sum(xp.where(itself_N, graph.far + 2 * reach_N, 0))
     total = total + xp.sum(xp.where(nonzero <= low, nonzero, 0)) - xp.sum(xp.where(as_if_far <= low, as_if_far, 0))
+    # Pairs that are missing to `count` tie at the bound.
     return float((total / 2 + (count - pairs_below(low)) * high) / count)
 
 
@@ -94,6 +99,7 @@ def dbscan(graph: Graph, eps: float, min_samples: int, solver: str = "auto") -> 
         if eps >= graph.far:  # no pair is further apart
             return xp.full(graph.N, 0 if min_samples <= graph.N else -1, xp.int32)
     else:
+        # The two images of least reach: no pair that is not stored is nearer.
         nearest = graph.far + float(xp.partition(graph.reach_N, 1)[:2].sum()) if graph.N > 1 else np.inf
         if eps >= nearest:
             raise InputError(

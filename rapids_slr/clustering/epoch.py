@@ -45,6 +45,7 @@ class EpochDBSCAN:
                 source = None if source_SD is None else head_features(source_SD, head, heads)
                 model = JaccardDBSCAN(**values_of(JaccardDBSCANKeys, self._spec))
                 fitted[head] = model.fit(head_features(features_ND, head, heads), source=source, cameras=cameras_N)
+            # The same radius needs no second DBSCAN.
             radius = {} if other is None else other.radius
             return fitted[head].labels_at(**radius) if radius else fitted[head].labels_
 

@@ -32,6 +32,7 @@ def cluster_hdbscan(features, min_cluster_size: int):
             return like(hdbscan_cuml(x_ND, min_cluster_size, min_cluster_size - 1), features)
     from sklearn.cluster import HDBSCAN
 
+    # A copy, as the features are the caller's.
     labels_N = HDBSCAN(min_cluster_size=min_cluster_size, copy=True).fit_predict(x_ND)
     return like(labels_N.astype(np.int32), features)
 

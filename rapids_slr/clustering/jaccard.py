@@ -75,8 +75,10 @@ def source_reach(features_ND: Array, source_MD: Array) -> Array:
         part = nearest_N[row : row + len(block_IJ)]
         xp.maximum(part, block_IJ.max(axis=1), out=part)
     distance_N = 2 - 2 * nearest_N.astype(xp.float64)
+    # As between images: below that, equal rows whose product was rounded. expm1 keeps the digits of small distances.
     reach_N = xp.where(distance_N < 1e-6, 0, -xp.expm1(-distance_N))
     furthest = reach_N.max()
+    # Not an `if`, for which the host would wait.
     return (reach_N / xp.where(furthest > 0, furthest, 1)).astype(xp.float32)
 
 

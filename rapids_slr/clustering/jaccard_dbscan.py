@@ -46,7 +46,7 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
 
     def _fit(self, features, source, cameras) -> JaccardDBSCAN:
         x_ND = checked(features)
-        needed = max(self.k1 + 1, self.k2)
+        needed = max(self.k1 + 1, self.k2)  # k2 counts the image itself, k1 does not
         if len(x_ND) < needed:
             raise InputError(
                 f"features: {len(x_ND)} rows, but k1={self.k1} and k2={self.k2} need at least {needed}; "
@@ -64,6 +64,7 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
         if self.source_weight > 0:
             reach_N = source_reach(plain_ND, checked(source, "source"))  # the source has cameras of its own
             graph = add_source_term(graph, reach_N, self.source_weight)
+        # Kept as it is, beside the caller's `graph_`, for labels_at.
         self._graph = graph
         labels_N, self.eps_ = self._labels_at(self.pairs_per_image, self.rho, self.eps)
         self.labels_ = like(labels_N, features)
@@ -84,7 +85,7 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
         Raises: NotFittedError before fit; InputError for a radius that cannot be used.
         """
         if not hasattr(self, "_graph"):
-            from sklearn.exceptions import NotFittedError
+            from sklearn.exceptions import NotFittedError  # slow to import, and seldom needed
 
             raise NotFittedError(
                 "This JaccardDBSCAN instance is not fitted yet. Call 'fit' with appropriate arguments before using "

@@ -8,6 +8,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from rapids_slr.settings.keys import Count, Positive
 
 
+# An estimator is equal to itself alone, and has a hash; its repr is that of Estimator.
 @dataclass(eq=False, repr=False)
 class JaccardDBSCANKeys:
     k1: Count = 20

@@ -57,6 +57,7 @@ def check_features(features: object, name: str = "features") -> Array:
     if coarse:
         x_ND = x_ND / xp.maximum(xp.linalg.norm(x_ND, axis=1, keepdims=True), np.float32(1e-12))
     square_N = _squared_lengths(x_ND)
+    # Negated, so that NaN is off too.
     off_N = ~(xp.abs(square_N - 1) <= UNIT)
     if not bool(off_N.any()):  # on CUDA the only wait
         return x_ND
@@ -144,6 +145,7 @@ def nearest_approximately(features_ND: Array, k: int) -> Neighbours:
     for first in range(0, N, blocks.BLOCK):
         image_I = xp.arange(first, min(first + blocks.BLOCK, N))
         nearest_cuda.settle(features_ND, image_I, _lists(image_I, near_NC[first : first + blocks.BLOCK], N, k), found)
+    # Evenly spread and not drawn: the same features have the same recall.
     sample = xp.arange(SAMPLE) * N // SAMPLE
     for row, _, block_IJ in blocks.similarity_blocks(features_ND, features_ND[sample]):
         part = found.furthest_N[row : row + len(block_IJ)]
@@ -151,6 +153,7 @@ def nearest_approximately(features_ND: Array, k: int) -> Neighbours:
     few, before = xp.flatnonzero(found.unsettled_N), found.distance_NK[sample, 1:]
     found.unsettled_N[:] = False
     _settle(features_ND, xp.concatenate([sample, few]), k, found)
+    # By distance, as an image that ties with the last is no miss.
     recall = float((before <= found.distance_NK[sample, -1:]).mean())
     log.log(
         logging.INFO if recall >= RECALL else logging.WARNING,
@@ -185,6 +188,8 @@ def _descend(features_ND: Array, degree: int) -> Array:
 def _lists(image_I: Array, near_IC: Array, N: int, k: int) -> nearest_cuda.Lists:
     """Lists of the distinct other images; one of fewer than k counts as one that does not fit."""
     xp, (rows, C) = array_module(near_IC), near_IC.shape
+    # Gaps become N, which sorts to the end. Sorted once, repetitions lie side by side; they become N too, and a second
+    # time puts them behind the rest.
     gap_IC = (near_IC < 0) | (near_IC == image_I[:, None])
     near_IC = xp.sort(xp.where(gap_IC, N, near_IC), axis=1)
     again_IC = xp.concatenate([xp.zeros((rows, 1), xp.bool_), near_IC[:, 1:] == near_IC[:, :-1]], axis=1)
@@ -192,6 +197,7 @@ def _lists(image_I: Array, near_IC: Array, N: int, k: int) -> nearest_cuda.Lists
     near_I = (near_IC < N).sum(axis=1)
     index_IC = xp.concatenate([near_IC, image_I[:, None]], axis=1).astype(xp.int32)
     index_IC[xp.arange(rows), near_I] = image_I
+    # Longer than a list can be: found unsettled, and searched exactly.
     near_I = xp.where(near_I < k, C + 1, near_I).astype(xp.int32)
     return nearest_cuda.Lists(index_IC, xp.empty((rows, C + 1), xp.float64), near_I, xp.zeros(rows, xp.int32))
 
@@ -224,6 +230,7 @@ def _search(
                 nearest_cuda.settle(features_ND, images, lists, found)
                 done += images.size
         except (torch.OutOfMemoryError, MemoryError) as fault:
+            # Let go, or smaller ones find no more room. What is done stays done.
             block_RN = block_IN = lists = None
             rows //= 2
             if rows < FEWEST_ROWS:

@@ -69,7 +69,7 @@ class HDBSCANSpec(ClustererSpec):
 
     @classmethod
     def look_at_foreign(cls, values: Mapping[str, Any]) -> None:
-        if values.get("also"):
+        if values.get("also"):  # to pass it over would leave out what was asked for
             raise ValueError("also needs method: dbscan, whose radius it changes")
 
     def build(self) -> Clusterer:

@@ -54,6 +54,8 @@ class ABMT:
 
     def fit_epoch(self, features_ND: Tensor, targets: Targets, epoch: int) -> dict[str, float]:
         session = self.session
+        # Clusters of an epoch are other classes than those of the last. Both networks start from the same classifiers,
+        # so that the average of two rows is one of the same class.
         with stage("targets"):  # dynamic classifiers, from the centroids of the epoch's classes
             centroids_KD = class_centroids(features_ND, targets)
             self.student.set_classifiers_from(centroids_KD)
@@ -64,6 +66,7 @@ class ABMT:
             losses, self.step = adapt_epoch(
                 self.student, self.teacher, store, targets, session.spec, epoch, self.step, report, source
             )
+        # A checkpoint holds none: their number is that of an epoch's classes.
         self.student.drop_classifiers()
         self.teacher.drop_classifiers()
         return losses
@@ -115,18 +118,23 @@ def adapt_epoch(
         trained += list(teacher.classifiers.parameters())
     if source is not None:
         trained += source.begin(student)
+    # Afresh every epoch, as classifiers are; so no state of it is in a checkpoint.
     optimizer = GuardedAdam(trained, lr=settings.lr, weight_decay=settings.weight_decay)
 
     def loss_of(batch: Batch) -> tuple[Tensor, Terms]:
         outputs = student(batch.images)
+        # The same batch, in training mode: the teacher keeps BatchNorm statistics of its own, which no average reaches.
+        # Not inference_mode, whose tensors autograd refuses to keep for the gradients of teacher_ce.
         with torch.no_grad():
             guide = teacher(batch.images)
         labels, identities_B = targets.of(batch.rows_B), targets.identities_N[batch.rows_B]
         total, terms = adaptation_loss(outputs, guide, labels, identities_B, settings)
         if settings.teacher_ce:
             terms["teacher_ce"] = teacher_cross_entropy(teacher, guide, labels, settings.label_smoothing)
+            # One backward for both networks: this term reaches the teacher's classifiers alone, and no other term does.
             total = total + terms["teacher_ce"]
         if source is not None:
+            # A pass of its own: BatchNorm normalises either domain by its own batch.
             kept, more = source.next(student)
             total, terms = total + kept, terms | more
         return total, terms
@@ -139,7 +147,7 @@ def adapt_epoch(
     with step_memory("training", where):
         batches = Batches(target, targets.identities_N, spec, settings, epoch)
         losses = train_steps(batches, loss_of, optimizer, meter_of(report, where, target.device), after=follow)
-    return losses, next(steps)
+    return losses, next(steps)  # the first that no step has taken
 
 
 def adaptation_loss(

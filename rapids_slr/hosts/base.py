@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from rapids_slr.settings.base import Section
 
+# Sections of a spec derive from HostSpec, and a spec is read without torch.
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -50,6 +51,7 @@ class Host(Protocol):
 class HostSpec(Section):
     """How the network is trained on cluster labels."""
 
+    # ClassVar: no keys of a spec. Without it pydantic refuses what a subclass sets without an annotation.
     network: ClassVar[str]
     """The network it trains, by its name in NETWORKS."""
     heads: ClassVar[tuple[str, ...]] = ()

@@ -55,9 +55,12 @@ class LossMeter:
 
     def add(self, total: Tensor, terms: dict[str, Tensor], batch_B: Tensor) -> None:
         """Take note of a step between its loss and its optimizer."""
+        # Detached, or what is held until it is read would hold the graph of every step.
         total, terms = total.detach(), {name: value.detach() for name, value in terms.items()}
+        # float32 is what fused optimizers take. The maximum, as what follows a bad step is called off too.
         not_finite = (~torch.isfinite(total)).float()
         self.spoilt = not_finite if self.spoilt is None else torch.maximum(self.spoilt, not_finite)
+        # No +=: the first sum is the term itself, which is kept for the error.
         for name, value in terms.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._unread.append((total, terms, batch_B))
@@ -90,6 +93,7 @@ class LossMeter:
                     "checkpoint is intact. Lower the learning rate, or look at these images with "
                     "`rapids-slr data check`"
                 )
+        # The numbers go on with the totals.
         return dict(zip(self._sums, numbers, strict=False))
 
 
@@ -102,7 +106,7 @@ class GuardedAdam(Adam):
     found_inf: Tensor | None = None
 
     def __init__(self, parameters: Iterable[Tensor], lr: float, weight_decay: float) -> None:
-        parameters = list(parameters)
+        parameters = list(parameters)  # an iterator would be spent by the look at the first
         ahead = host_runs_ahead(parameters[0].device)
         super().__init__(parameters, lr=lr, weight_decay=weight_decay, fused=True if ahead else None)
 
@@ -167,6 +171,7 @@ class Batches:
         self, store: ImageStore, labels_N: Tensor, spec: RunSpec, sampling: Sampling, epoch: int, purpose: str = ""
     ) -> None:
         self._store, self._spec = store, spec
+        # Generators of their own: how many numbers an augmentation takes does not change which images are drawn.
         self._draw = generator(spec.seed, f"{purpose}augmentation", epoch, device=store.device)
         self.rows_TB = identity_batches(
             labels_N,

@@ -60,10 +60,12 @@ def pretrain_epoch(
         step, and BatchNorm has seen its batch (on a GPU up to LOG_INTERVAL - 1 later ones too).
     """
     settings, device, where = spec.pretrain, source.device, f"pre-training epoch {epoch}"
+    # Set anew every epoch, by the epoch alone: no scheduler has to be resumed.
     for group in optimizer.param_groups:
         group["lr"] = pretrain_rate(settings, epoch)
     batches = Batches(source, labels_N, spec, settings, epoch, purpose="pretrain ")
     draw = generator(spec.seed, "pretrain target", epoch, device=device)
+    # Of all steps at once, as the source's are: no step waits for its own.
     passers_TB = torch.randint(len(target), batches.rows_TB.shape, generator=draw, device=device)
     passers = iter(target.indices(passers_TB))
 
@@ -72,6 +74,8 @@ def pretrain_epoch(
 
     @torch.no_grad()
     def pass_target(_: Batch) -> None:
+        # Without a gradient, but in training mode, for BatchNorm. It draws from the source's generator: with
+        # target_forward off the source is augmented by other numbers.
         network(batches.augmented(target, next(passers)))
 
     network.train()

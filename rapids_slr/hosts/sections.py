@@ -29,6 +29,7 @@ class ABMTSpec(HostSpec):
 
 loss_column("ce", "cross entropy with the labels")  # of pre-training too
 loss_column("soft", "cross entropy with the teacher")
+# log 2: the cross entropy of two equal distances, of which a softmax makes one half each.
 loss_column("triplet", "triplet loss", chance=math.log(2))  # of pre-training too
 loss_column("teacher_ce", "cross entropy of the teacher with the labels")
 loss_column("source_ce", "cross entropy with the source's identities")

@@ -29,8 +29,9 @@ class SourceLoss:
         device = source.store.device
         self._settings = settings
         self._labels_S = true_identities(torch.as_tensor(source.split.identities).to(device)).identities_N
-        sampling = _Sampling(settings.identities, settings.images, spec.training.iterations)
+        sampling = _Sampling(settings.identities, settings.images, spec.training.iterations)  # a batch a step
         self._batches = iter(Batches(source.store, self._labels_S, spec, sampling, epoch, purpose="source "))
+        # Not the network's own: the teacher does not average them, and no checkpoint has to know the source's classes.
         self.classifiers = nn.ParameterList()
         """A weight (M, D) for each head, trained with the network; none without cross entropy."""
         if settings.ce_weight > 0:

@@ -46,6 +46,7 @@ def targets_of(refined: Refined, spec: RunSpec, epoch: int, identities_N: Any) -
     Raises: RunError if no image has a label.
     """
     labels_N = torch.as_tensor(refined.hard)
+    # Before outliers are counted: this control trains on them too.
     if spec.training.labels == "identities":
         return true_identities(torch.as_tensor(identities_N).to(labels_N.device))
     if not bool((labels_N >= 0).any()):
@@ -75,6 +76,7 @@ def soft_targets(hard_N: Tensor, rows: SoftRows) -> Targets:
 
 def class_centroids(features_ND: Tensor, targets: Targets) -> Tensor:
     """Mean feature of every class (K, D) float32; a soft label gives its image to several classes by weight."""
+    # Soft labels: sums over the R rows first, so that the product is with (K, R) and not (K, N).
     groups_N = targets.identities_N if targets.row_of_image_N is None else targets.row_of_image_N
     groups = targets.classes if targets.rows_RK is None else len(targets.rows_RK)
     groups_N = torch.where(groups_N >= 0, groups_N, groups)  # those left out are one more group
@@ -82,6 +84,7 @@ def class_centroids(features_ND: Tensor, targets: Targets) -> Tensor:
     counts = torch.bincount(groups_N, minlength=groups + 1)[:groups].to(sums.dtype)
     if targets.rows_RK is not None:
         sums, counts = targets.rows_RK.T @ sums, targets.rows_RK.T @ counts
+    # A class without images gets zeros, not NaN.
     return sums / counts.clamp_min(torch.finfo(sums.dtype).tiny)[:, None]
 
 
@@ -96,6 +99,7 @@ def _sums_by_group(features_ND: Tensor, groups_N: Tensor, groups: int) -> Tensor
 def shuffled(targets: Targets, generator: torch.Generator) -> Targets:
     """A control: the same labels, dealt out at random among the images that have one."""
     kept = torch.nonzero(targets.identities_N >= 0).squeeze(1)
+    # A generator draws on its own device alone.
     order = torch.randperm(len(kept), generator=generator, device=generator.device).to(kept.device)
     identities_N = targets.identities_N.clone()
     identities_N[kept] = identities_N[kept[order]]

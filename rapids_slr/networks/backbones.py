@@ -61,6 +61,7 @@ def build_backbone(spec: ModelSpec, channels: int) -> Backbone:
     network = imported(BACKBONES[spec.backbone])(spec)
     if isinstance(network, Backbone):
         return network
+    # Before the weights are read, which are fitted to the stem they meet.
     if channels != network.conv1.in_channels:
         network.conv1 = _first_convolution(network.conv1, channels)
     if spec.weights is not None:
@@ -119,6 +120,7 @@ def narrow(spec: ModelSpec) -> NarrowResNet:
 
 def resnet18(spec: ModelSpec) -> ResNet:
     network = models.resnet18()
+    # Of a basic block the first convolution strides, of a bottleneck the second; the shortcut has to follow.
     network.layer4[0].conv1.stride = network.layer4[0].downsample[0].stride = (1, 1)
     return network
 
@@ -131,6 +133,7 @@ def resnet50(spec: ModelSpec) -> ResNet:
 
 def ibn_resnet50_a(spec: ModelSpec) -> ResNet:
     network = resnet50(spec)
+    # The last stage has none, as in the official files.
     for stage in (network.layer1, network.layer2, network.layer3):
         for block in stage:
             block.bn1 = InstanceBatchNorm(block.bn1.num_features)
@@ -147,7 +150,9 @@ def _first_convolution(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
 
 def _cut(network: ResNet | NarrowResNet, relu_after_stem: bool) -> Backbone:
     stem = ("conv1", "bn1", "relu", "maxpool") if relu_after_stem else ("conv1", "bn1", "maxpool")
+    # `narrow` has no max pooling.
     trunk = [name for name in (*stem, "layer1", "layer2", "layer3") if hasattr(network, name)]
+    # `narrow` has no layer4: its third stage is the last.
     last = "layer4" if hasattr(network, "layer4") else trunk.pop()
     last_stage = getattr(network, last)
     block = last_stage[-1]
@@ -158,6 +163,7 @@ def _cut(network: ResNet | NarrowResNet, relu_after_stem: bool) -> Backbone:
         width = block.conv2.out_channels
         extra = BasicBlock(width, width)
     _initialise_extra_block(extra)
+    # By name, so that a checkpoint says conv1, bn1, layer1 and not 0, 1, 2.
     return Backbone(
         nn.Sequential(OrderedDict((name, getattr(network, name)) for name in trunk)), last_stage, extra, width
     )
@@ -200,7 +206,7 @@ def read_weights(spec: ModelSpec) -> dict[str, Tensor]:
         raise InputError(
             f"model.weights: {path} holds no state dict (tensors by name); save network.state_dict() there"
         )
-    return {name.removeprefix("module."): value for name, value in state.items()}
+    return {name.removeprefix("module."): value for name, value in state.items()}  # of DataParallel
 
 
 def load_weights(network: nn.Module, weights: dict[str, Tensor], origin: str) -> None:
@@ -212,6 +218,7 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor], origin: str) ->
     expected = {name: value for name, value in network.state_dict().items() if not name.startswith(CLASSIFIER)}
     stem = weights.get("conv1.weight")
     if stem is not None and stem.ndim == 4 and expected["conv1.weight"].shape[1] == 1:
+        # A grey image is an RGB one of three equal channels.
         weights["conv1.weight"] = stem.sum(dim=1, keepdim=True)
     counters = {name for name in expected if name.endswith("num_batches_tracked")}  # files from before 2018 have none
     faults = {
@@ -226,7 +233,7 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor], origin: str) ->
     if any(faults.values()):
         named = "; ".join(f"{len(names)} {what}: {_some(names)}" for what, names in faults.items() if names)
         raise InputError(f"model.weights: {origin} does not fit the backbone ({named}); give weights of this backbone")
-    network.load_state_dict(weights, strict=False)
+    network.load_state_dict(weights, strict=False)  # what may be missing has been told from what may not
 
 
 def _imagenet(backbone: str) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rapids_slr.networks.network import Network
     from rapids_slr.settings.spec import ModelSpec
 
+# Places and not functions: a spec is checked against these names without an import of torch.
 BACKBONES = {
     "resnet50": "rapids_slr.networks.backbones:resnet50",
     "ibn_resnet50_a": "rapids_slr.networks.backbones:ibn_resnet50_a",

@@ -26,9 +26,11 @@ def recalibrate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> None:
     modes = {module: module.training for module in model.modules()}
     momenta = [layer.momentum for layer in layers]
     try:
+        # BatchNorm alone trains, so that nothing else is random or changes.
         model.eval()
         for layer in layers:
             layer.train()
+        # With momentum n / seen the running statistics are the mean over all images seen, not one that fades.
         seen = 0
         with memory_advice("BatchNorm on the target", "lower features.batch"):
             for images in batches:
@@ -42,4 +44,4 @@ def recalibrate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> None:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
         for module, training in modes.items():
-            module.training = training
+            module.training = training  # not train(), which would set its children too

@@ -83,6 +83,7 @@ def load_network(path: Path, spec: RunSpec) -> Network:
             + ", ".join(f"{name} {found.get(name)} (the spec says {expected[name]})" for name in differing)
             + "; change model.* and data.channels of the spec, or pre-train anew"
         )
+    # The file brings its weights: those that a new network would start from need not be there.
     network = build_network(spec.host.network, spec.model.model_copy(update={"weights": None}), spec.data.channels)
     network.load_state_dict(state["network"])
     return network
@@ -102,6 +103,7 @@ def load_trained(path: Path) -> Trained:
     model, data = _described(state, path)
     network = build_network(_kind(state), model, data.channels)
     try:
+        # A checkpoint in the middle of pre-training holds classifiers.
         network.load_state_dict({name: x for name, x in weights.items() if not name.startswith("classifiers.")})
     except RuntimeError as fault:
         raise InputError(f"{path}: its weights are of another network than it names ({model.backbone})") from fault
@@ -118,6 +120,7 @@ def _kind(state: Mapping[str, Any]) -> str:
 def _state_of_folder(path: Path) -> dict[str, Any]:
     folder = RunFolder(path)
     state = folder.load_checkpoint()
+    # Between the end of pre-training and the first epoch of the adaptation last.pt is still that of pre-training.
     if (state is None or state.get("stage") == "pretrain") and folder.pretrained_file.exists():
         return load_tensors(folder.pretrained_file)
     if state is None:

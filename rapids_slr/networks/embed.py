@@ -44,6 +44,7 @@ def embed(
     rows = torch.empty(len(store), model.feature_dim, device=store.device)  # made here: no inference tensor leaves
     draws: list[Tensor] = []
     if generator is not None and features.views > 1:
+        # Before any batch is embedded: halving must not change which numbers an image gets.
         draws = _draws_of_batches(len(store), features, generator, store.device)
 
     def embed_rows(start: int, stop: int) -> None:

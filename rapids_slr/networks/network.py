@@ -64,11 +64,12 @@ class Network(nn.Module):
     def place(self, device: torch.device | str) -> Self:
         """Move to a device where the network will work: weights lie channels-last, and what the spec wants compiled is
         compiled at its first batch of a kind."""
+        # Two calls: torch's stubs take one of them at a time.
         self.to(device)
         self.to(memory_format=torch.channels_last)
         if self.compiled:
             for part in self.parts():
-                part.compile()
+                part.compile()  # in place; torch.compile() would put _orig_mod into the names of checkpoints
         return self
 
     def frozen_copy(self) -> Self:
@@ -94,6 +95,7 @@ class Network(nn.Module):
 
     def set_classifiers(self, width: int, generator: torch.Generator) -> None:
         """Classifiers for `width` classes with small random weights (standard deviation 0.001)."""
+        # On the CPU, so that every engine starts from the same weights.
         self._set_classifiers(
             [torch.empty(width, self.head_dim).normal_(std=0.001, generator=generator) for _ in self.heads]
         )
@@ -114,6 +116,7 @@ class Network(nn.Module):
         self.drop_classifiers()
         device = next(self.necks.parameters()).device
         for weight in weights:
+            # On `meta` nothing is drawn: weights are given, and the global generator stays where it is.
             classifier = nn.Linear(self.head_dim, len(weight), bias=False, device="meta")
             classifier.weight = nn.Parameter(weight.detach().to(device))
             self.classifiers.append(classifier)

@@ -22,10 +22,12 @@ def update_teacher(teacher: Network, student: Network, step: int, decay: float, 
         skip_classifiers: leave the teacher's classifiers to their own training.
     """
     share = 1 - min(1 - 1 / (step + 1), decay)
+    # A few kernels for all parameters, in place of one for each.
     torch._foreach_lerp_(_averaged(teacher, skip_classifiers), _averaged(student, skip_classifiers), share)
 
 
 def _averaged(network: Network, skip_classifiers: bool) -> list[Tensor]:
+    # Statistics of BatchNorm are buffers, and so not among them.
     return [
         parameter
         for name, parameter in network.named_parameters()

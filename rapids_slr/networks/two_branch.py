@@ -39,10 +39,11 @@ class TwoBranch(Network):
         return [self.trunk, *self.branches]
 
     def forward(self, images: Tensor) -> Outputs:
-        images = images.contiguous(memory_format=torch.channels_last)
+        images = images.contiguous(memory_format=torch.channels_last)  # as the weights lie
         with self.autocast(images.device):
             maps = self.trunk(images)
             first, second = self.branches[0](maps), self.branches[1](maps)
+        # A mean rounds and so adds in float32; a maximum is exact in any precision.
         average, maximum = first.mean((2, 3), dtype=torch.float32), second.amax((2, 3)).float()
         necked = (self.necks[0](average), self.necks[1](maximum))
         return Outputs((average, maximum), necked, self.classify(necked))

@@ -20,7 +20,7 @@ def changes(this: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, dict
             found[name] = dict.fromkeys(("seconds", "memory", "flop", "bytes")) | {"change": "gone" if then else "new"}
             continue
         fast, slow = now["seconds"]["high"] < then["seconds"]["low"], now["seconds"]["low"] > then["seconds"]["high"]
-        memory = [(stage["host_peak_mb"] or {}).get("most") for stage in (now, then)]
+        memory = [(stage["host_peak_mb"] or {}).get("most") for stage in (now, then)]  # None outside Linux
         found[name] = {
             "seconds": now["seconds"]["median"] / then["seconds"]["median"],
             "memory": _ratio(*memory),

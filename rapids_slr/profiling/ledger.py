@@ -21,6 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 from rapids_slr.errors import RunError
 from rapids_slr.marks import RANGE
 
+# As CUPTI calls a copy: `Memcpy HtoD (Pinned -> Device)`.
 DIRECTIONS = {"HtoD": "to_device", "DtoH": "to_host"}
 
 
@@ -60,6 +61,7 @@ def recorded() -> Iterator[Callable[[], dict[str, StageWork]]]:
         raise RunError("the ledger counts copies to and from a CUDA device, and there is none here")
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
         yield lambda: _ledger(profiler)
+        # While the profiler still listens, or what is queued would be missing.
         torch.cuda.synchronize()
 
 
@@ -77,7 +79,7 @@ def ledger_of(trace: Mapping[str, Any]) -> dict[str, StageWork]:
         trace: its JSON; times in microseconds.
     Returns: stages in the order of their first beginning; work outside of all stages stands under "".
     """
-    events = [event for event in trace["traceEvents"] if event.get("ph") == "X"]
+    events = [event for event in trace["traceEvents"] if event.get("ph") == "X"]  # those with a duration
     stages = sorted(
         (event["ts"], event["ts"] + event["dur"], event["name"].removeprefix(RANGE))
         for event in events

@@ -64,6 +64,7 @@ class Meter:
     def __init__(self, device: torch.device, gauge: Gauge | None = None) -> None:
         self.spans: list[Span] = []
         self._device, self._gauge, self._open = device, gauge, list[Span]()
+        # now() takes it off, and so gives the bare clock while it is 0.
         self._began = 0.0
         self._began = self.now()
 
@@ -132,6 +133,7 @@ def overhead(work: Workload, pairs: int) -> dict[str, float]:
     for _ in range(CALLS):
         with meter.stage("empty"):
             pass
+    # What else the machine does can only add to a run.
     fastest = {name: min(runs) for name, runs in times.items()}
     return fastest | {"pairs": pairs, "seconds_a_mark": (meter.now() - begun) / CALLS}
 
@@ -163,6 +165,7 @@ class Memory:
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
+        # What was reached so far is the peak of the stage around.
         self._note()
         before = self._held()
         self._open.append(list(before))
@@ -171,6 +174,7 @@ class Memory:
         finally:
             self._note()
             most = self._open.pop()
+            # On the CPU there is no second kind.
             for kind, held, peak in zip((self.host, self.device), before, most, strict=False):
                 known = kind.setdefault(stage, Peak())
                 known.most, known.added = max(known.most, peak), max(known.added, peak - held)
@@ -187,7 +191,7 @@ class Memory:
         if self._open:
             self._open[-1] = [max(pair) for pair in zip(self._open[-1], peaks, strict=True)]
         try:
-            Path("/proc/self/clear_refs").write_text("5")
+            Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
         except OSError:  # not Linux
             self.host_is_known = False
 
@@ -219,6 +223,7 @@ class Traffic(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         name, parameters = func._schema.name, func._schema.arguments
         given = dict(zip((each.name for each in parameters), args, strict=False)) | (kwargs or {})
+        # What is written in place, or into `out`, is a result; `out` alone is not read besides.
         written = [given.get(each.name) for each in parameters if each.alias_info and each.alias_info.is_write]
         operands = list(_tensors([value for key, value in given.items() if key != "out"]))
         results = list(_tensors(written or [result]))
@@ -257,6 +262,7 @@ class Work:
         self.flop: dict[str, int] = defaultdict(int)
         self.traffic: dict[str, int] = defaultdict(int)
         self._arrays: dict[str, dict[int, Any]] = defaultdict(dict)
+        # torch counts no FLOP of it. The counter hands over shapes; a + s (b - a) is 3 for each number.
         lerp = torch.ops.aten._foreach_lerp_
         self._flop = FlopCounterMode(
             display=False, custom_mapping={lerp: lambda averaged, *_, **__: 3 * sum(map(prod, averaged))}
@@ -276,6 +282,7 @@ class Work:
             yield
         finally:
             self._open.pop()
+            # With what the stages within took, which is theirs: taken off here, and passed on to the one around.
             spent = [now - then for now, then in zip(self._totals(), before, strict=True)]
             self.flop[stage] += spent[0] - inner[0]
             self.traffic[stage] += spent[1] - inner[1]
@@ -286,6 +293,7 @@ class Work:
         """Take note of the arrays among `values`, wherever they stand in tuples, lists, dicts and dataclasses."""
         known = self._arrays[stage]
         for address, array in arrays_of(values):
+            # Several arrays may begin at one address: the longest holds the others.
             if address not in known or array.nbytes > known[address].nbytes:
                 known[address] = array  # held, so that no other array takes its address
 
@@ -301,6 +309,7 @@ def arrays_of(values: Any) -> Iterator[tuple[int, Any]]:
     if isinstance(values, torch.Tensor):
         if values.layout == torch.strided:
             yield values.data_ptr(), values
+    # NumPy's scalars have an interface too; an array of one entry counts as one.
     elif hasattr(values, "__array_interface__") and values.nbytes > values.itemsize:
         yield values.__array_interface__["data"][0], values
     elif hasattr(values, "__cuda_array_interface__") and values.nbytes > values.itemsize:
@@ -376,6 +385,7 @@ def probe(device: torch.device, bfloat16: bool) -> Roofline:
     finally:
         setting.fp32_precision = before
     a, b, c = (torch.ones(floats, device=device) for _ in range(3))
+    # Two reads and a write of 4 bytes for each number.
     return Roofline(products, 3 * 4 * floats / _fastest(device, lambda: torch.add(b, c, alpha=0.5, out=a)))
 
 

@@ -112,7 +112,7 @@ def _lanes(spans: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Html:
         parts.append(el("text", name, x=left - 8, y=y + 14, text_anchor="end", class_="name"))
         for span in own:
             tip = f"{name}: {milliseconds(span['seconds'])} ms from {span['start']:.3f} s"
-            wide = max(1.5, x_of(first + span["seconds"]) - left)
+            wide = max(1.5, x_of(first + span["seconds"]) - left)  # at least to be seen
             parts.append(
                 el("rect", el("title", tip), x=x_of(span["start"]), y=y + 3, width=wide, height=LANE - 6,
                    class_=_hue(name))
@@ -165,6 +165,7 @@ def _roofline_of(result: Mapping[str, Any]) -> Roofline:
         for name, stage in result["stages"].items()
         if stage["flop"] and stage["bytes"]
     }
+    # With the ridges, where a slope meets its level part.
     xs = [x for x, _, _ in placed.values()] + [peak / bandwidth for peak in peaks.values()]
     ys = [y for _, y, _ in placed.values()] + list(peaks.values())
     x_decades = math.floor(math.log10(min(xs))), math.ceil(math.log10(max(xs) * 2))
@@ -177,6 +178,7 @@ def _roofline_figure(result: Mapping[str, Any]) -> Html:
     """FLOP a second over FLOP a byte, logarithmic, under what the machine was seen to do."""
     roof = _roofline_of(result)
     labels = Labels()
+    # In this order words take their places: those of the roofs before those of the stages.
     parts = [*_decades(roof), *_roofs(roof, labels), *_stages(roof, labels)]
     described = "; ".join(f"{name} {amount(y)}FLOP/s at {x:.3g} FLOP a byte" for name, (x, y, _) in roof.placed.items())
     drawing = svg(WIDTH, ROOF_HEIGHT, f"Roofline: {described}", parts)
@@ -203,6 +205,7 @@ def _decades(roof: Roofline) -> Iterable[Html]:
 def _roofs(roof: Roofline, labels: Labels) -> Iterable[Html]:
     """What memory and arithmetic allow, a line for every precision."""
     low_x, high_x = (10.0**power for power in roof.x_decades)
+    # The slope begins where it enters the frame, at its left side or its bottom.
     start = max(low_x, 10.0 ** roof.y_decades[0] / roof.bandwidth)
     for name, peak in roof.peaks.items():
         corners = [(start, start * roof.bandwidth), (peak / roof.bandwidth, peak), (high_x, peak)]
@@ -228,6 +231,7 @@ class Labels:
 
     def beside(self, words: str, x: float, y: float) -> Html:
         """Words beside a point, right of it rather than left, lower where others stand already."""
+        # Letters are about 7.2 wide and lines 13 high, so a place is free if no words are that near.
         wide = 7.2 * len(words)
         places = ((start, y + down) for down in range(0, 200, 13) for start in (x + 9, x - wide - 9))
         start, y = next(

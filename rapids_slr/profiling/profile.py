@@ -127,6 +127,7 @@ def _measure(session: Session, spec: RunSpec, trace: Path, repetitions: int) -> 
             "traced_share": traced_seconds / median([sum(run.values()) for run in runs]) - 1,
         },
         "stages": {name: _stage(name, session, work, found, bfloat16) for name in names},
+        # Of an even number the faster of the two in the middle.
         "timeline": _timeline(found.meters[middle[(repetitions - 1) // 2]]),
     }
 
@@ -144,6 +145,7 @@ def _repeat(
         meter, wall = measured(work)
         meters.append(meter)
         walls.append(wall)
+    # Again after the timed ones: on a busy machine a probe is too low.
     roof = roof.best_of(probe(device, bfloat16))
     say("memory, FLOP and bytes, trace")
     memory, counts = Memory(device), Work()
@@ -211,6 +213,7 @@ def _precision(name: str, on_cuda: bool, bfloat16: bool) -> str:
     """What the products of a stage are computed in."""
     if STAGES[name].network and bfloat16:
         return "bfloat16"
+    # The product that finds neighbours is in TF32, whatever is set for the networks.
     return "tf32" if on_cuda and (STAGES[name].network or name == "neighbours") else "float32"
 
 

@@ -159,6 +159,7 @@ def amount(value: float | None) -> str:
     """A number with three digits and a letter for its size: 1.23 G."""
     if value is None:
         return "–"
+    # From 0.9995 on three digits would be 1000 of the letter before. The blank at the end is for a unit to follow.
     for size, letter in UNITS:
         if value >= 0.9995 * size:
             return f"{value / size:.3g} {letter}"

@@ -89,6 +89,7 @@ class Ear:
     def step(self, name: str, function: Callable[..., Any], args: tuple, options: dict) -> Any:
         with self.stage(name):
             result = function(*args, **options)
+        # Behind the stage, so that a search through arrays is not timed.
         if self.seen is not None:
             self.seen(name, (args, options, result))
         return result
@@ -133,6 +134,7 @@ class Workload:
         self._source_SD = self._now.host.embed(images.source) if spec.clusters.needs_source else None
         self.shape = (len(self._features_ND), self._features_ND.shape[1])
         run_epoch(session, self._now, FIRST)
+        # A state dict holds the very tensors that training goes on to change.
         self._start = copy.deepcopy(self._now.checkpoint())
 
         steps, batch = spec.training.iterations, spec.training.identities * spec.training.images
@@ -156,6 +158,7 @@ class Workload:
 
     def labels(self) -> None:
         """The label stages of a repetition alone, on the features of the first epoch."""
+        # Every call refines with the same memory.
         self._now.refiner.load_state_dict(self._start["refiner"])
         cameras_N = self.session.images.target.split.cameras
         clusters = cluster(self._now, FIRST, self._features_ND, self._source_SD, cameras_N)

@@ -47,7 +47,7 @@ class Column:
     def text(self, value: float) -> str:
         """A value without its unit, as a table shows it."""
         if self.unit == "%":
-            value = 100.0 * value
+            value = 100.0 * value  # a float, also of a whole number
         return f"{value:g}" if isinstance(value, int) else f"{value:.{DIGITS.get(self.unit, 3)}f}"
 
 
@@ -61,6 +61,7 @@ def add_columns(*columns: Column) -> tuple[Column, ...]:
     Raises: ValueError if a key is that of another column already.
     """
     for column in columns:
+        # The same again is no fault: hosts share loss terms.
         if (there := COLUMNS.setdefault(column.key, column)) != column:
             raise ValueError(f"column {column.key}: {column} is to be registered, but there is {there}; rename one")
     return columns

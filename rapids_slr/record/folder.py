@@ -108,7 +108,7 @@ class RunFolder:
             try:
                 rows.append(json.loads(line))
             except json.JSONDecodeError:
-                break
+                break  # only a last line can be cut off
         return rows
 
     def forget_after(self, path: Path, epoch: int) -> None:
@@ -130,6 +130,7 @@ class RunFolder:
         """Put `state` in place as last.pt; the one before stays as previous.pt."""
         next_file = self.last_file.with_name("next.pt")
         save_tensors(next_file, state)
+        # A kill between the two renames leaves previous.pt, which load_checkpoint finds.
         if self.last_file.exists():
             os.replace(self.last_file, self.previous_file)
         os.replace(next_file, self.last_file)

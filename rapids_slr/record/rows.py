@@ -40,6 +40,7 @@ def epoch_row(
         "left_out": int((refined_N < 0).sum()),
     }
     known = np.unique(identities_N)
+    # Junk, distractors and unknown ones are 0 or below: with one of them quality cannot be told.
     identified = known[0] > 0 and len(known) > 1
     if identified:
         row["identities"] = len(known)

@@ -20,6 +20,7 @@ Frame = Any
 
 def data_frames(*columns: Any) -> ModuleType:
     """The library of tables for arrays: cuDF where one of them lies on a GPU and it is installed, else pandas."""
+    # Looked for and not imported: without a GPU nobody waits for cuDF.
     on_device = any(array_module(x) is not np for x in columns) and importlib.util.find_spec("cudf") is not None
     return import_module("cudf" if on_device else "pandas")
 

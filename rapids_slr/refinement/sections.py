@@ -39,6 +39,7 @@ class SLRSpec(RefinerSpec, SLRKeys):
     def again(self) -> Refiner:
         from rapids_slr.refinement.slr.estimator import SLR
 
+        # Argmax, as only soft labels are wanted; clusters, as what it is given first was remembered already.
         return SLR(**values_of(SLRKeys, self) | {"hard": "argmax", "memory": "clusters"})
 
 

@@ -137,6 +137,7 @@ def rows_of(run: Run, chart: Chart) -> Sequence[Mapping[str, Any]]:
     if chart.group == "entropy":
         return [{"epoch": epoch, "entropy": value} for epoch, value in run.mean_entropy]
     if chart.group == "rate":
+        # metrics.jsonl has none, as it is the same all along.
         return [{"epoch": row["epoch"], "lr": run.spec.training.lr} for row in run.epochs]
     if chart.group == "scores" and (start := starting_scores(run)):
         return [{"epoch": 0, **start}, *run.epochs]
@@ -165,6 +166,7 @@ def chart_figure(chart: Chart, runs: Sequence[Run]) -> Html:
 def panels_of(chart: Chart, runs: Sequence[Run]) -> list[list[Column]]:
     """The columns of a chart that any run has, each with those that are drawn beside it."""
     columns = columns_in((row for run in runs for row in rows_of(run, chart)), chart.group)
+    # A figure of raw clusters whose refined one is not there has a panel of its own.
     keys = {column.key for column in columns}
     return [
         [column, *(other for other in columns if other.beside == column.key)]
@@ -220,6 +222,7 @@ def chart_of_many(chart: Chart, panels: Sequence[Sequence[Column]], runs: Sequen
         ]
         drawn.append((columns[0].name, lines))
         shown |= {line.colour: runs[line.colour].name for line in lines}
+    # One level for all panels: only where the runs agree on it.
     levels = {level_of(chart, run) for run in runs} if chart.id == "clusters" else set()
     level, named = levels.pop() if len(levels) == 1 else (None, None)
     drawings = [
@@ -262,12 +265,13 @@ def time_figure(runs: Sequence[Run]) -> Html:
     for run in runs:
         for row in run.epochs:
             for key, value in row.items():
-                if key.startswith(SECONDS) and key != WHOLE:
+                if key.startswith(SECONDS) and key != WHOLE:  # which is no stage
                     by_run = stages.setdefault(column_of(key).name, {})
                     by_run[run.name] = by_run.get(run.name, 0.0) + value
     if not stages:
         return absent("time", title, NO_EPOCH)
     totals = {run.name: sum(row.get(WHOLE, 0.0) for row in run.epochs) for run in runs}
+    # 1 where nothing took any time, as bars are shares of it.
     longest = max(value for by_run in stages.values() for value in by_run.values()) or 1.0
     body = []
     for stage, by_run in sorted(stages.items(), key=lambda item: -max(item[1].values())):

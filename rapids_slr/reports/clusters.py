@@ -125,6 +125,7 @@ def refinement(labels: EpochLabels, refiner: Refiner | None = None) -> Refined:
         refiner: one that is new; without, the soft labels mean nothing, but the projection of the clusters does.
     """
     again: Any = SLR(hard="argmax") if refiner is None else refiner
+    # The first update is for the memory; what it gives is not looked at.
     again.update(labels.previous)
     return again.update(labels.cluster)
 
@@ -135,6 +136,7 @@ def entropy(refined: Refined) -> np.ndarray:
     matrix = rows.matrix
     values = matrix.data.astype(np.float64)
     bits_R = np.bincount(row_of_entry(matrix.indptr, values.size), -values * np.log2(values), matrix.shape[0])
+    # Row -1, that of images without a soft label, is the NaN at the end; what rounding leaves below 0 is 0.
     return np.append(np.maximum(bits_R, 0.0), np.nan)[rows.row_of_image]
 
 
@@ -152,6 +154,8 @@ def matrix_of(refined: Refined) -> Matrix | None:
     size_P, size_K = refined._overlap.size_P, refined._overlap.size_K
     if not (size_P > 0).any() or not (size_K > 0).any():
         return None
+    # Rows by size. Columns follow the row that most of their images come from, so that clusters that stay lie on the
+    # diagonal; those that come from none stand at the end.
     rows = np.flatnonzero(size_P)
     rows = rows[np.argsort(-size_P[rows], kind="stable")]
     place_P = np.full(len(size_P), len(rows))
@@ -174,13 +178,14 @@ def matrix_of(refined: Refined) -> Matrix | None:
             a, b = int(rows[row]), int(columns[column])
             tip = f"cluster {a} → cluster {b}: {100 * value:.1f} %, {int(both[a, b])} of {size_P[a]} images"
         cells.append((row, column, value, tip))
-    whole = int((share.data > 0.999).sum())
+    whole = int((share.data > 0.999).sum())  # 1 but for rounding
     return Matrix(shape, pooled, cells, f"{whole} of {len(rows)} clusters go to one cluster alone")
 
 
 def _largest(row: np.ndarray, column: np.ndarray, value: np.ndarray, shape: tuple[int, int]) -> coo_matrix:
     """The largest value of every square."""
     square, inverse = np.unique(row.astype(np.int64) * shape[1] + column, return_inverse=True)
+    # By hand, as a sparse matrix would add up what falls on one square.
     most = np.zeros(len(square))
     np.maximum.at(most, inverse, value)
     return coo_matrix((most, (square // shape[1], square % shape[1])), shape=shape)
@@ -245,7 +250,7 @@ def flow_of(labels: EpochLabels) -> Flow:
         for label, n in zip(*np.unique(labels_N, return_counts=True), strict=True):
             at = place(column, int(label))
             images[at] += int(n)
-            bundled[column] += at[1] == "others"
+            bundled[column] += at[1] == "others"  # one more cluster in the bundle
     streams: Counter[tuple[Place, Place, str]] = Counter()
     for half, steps in enumerate(halves):
         for step in steps:
@@ -267,6 +272,7 @@ def flow_of(labels: EpochLabels) -> Flow:
             Stream(number[start], number[end], n, kind, isinstance(start[1], str) and isinstance(end[1], str))
             for (start, end, kind), n in streams.items()
         ],
+        # Clusters that are drawn alone take 230 pixels of a column at most.
         scale=min(3.0, 230 / max(alone.values(), default=1)) if any(alone.values()) else 3.0,
         cap=50.0,
     )
@@ -281,6 +287,7 @@ def _shown(halves: list[list[Step]]) -> list[set[int]]:
             shown[half] |= {step.start} - {-1}
             shown[half + 1] |= {step.end} - {-1}
     for half, steps in enumerate(halves):
+        # A cluster that stays is drawn in all three columns: heirs to the right here, those they come from below.
         shown[half + 1] |= {step.end for step in steps if step.kind == "stable" and step.start in shown[half]}
     for half, steps in reversed(list(enumerate(halves))):
         shown[half] |= {step.start for step in steps if step.kind == "stable" and step.end in shown[half + 1]}
@@ -317,6 +324,7 @@ def kept_apart(labels: EpochLabels, most: int) -> Changes:
         if len(parts) > 1:
             named = [("left out" if label < 0 else f"refined {label}", rows[part]) for label, part in parts]
             found.append((len(rows) - len(parts[0][1]), Change(f"cluster {cluster}", named)))
+    # A stable sort: of equals the lower number comes first.
     found.sort(key=lambda item: -item[0])
     return Changes([change for _, change in found[:most]], len(found))
 

@@ -118,6 +118,7 @@ def curve_parts(
         for x, y in line.points:
             tip = el("title", f"{line.name}, {x_label} {x:g}: {scale.say(y)}")
             mark = mark_path(mark_of(line), x_of(x), y_of(y), 2.2 if small else 3.4)
+            # Unseen, and larger than the mark: room for a pointer or a finger.
             hit = el("circle", cx=x_of(x), cy=y_of(y), r=4 if small else 9, class_="hit")
             yield el("g", tip, mark, hit, class_=hue(line.colour) + (" hollow" if line.dashed else ""))
 
@@ -129,6 +130,8 @@ def mark_of(line: Line) -> int:
 
 def mark_path(mark: int, x: float, y: float, size: float) -> Html:
     """A mark of one of eight shapes around a point."""
+    # Corners and the angle of the first, pi/4 and the like: square, triangle, diamond, triangle on its tip, pentagon,
+    # hexagon, octagon. y counts downwards, so -pi/2 is up.
     corners = [(4, 0.785), (3, -1.571), (4, 0.0), (3, 1.571), (5, -1.571), (6, 0.0), (8, 0.393)]
     shape = mark % (len(corners) + 1)
     if shape == 0:
@@ -192,7 +195,9 @@ def columns(
     y_ticks = ticks(0, max(highest, 1), whole=True)
     y_of = linear(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
     step = (WIDTH - LEFT - RIGHT) / len(names)
+    # A fifth of a step is the gap between two groups.
     wide = step * 0.8 / len(series)
+    # A letter takes up to 7.6; where names do not fit, only every second or third is written.
     every = max(1, math.ceil(max(map(len, names)) * 7.6 / step))
     parts = [*_axes([], y_ticks, lambda x: x, y_of, y_label, x_label, lambda y: f"{y:,.4g}")]
     for group, name in enumerate(names):
@@ -203,11 +208,12 @@ def columns(
             value, left = values[group], middle + wide * (number - len(series) / 2)
             if not value:
                 continue
-            top = min(y_of(value), HEIGHT - BOTTOM - 1.5)
+            top = min(y_of(value), HEIGHT - BOTTOM - 1.5)  # a count of 1 beside thousands can be seen
             tip = el("title", f"{which}: {value:,} {y_label} ({x_label}: {name})")
             parts.append(
                 el("rect", tip, x=left, y=top, width=wide * 0.94, height=HEIGHT - BOTTOM - top, class_=hue(colour))
             )
+            # Only where its digits fit over the column.
             if wide >= 7 * len(f"{value:,}"):
                 parts.append(
                     el("text", f"{value:,}", x=left + wide / 2, y=top - 4, text_anchor="middle", class_="value")
@@ -237,12 +243,13 @@ def matrix(drawn: Matrix) -> Html:
                 el("title", tip),
                 x=left + cell_column * cell,
                 y=top + cell_row * cell,
-                width=max(cell, 1.2),
+                width=max(cell, 1.2),  # or it could not be seen
                 height=max(cell, 1.2),
                 class_="cell",
                 fill_opacity=shade(value),
             )
         )
+    # Ticks count clusters, of which a square holds `pooled` a side.
     for x in ticks(0, max(K * drawn.pooled, 1), whole=True):
         if x <= K * drawn.pooled:
             parts.append(
@@ -278,6 +285,7 @@ def shade(value: float) -> float:
 def shades() -> Html:
     """The legend of `shade`."""
     steps = [
+        # 25 steps of 11.2 are 280, so a percent is 2.8 in the marks below.
         el("rect", x=4 + 11.2 * i, y=0, width=11.2, height=12, class_="cell", fill_opacity=shade((i + 0.5) / 25))
         for i in range(25)
     ]
@@ -299,6 +307,7 @@ def shades() -> Html:
 
 FLOW_WIDTH, FLOW_TOP, BAR = 660, 46, 10
 """Width of the drawing, where its columns begin, and the width of a cluster."""
+# 150 right of the last column is for its names, which stand right of their nodes.
 FLOW_LEFT = (12, FLOW_WIDTH / 2 - BAR / 2 - 20, FLOW_WIDTH - BAR - 150)
 """Where clusters of last epoch, of this epoch, and refined ones stand."""
 
@@ -333,6 +342,7 @@ def _node_height(drawn: Flow, number: int) -> float:
 
 def _stacked(drawn: Flow, heights: Sequence[float]) -> tuple[list[float], float]:
     """The top of every node, one below another in its column, and the bottom of the longest column."""
+    # A name takes the pitch, however thin its node.
     gap, pitch = 5.0, 22.0
     next_top, tops = [float(FLOW_TOP)] * 3, []
     for node, height in zip(drawn.nodes, heights, strict=True):
@@ -343,6 +353,7 @@ def _stacked(drawn: Flow, heights: Sequence[float]) -> tuple[list[float], float]
 
 def _stream_parts(drawn: Flow, tops: Sequence[float]) -> Iterable[Html]:
     """Streams that leave a node, and those that come to one, lie beside each other in the order of their other ends."""
+    # Where the next stream of each node begins. Ends are laid out first, as their order is another one.
     leaves, comes = list(tops), list(tops)
     ends = {}
     for stream in sorted(drawn.streams, key=lambda stream: (tops[stream.end], tops[stream.start])):
@@ -353,6 +364,7 @@ def _stream_parts(drawn: Flow, tops: Sequence[float]) -> Iterable[Html]:
         x0, x1, thick = FLOW_LEFT[start.column] + BAR, FLOW_LEFT[end.column], _height(drawn, stream)
         y0, y1, bend = leaves[stream.start], ends[stream], (x1 - x0) / 2
         leaves[stream.start] += thick
+        # A band: its upper curve, down its right end, its lower curve back.
         shape = (
             f"M{x0:.1f} {y0:.1f}C{x0 + bend:.1f} {y0:.1f} {x1 - bend:.1f} {y1:.1f} {x1:.1f} {y1:.1f}"
             f"V{y1 + thick:.1f}C{x1 - bend:.1f} {y1 + thick:.1f} "
@@ -367,6 +379,7 @@ def _node_parts(drawn: Flow, tops: Sequence[float], heights: Sequence[float]) ->
         x, tip = FLOW_LEFT[node.column], f"{node.name}: {node.images:,} images"
         yield el("rect", el("title", tip), x=x, y=y, width=BAR, height=height, class_="node")
         name = f"{node.name} · {node.images:,}"
+        # In the middle of a node, but near the top of a long one.
         yield el("text", name, x=x + BAR + 4, y=y + min(height / 2, 60) + 4, class_="halo")
 
 
@@ -393,10 +406,11 @@ def scatter(
     wide, high, left, bottom = 640, 520, 30, 34
     margin = 26  # room for a name above the highest cluster
     middle = (xy_N2.min(axis=0) + xy_N2.max(axis=0)) / 2
-    width, height = np.ptp(xy_N2, axis=0)
+    width, height = np.ptp(xy_N2, axis=0)  # 0 where all points are one
     scale = min((wide - left - 2 * margin) / (width or 1.0), (high - bottom - 2 * margin) / (height or 1.0))
 
     def place(x: float, y: float) -> tuple[float, float]:
+        # One scale for both axes, as distances have to look alike; y counts downwards in SVG.
         return ((wide + left) / 2 + (x - middle[0]) * scale, (high - bottom) / 2 - (y - middle[1]) * scale)
 
     order = np.argsort(hue_N, kind="stable")  # grey ones lie below
@@ -416,6 +430,7 @@ def scatter(
     taken: list[tuple[float, float]] = []
     for name, at in names.items():
         x, y = place(*at)
+        # A name of a few digits takes 24 by 14; of two that meet, the first, that of the larger cluster, is written.
         if all(abs(x - a) > 24 or abs(y - b) > 14 for a, b in taken):
             taken.append((x, y))
             parts.append(el("text", name, x=x, y=y - 4, text_anchor="middle", class_="halo strong"))
@@ -437,21 +452,24 @@ def svg(width: float, height: float, label: str, parts: Iterable[Html], kind: st
 def ticks(low: float, high: float, about: int = 5, whole: bool = False) -> list[float]:
     """Round numbers, evenly apart, from at or below `low` to at or above `high`; at least two."""
     largest = max(abs(low), abs(high))
+    # A flat line lies in the middle of some room.
     if high - low <= max(1e-9, 1e-6 * largest):
         margin = 1.0 if whole else 0.1 * largest if largest > 1e-6 else 0.5
         low, high = low - margin, high + margin
     rough = (high - low) / about
     power = 10.0 ** math.floor(math.log10(rough))
+    # A little less than `rough` will do, or rounding would take the next step for a range of round numbers.
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
     if whole:
         step = max(1.0, float(math.ceil(step)))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(step * i, 12) for i in range(first, last + 1)]
+    return [round(step * i, 12) for i in range(first, last + 1)]  # 0.3, not 0.30000000000000004
 
 
 def _decades(low: float, high: float) -> list[float]:
     """1, 2 and 5 times powers of ten around a range above 0."""
     marks = [factor * 10.0**power for power in range(-12, 7) for factor in (1, 2, 5)]
+    # With room for rounding, so that a value on a mark begins or ends there.
     first = max((mark for mark in marks if mark <= low * 1.0001), default=marks[0])
     last = min((mark for mark in marks if mark >= high * 0.9999), default=marks[-1])
     found = [mark for mark in marks if first <= mark <= last]
@@ -481,6 +499,7 @@ def _axes(
     """Lines and numbers of both axes, their labels with units."""
     for y in y_ticks:
         yield el("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y_of(y), y2=y_of(y), class_="rule")
+        # Text stands on its y; 4 is half of a digit.
         yield el("text", y_tick(y), x=LEFT - 6, y=y_of(y) + 4, text_anchor="end")
     for x in x_ticks:
         yield el("text", f"{x:g}", x=x_of(x), y=HEIGHT - BOTTOM + 16, text_anchor="middle")

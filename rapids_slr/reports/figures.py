@@ -54,6 +54,7 @@ def sizes_figure(run: Run, prefix: str) -> Html:
 def size_bins(largest: int) -> tuple[list[str], list[int]]:
     """Names and borders of at most a dozen equally wide groups of sizes from 1."""
     width = next(w for w in (1, 2, 5, *(k * 10**p for p in range(1, 9) for k in (1, 2, 5))) if largest <= 12 * w)
+    # The last border lies beyond the largest: np.histogram counts what is on it to its last group.
     borders = list(range(1, largest + width + 1, width))
     names = [str(low) if width == 1 else f"{low}–{low + width - 1}" for low in borders[:-1]]
     return names, borders
@@ -70,6 +71,7 @@ def soft_figure(run: Run, prefix: str) -> Html:
         return absent(id, title, NO_EPOCH)
     bits = run.entropy_N[np.isfinite(run.entropy_N)]
     names = ["0", *(f"≤{high:g}" for high in ENTROPY_STEPS[1:]), f">{ENTROPY_STEPS[-1]:g}"]
+    # Rounded, as 1 bit comes out of sums a little above or below.
     found = np.bincount(np.searchsorted(ENTROPY_STEPS, np.round(bits, 6)), minlength=len(names)).tolist()
     sure = found[0] / max(len(bits), 1)
     lead = f"{100 * sure:.1f} % of {len(bits):,} images with a soft label are sure of one cluster (0 bits)"
@@ -118,6 +120,7 @@ def absent_picture(run: Run, name: str) -> str:
     """Why a picture is not there."""
     if run.pictures is not None and name in run.pictures.absent:
         return f"Not there yet: {run.pictures.absent[name]}."
+    # What keeps pictures out is noted last.
     if run.faults:
         return run.faults[-1]
     return "Not there yet: no network and no label table are in the run folder."
@@ -131,7 +134,7 @@ def map_figure(run: Run, prefix: str) -> Html:
     drawing = scatter(
         f"{positions.method} of {len(positions.xy)} images, coloured by refined cluster",
         positions.xy,
-        hues(positions, COLOURS - 1),
+        hues(positions, COLOURS - 1),  # the last is grey, as those left out are
         positions.tips,
         name_places(positions),
         positions.method,

@@ -103,6 +103,7 @@ def gather_run(path: Path, device: str | None = None) -> Run:
         return run
     device = device or ("cpu" if spec.device == "cpu" else "auto")
     try:
+        # summary.json comes at the end; until then the checkpoint has the scores before adaptation.
         if not run.start and (state := folder.load_checkpoint()):
             run.start = state.get("start", {})
         run.pictures = take_pictures(path, spec.model_copy(update={"device": device}), run.labels)
@@ -143,6 +144,7 @@ def read_labels(run: Run) -> None:
     With further clusterings soft labels come from what no table holds, and are left out.
     """
     spec, last = run.spec, None
+    # Names have their epoch in three digits: the order of text is that of epochs.
     for path in sorted((run.path / "labels").glob("epoch-*.parquet")):
         try:
             run.labels = read_label_table(path, int(path.stem.removeprefix("epoch-")))
@@ -165,6 +167,7 @@ def name_runs(runs: list[Run]) -> None:
         return
     paths = [run.path.resolve().parts for run in runs]
     common = 0
+    # At least the last part stays, for the same folder given twice.
     while all(len(parts) > common + 1 for parts in paths) and len({parts[common] for parts in paths}) == 1:
         common += 1
     for number, (run, parts) in enumerate(zip(runs, paths, strict=True), 1):

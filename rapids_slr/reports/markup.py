@@ -13,6 +13,7 @@ class Html(str):
     """Text that is HTML already."""
 
 
+# Positional alone, so that an attribute may be called `name`.
 def el(name: str, /, *children: Any, **attributes: Any) -> Html:
     """An element.
 
@@ -37,7 +38,7 @@ def join(children: Iterable[Any]) -> Html:
 def _inner(child: Any) -> str:
     if child is None:
         return ""
-    if isinstance(child, Html):
+    if isinstance(child, Html):  # before str, which it is too
         return child
     if isinstance(child, str | int | float):
         return html.escape(_text(child), quote=False)

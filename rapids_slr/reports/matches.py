@@ -84,7 +84,7 @@ def query_strip(matches: Matches, row: int, asked: Pictures, offered: Pictures) 
             judged = "" if right is None else ", right" if right else ", wrong"
             description = f"rank {rank}{judged}: {what}, similarity {similarity:.4f}"
             thumbs.append(Thumb(offered.of(i), description, right, f"{similarity:.2f}"))
-    query = Thumb(asked.of(row), f"query: {name}", caption=" ")
+    query = Thumb(asked.of(row), f"query: {name}", caption=" ")  # level with the answers, which have captions
     parts = [Part("query", [query], 1), Part("found", thumbs, len(names))]
     strip = strip_of(Strip(name, person(matches, matches.query, row).strip(" ()"), parts))
     folded = el("details", el("summary", f"names and similarities of all {len(names)}"), el("ol", names))

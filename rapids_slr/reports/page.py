@@ -37,6 +37,7 @@ def page_of(runs: Sequence[Run]) -> Html:
     """
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs: " + ", ".join(run.name for run in runs)
     many = len(runs) > 1
+    # All runs together first, then each by itself; several have their names in headings and links.
     groups = [("", list(together(runs)))] + [(run.name, list(alone(run, i))) for i, run in enumerate(runs, 1)]
     sections = [
         el("section", el("h2", f"{name}: {heading.lower()}" if many and name else heading), content, id=id)
@@ -82,7 +83,7 @@ def tiles(run: Run) -> Iterable[Html]:
     """The headline figures of a run."""
     last, before = last_scores(run), run.start.get("direct_bn")
     for column in (column for column in run.scores if column.group == "scores"):
-        key, name = column.key, column.name.capitalize() if column.name.islower() else column.name
+        key, name = column.key, column.name.capitalize() if column.name.islower() else column.name  # mAP stays mAP
         gain = (
             f"{100 * (last[key] - before[key]):+.1f} points on direct_bn"
             if key in last and before

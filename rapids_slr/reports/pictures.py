@@ -146,6 +146,7 @@ class Maker:
 
     def embed(self, trained: Trained, store: ImageStore) -> Tensor:
         """(N, D) float32 unit rows of the plain images."""
+        # As an evaluation embeds: augmented views are for clustering.
         settings = self.spec.features.model_copy(update={"views": 1})
         with self.progress.task("embedding", len(store), "images") as task:
             return embed(trained.network, store, self.spec.data, settings, progress=task.advance)
@@ -225,6 +226,7 @@ def picture(pixels_CHW: np.ndarray) -> str:
 def uri_of(image: Image.Image) -> str:
     """A data: URI of an image, which is scaled down in its place."""
     image.thumbnail((THUMB, THUMB))
+    # Pillow may have been built without WebP.
     kind = "webp" if features.check("webp") else "jpeg"
     file = io.BytesIO()
     image.save(file, kind, quality=72)
@@ -241,6 +243,7 @@ def cluster_sheet(labels: EpochLabels, rows: np.ndarray, thumbs: Thumbs) -> Shee
         wrong = wrong_of(rows[members], thumbs.identities)
         found.append((-int(wrong.sum()), -len(members), label, members, wrong))
     strips = []
+    # By the numbers alone: the arrays behind them have no order.
     for _, _, label, members, wrong in sorted(found, key=lambda item: item[:3])[:CLUSTERS]:
         good, bad = np.flatnonzero(~wrong), np.flatnonzero(wrong)
         most = max(OF_CLUSTER // 2, OF_CLUSTER - len(good))  # wrong ones are shown first of all, but beside right ones
@@ -280,6 +283,7 @@ def change_sheet(changes: Changes, rows: np.ndarray, thumbs: Thumbs) -> Sheet:
 def draw_map(trained: Trained, store: ImageStore, labels: EpochLabels, rows: np.ndarray, maker: Maker) -> Map:
     """The map of the training images, coloured by the labels of the table."""
     seed = maker.spec.seed
+    # Sorted, so that points and tips keep the order of the label table.
     drawn = np.sort(np.random.default_rng(seed).permutation(len(labels))[:POINTS])
     features_ND = maker.embed(trained, store)
     chosen = torch.as_tensor(rows[drawn], device=features_ND.device)
@@ -301,7 +305,7 @@ def retrieval_sheet(trained: Trained, domain: Domain, maker: Maker) -> Sheet:
     )
     results = query_results(query_QD, gallery_GD, people_Q, cameras_Q, people_G, cameras_G)
     precision, first, matches = (values.cpu().numpy() for values in results)
-    answered = np.flatnonzero(matches > 0)
+    answered = np.flatnonzero(matches > 0)  # others have no precision
     worst = answered[np.argsort(precision[answered], kind="stable")][:QUERIES]
     if not len(worst):
         return Sheet([], 0)
@@ -331,6 +335,7 @@ def name_places(positions: Map) -> dict[int, tuple[float, float]]:
         xy = positions.xy[rows]
         middle = np.median(xy, axis=0)
         distances = np.abs(xy - middle).sum(axis=1)
+        # Without the few that lie far off, or a name would stand over nothing.
         near = xy[distances <= 2 * np.median(distances)]
         places[label] = (float(middle[0]), float(near[:, 1].max()))
     return places
@@ -348,5 +353,6 @@ def hues(positions: Map, colours: int) -> np.ndarray:
     for i, (_, rows) in enumerate(found):
         nearest = np.full(colours, np.inf)  # the cluster of each hue that lies nearest
         np.minimum.at(nearest, hue_K[:i], np.square(middles[:i] - middles[i]).sum(axis=1))
+        # The hue whose nearest cluster is farthest; inf for one that nobody has yet.
         hue_K[i] = hue_N[rows] = nearest.argmax()
     return hue_N

@@ -22,7 +22,7 @@ def document(title: str, body: Sequence[Html | None], rules: str = "") -> Html:
         el("meta", name="viewport", content="width=device-width, initial-scale=1"),
         el("meta", name="color-scheme", content="light dark"),
         el("title", title),
-        el("style", Html(stylesheet() + rules)),
+        el("style", Html(stylesheet() + rules)),  # quotes of CSS are not escaped
     ]
     return Html("<!DOCTYPE html>\n" + el("html", el("head", head), el("body", body), lang="en"))
 
@@ -74,6 +74,7 @@ def table(title: str, heads: Sequence[str], body: Sequence[Sequence[str]], text:
 
 def scrolled(content: Html, title: str) -> Html:
     """Content that scrolls by itself where the screen is narrow."""
+    # In the order of the tab key, so that keys scroll it too.
     return el("div", content, class_="scroll", tabindex=0, role="region", aria_label=title)
 
 

@@ -22,6 +22,7 @@ ORIGINS = el(
 
 def last_scores(run: Run) -> dict[str, float]:
     """Scores of the last evaluated epoch; empty before."""
+    # The summary comes at the end; until then the rows tell.
     return run.summary.get("last") or next((row for row in reversed(run.epochs) if run.headline in row), {})
 
 
@@ -74,6 +75,7 @@ def table_of_many(runs: Sequence[Run]) -> Html:
                 f"{cell(best, headline)} ({best['epoch']:g})" if best else NOTHING,
                 change_in(run.last, *map(column_of, ari)),
                 change_in(run.last, *map(column_of, clusters)),
+                # From 0.0: whole numbers are written without decimals, also the 0 of no epoch.
                 column_of(WHOLE).text(sum((row.get(WHOLE, 0.0) for row in run.epochs), 0.0)),
                 run.state,
             )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+# Text, lines and hues stand out from page and card, and hues from one another for colour-blind readers too, in both
+# schemes: tests/reports/test_drawings.py measures it.
 LIGHT = {
     "page": "#ffffff",
     "card": "#f6f7f9",
@@ -177,6 +179,7 @@ def drawing_stylesheet() -> str:
     Without variables, which few viewers but browsers know: a hue is the `color` of an element or of what holds it.
     """
 
+    # `--c`, the hue of an element, is none of the colours: it becomes currentColor.
     def rules(colours: dict[str, str]) -> str:
         hues = "".join(f".c{i}{{color:{colours[f'c{i}']}}}" for i in range(8))
         return hues + re.sub(r"var\(--(\w+)\)", lambda name: colours.get(name[1], "currentColor"), DRAWING)

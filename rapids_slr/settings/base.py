@@ -90,11 +90,13 @@ class Chosen:
             raise PydanticCustomError("model_type", "expected a section of settings")
         section = self.section_of(values)
         if section is None:
+            # A bare name is the value of the key itself; in a section it stands below it.
             raise not_in_table(values[self.tag], self.table, () if by_name else (self.tag,))
         values = without_none_words(values, section)
         foreign = {key: value for key, value in values.items() if self._is_foreign(key, section)}
         own = {key: value for key, value in values.items() if key not in foreign}
         section.look_at_foreign(foreign)
+        # Strict by itself: a plain validator is not told how the spec around it is read.
         read = section.model_validate(own, strict=True)
         for other in self.table.values():
             if theirs := {key: value for key, value in foreign.items() if key in other.model_fields}:
@@ -113,6 +115,7 @@ class Chosen:
         return core_schema.no_info_plain_validator_function(self.read, serialization=write)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        # Each in full; model_schema() gives them places among the definitions.
         sections = [handler(section.__pydantic_core_schema__) for section in self.table.values()]
         return {"anyOf": [{"enum": list(self.table)}, *sections], "default": self.default}
 
@@ -121,6 +124,8 @@ def not_in_table(name: Any, table: Iterable[str], where: tuple[str, ...] = ()) -
     """The fault of a name that a table does not hold, at the key `where` below the one that is read."""
     known = [repr(each) for each in table]
     expected = " or ".join(filter(None, (", ".join(known[:-1]), known[-1])))
+    # The type of a Literal's fault, so that both are worded alike. Raised within a validator it keeps its place:
+    # pydantic puts the key that is read before `loc`.
     fault = InitErrorDetails(type="literal_error", loc=where, input=name, ctx={"expected": expected})
     return ValidationError.from_exception_data("choice", [fault])
 

@@ -48,11 +48,12 @@ class Estimator:
     def __repr__(self) -> str:
         """The class with the settings that are not at their default."""
         defaults = self._defaults()
+        # By repr, as scikit-learn does: NaN equals itself, and an array is neither true nor false.
         changed = [f"{key}={it!r}" for key, it in self.get_params().items() if repr(it) != repr(defaults[key])]
         head = f"{type(self).__name__}("
         return _filled(f"{head}{', '.join(changed)})", WIDTH, " " * len(head))
 
-    def __sklearn_tags__(self) -> Any:
+    def __sklearn_tags__(self) -> Any:  # whoever asks has scikit-learn imported
         from sklearn.utils import Tags, TargetTags
 
         return Tags(

@@ -107,6 +107,7 @@ def _keys_of(declaration: type) -> dict[str, Key]:
 
 
 def _key(hint: Any, default: Any, meaning: str) -> Key:
+    # Of Annotated these are the type and its limits; only of a union can None be among them.
     parts = [part for part in get_args(hint) if part is not NoneType]
     optional = len(parts) < len(get_args(hint))
     if optional:
@@ -151,7 +152,7 @@ def meanings_of(declaration: type) -> dict[str, str]:
 @cache
 def _meanings(declaration: type) -> Mapping[str, str]:
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(declaration)))
+        tree = ast.parse(textwrap.dedent(inspect.getsource(declaration)))  # a class may stand in a function
     except (OSError, TypeError):
         return {}
     (definition,) = tree.body

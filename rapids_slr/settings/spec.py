@@ -55,6 +55,7 @@ class DomainSpec(Settings):
 
     path: str | None = None
     """Folder or .zip in the layout below."""
+    # A str that is looked up, not a Literal: the table may have grown since this module was imported.
     layout: Annotated[str, Field(json_schema_extra={"enum": layout_names()})] = "auto"
     """How names tell identity and camera; `auto` looks at the folders. `omniglot-*` takes torchvision's data set."""
     synth: SynthSpec | None = None
@@ -97,6 +98,7 @@ class ImageSpec(Settings):
     """3 reads every image as RGB, 1 as grey."""
     invert: bool = False
     """Turn dark strokes on white into light strokes on black, so that padding is background."""
+    # A list as a default is safe here: pydantic copies it for every section.
     mean: list[Fraction] = [0.485, 0.456, 0.406]
     """Mean of a channel, pixel range 0..1; one value for all channels or one each."""
     std: list[Positive] = [0.229, 0.224, 0.225]
@@ -151,6 +153,7 @@ class AugmentSpec(Settings):
 class ArchitectureSpec(Settings):
     """What two networks must have in common to share weights."""
 
+    # As with layouts, the table may have grown.
     backbone: Annotated[str, Field(json_schema_extra={"enum": list(BACKBONES)})] = "resnet50"
     """`narrow` is a three-stage ResNet that trains on two CPU cores."""
     widths: list[Count] = [24, 48, 96]
@@ -293,6 +296,7 @@ class RunSpec(Settings):
     memory_pool: Literal["rmm", "torch"] = "rmm"
     """On CUDA: one RMM pool for torch, CuPy, cuML and cuDF, or with `torch` a pool for each library."""
     data: DataSpec
+    # One object for all specs, which is safe as sections are frozen.
     augment: AugmentSpec = AugmentSpec()
     model: ModelSpec = ModelSpec()
     pretrain: PretrainSpec = PretrainSpec()
@@ -315,6 +319,7 @@ class RunSpec(Settings):
 
     @model_validator(mode="after")
     def _source_or_checkpoint(self) -> RunSpec:
+        # Faults between sections, which no section can find by itself.
         if self.data.source is None and self.pretrain.checkpoint is None:
             raise ValueError("data.source is missing: give it, or a trained network in pretrain.checkpoint")
         if self.data.source is None and self.training.source is not None:

@@ -29,6 +29,7 @@ QUICKSTART = "quickstart"
 """The embedded spec of a run without a spec."""
 LIKENESS = 0.65
 """Similarity (difflib, 0..1) from which a valid key is offered for an unknown one."""
+# Beyond any chain of `extends`, which counts up from 0.
 OVERRIDE = 1000
 """Rank of `--set` among the places of faults."""
 MISSING = "is missing"
@@ -58,6 +59,7 @@ def load_spec(path: str | Path | None, overrides: Sequence[str] = ()) -> RunSpec
         if change := read_override(override, faults):
             tree = merge(tree, change)
     try:
+        # Strict: YAML has told numbers from text already, and `epochs: "3"` is a mistake.
         spec = RunSpec.model_validate(without_none_words(tree.plain(), RunSpec), strict=True)
     except ValidationError as error:
         faults += [fault for fault in explain(error, tree) if not any(unread.hides(fault) for unread in faults)]
@@ -81,9 +83,11 @@ def spec_schema() -> dict[str, Any]:
     schema = model_schema()
     for part in _subschemas(schema):
         if {"type": "null"} in part.get("anyOf", ()):
+            # The word `none` is what files say for null.
             part["anyOf"].append({"const": "none"})
     extends = {"type": "string", "description": "Another spec, from this file's folder or embedded, to start from."}
     data = schema["$defs"]["DataSpec"]
+    # Only a file that extends none has to be complete.
     complete = {"required": schema.pop("required"), "properties": {"data": {"required": data.pop("required")}}}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -151,6 +155,7 @@ class Fault:
     """No value could be read, so that what is found missing or wrong at the key or below it is nothing new."""
 
     def hides(self, other: Fault) -> bool:
+        # What the spec that was not found would have given is not missing here.
         if self.key == "extends":
             return other.what == MISSING
         return self.unread and (not self.key or f"{other.key}.".startswith(f"{self.key}."))
@@ -203,10 +208,13 @@ def merge(base: Tree, change: Tree) -> Tree:
 
 
 class _Loader(yaml.SafeLoader):
+    # Empty, in place of PyYAML's for version 1.1, by which `no` is False and `1e-3` is text; those of 1.2 are added
+    # below.
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012  (PyYAML's own name)
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event = self.peek_event()
+        # An alias has an anchor as well.
         if event.anchor or getattr(event, "tag", None):
             what = "anchors, aliases and tags are not read; share settings with `extends: other.yaml`"
             raise yaml.composer.ComposerError(None, None, what, event.start_mark)
@@ -222,10 +230,12 @@ class _Dumper(yaml.SafeDumper):
 
 _WORDS = {"null": r"~|null|Null|NULL", "bool": r"true|True|TRUE|false|False|FALSE"}
 _NUMBERS = {
+    # int() refuses more than 4300 digits.
     "int": r"[-+]?[0-9]{1,4000}",
     "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
 }
 for _kind, _pattern in (_WORDS | _NUMBERS).items():
+    # The dumper keeps PyYAML's own besides, and quotes what either version would misread.
     for _yaml in (_Loader, _Dumper):
         _yaml.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_pattern})$"), None)
 
@@ -309,6 +319,7 @@ def read_override(override: str, faults: list[Fault]) -> Tree | None:
 
 def read_yaml(text: str, start: Place, faults: list[Fault], keys: tuple[str, ...] = ()) -> Tree | None:
     """The tree of a YAML text that stands below `keys`; None for an empty one, and, with a fault, for a broken one."""
+    # Its constructor reads already, and may raise.
     loader = None
     try:
         loader = _Loader(text)
@@ -337,7 +348,7 @@ def _tree(node: yaml.Node, start: Place, keys: tuple[str, ...], faults: list[Fau
     if isinstance(node, yaml.SequenceNode):
         return Tree([_tree(item, start, keys, faults) for item in node.value], where)
     if isinstance(node, yaml.ScalarNode):
-        empty = not node.value and not node.style
+        empty = not node.value and not node.style  # quotes are a style: "" is a text
         if empty and keys:
             faults.append(Fault(where, ".".join(keys), "has no value; give one, or leave the key out", unread=True))
         return Tree(None if empty else _scalar(node), where)
@@ -349,6 +360,7 @@ def _tree(node: yaml.Node, start: Place, keys: tuple[str, ...], faults: list[Fau
             faults.append(Fault(key_place, ".".join(keys), "a key must be a word"))
             continue
         below = _tree(value_node, start, (*keys, key), faults)
+        # PyYAML by itself would take the last without a word.
         if key in section:
             first = f", first at line {section[key].where.line}" if start.line else ""
             faults.append(Fault(key_place, ".".join((*keys, key)), f"is given twice{first}"))
@@ -386,7 +398,7 @@ def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Fie
 
 def valid_keys() -> tuple[str, ...]:
     """Every dotted key of a spec; tables of choices may have grown since the last call."""
-    return tuple(dict.fromkeys(key for key, _ in _fields(RunSpec)))
+    return tuple(dict.fromkeys(key for key, _ in _fields(RunSpec)))  # choices share keys
 
 
 def with_none_words(value: Any) -> Any:
@@ -437,6 +449,7 @@ def _what(detail: Mapping[str, Any]) -> str:
         return f"expected a section of settings, got {got}"
     if kind == "string_type":
         return f"expected text, got {got}; put it in quotes if it is meant as text"
+    # pydantic begins with what kind of input it wanted, where the key will stand.
     return f"{re.sub('^(Input|String|List) should', 'should', detail['msg'])}, got {got}"
 
 
@@ -446,6 +459,7 @@ def _dotted(keys: Sequence[str | int]) -> str:
 
 def _show(value: Any) -> str:
     text = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=10_000, allow_unicode=True)
+    # After a bare word or number PyYAML ends the document with dots.
     text = text.removesuffix("\n").removesuffix("\n...")
     return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
 

@@ -56,6 +56,7 @@ class SweepFolder:
         if not self.sweep_file.exists():
             if resume:
                 raise InputError(f"{self.path} holds no sweep to go on with; leave --resume out to start one")
+            # A lock alone is left of a sweep that ended before its first file.
             if self.path.exists() and (not self.path.is_dir() or set(self.path.iterdir()) - {self.lock_file}):
                 raise InputError(f"{self.path} exists and is not a sweep; name an empty or new folder with --out")
             return
@@ -65,6 +66,7 @@ class SweepFolder:
         for run in sweep.runs:
             file = self.of_run(run).spec_file
             differing = spec_differences(load_spec(file), self.linked(run)) if file.exists() else []
+            # The shared pre-training lies in this folder, which may have moved since.
             moved = {"pretrain.checkpoint"} if run.pretraining is not None else set()
             if differing := [key for key in differing if key not in moved and key.split(".")[0] not in MAY_DIFFER]:
                 faults.append(f"{run.name} was started with other settings: {', '.join(differing)}")
@@ -76,6 +78,7 @@ class SweepFolder:
         """The spec of a run, starting from the shared pre-training."""
         if run.pretraining is None:
             return run.spec
+        # Whole, as the run may be resumed from another directory.
         checkpoint = str(self.of_pretraining(run.pretraining).pretrained_file.resolve())
         return run.spec.model_copy(update={"pretrain": run.spec.pretrain.model_copy(update={"checkpoint": checkpoint})})
 
@@ -88,6 +91,7 @@ class SweepFolder:
         make_folder(self.path)
         with open(self.lock_file, "w") as file:
             try:
+                # Not a file with a process id: however the last process that holds it ends, the lock ends with it.
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise InputError(
@@ -101,6 +105,7 @@ class SweepFolder:
 
     def write_results(self, results: Results) -> None:
         """results.json, one line a run."""
+        # json would give every figure of a run a line of its own, so the list is put in by hand.
         head = json.dumps({key: value for key, value in results.items() if key != "runs"}, indent=2, allow_nan=False)
         runs = ",\n".join("    " + json.dumps(run, allow_nan=False) for run in results["runs"])
         write_text(self.results_file, head.removesuffix("\n}") + f',\n  "runs": [\n{runs}\n  ]\n}}\n')

@@ -157,6 +157,7 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
             if spec := _run_spec(base, pairs[pair], methods[method], faults):
                 specs[pair, method] = spec
     if faults:
+        # A fault of the base comes up again for every pair and method.
         raise SpecError(list(dict.fromkeys(str(fault) for fault in sorted(faults, key=lambda fault: fault.where))))
 
     assert base is not None  # its absence is a fault
@@ -168,7 +169,7 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
         if seed in _plain(methods[method], "seeds", file.seeds)
     ]
     text = {**tree.plain(), "spec": "spec.yaml"}
-    text.pop("set", None)
+    text.pop("set", None)  # spec.yaml has it already
     return Sweep(
         name=file.name,
         seeds=tuple(file.seeds),
@@ -205,6 +206,7 @@ def pretraining_of(spec: RunSpec) -> RunSpec | None:
     if not spec.pretrain.target_forward:
         del read["data"]["target"]
     digest = hashlib.blake2b(json.dumps(read, sort_keys=True).encode(), digest_size=6).hexdigest()
+    # So the spec is the same whichever run needs it first.
     defaults = {name: RunSpec.model_fields[name].get_default() for name in AFTER_PRETRAINING}
     return spec.model_copy(update={"name": digest, **defaults})
 
@@ -257,7 +259,7 @@ def spread(tree: Tree) -> Tree:
 def flat(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Tree]]:
     """{a: {b: 1, c: 2}} as (a.b, 1), (a.c, 2); the other way of `spread`."""
     for key, below in tree.value.items():
-        if isinstance(below.value, dict) and below.value:
+        if isinstance(below.value, dict) and below.value:  # {} is a value
             yield from flat(below, f"{prefix}{key}.")
         else:
             yield prefix + key, below
@@ -289,6 +291,7 @@ def _base(tree: Tree, faults: list[Fault]) -> Tree | None:
     name = tree.value.get("spec")
     if name is None or not isinstance(name.value, str):
         return None  # a fault of the sweep file
+    # Of a file its path counts from there, of --set from the current directory.
     beside = Path(name.where.name).parent / name.value if name.where.line else Path(name.value)
     try:
         return read_file(find_spec(beside if beside.is_file() else name.value), faults, above=(name.where.name,))
@@ -347,7 +350,7 @@ def _grid(method: str, entry: Tree, faults: list[Fault]) -> Iterator[tuple[str, 
 def _shortest(key: str, keys: Sequence[str] | Mapping[str, Any]) -> str:
     """As many last words of a dotted key as tell it from the others."""
     words = key.split(".")
-    ends = (".".join(words[-count:]) for count in range(1, len(words) + 1))
+    ends = (".".join(words[-count:]) for count in range(1, len(words) + 1))  # shortest first
     return next(end for end in ends if sum(f".{other}".endswith(f".{end}") for other in keys) == 1)
 
 
@@ -372,7 +375,7 @@ def _check_names(tree: Tree, methods: Mapping[str, Tree], faults: list[Fault]) -
         f"methods.{name}.seeds": entry.value.get("seeds") for name, entry in _entries(tree, "methods").items()
     }
     for key, listed in lists.items():
-        before: list[Any] = []
+        before: list[Any] = []  # no set: what is no seed may have no hash
         for seed in listed.value if listed is not None and isinstance(listed.value, list) else ():
             if seed.value in before:
                 faults.append(Fault(seed.where, key, f"{seed.value} is given twice"))
@@ -430,6 +433,7 @@ def _add(found: Sequence[Fault], faults: list[Fault]) -> None:
 
 
 def _run(pair_name: str, method_name: str, seed: int, spec: RunSpec, pair: Tree, method: Tree) -> Run:
+    # Names of methods may hold = and +, that of a run may not.
     name = re.sub(r"[^\w.-]", "-", f"{pair_name}-{method_name}-{seed}")
     changes = merge(pair, _without(method, "seeds"))
     return Run(

@@ -66,6 +66,7 @@ def plot_of(results: Results) -> Html:
     levels = {section: level_of(results, section) for section in names}
     axis = axis_of([value for rows in found.values() for row in rows for value in row.values()])
     span = span_of(curves.values(), levels.values())
+    # Names stand left of the first panel, which has LEFT for them already.
     left = max(0.0, LETTER * max(map(len, methods)) - LEFT + 20)
     below = HEADING + ROW * len(methods[1:]) + AXIS
     parts = []
@@ -80,6 +81,7 @@ def plot_of(results: Results) -> Html:
         y = HEADING + ROW * (row + 0.5) + 4
         parts.append(el("text", name, x=left + LEFT - 8, y=y, text_anchor="end", class_="name"))
     width = left + WIDTH * len(names)
+    # A method has its hue in every panel, so one legend serves all.
     drawn = {line.name: line for lines in curves.values() for line in lines}
     lines = [drawn[name] for name in methods if name in drawn]
     keys, height = legend_parts(lines, any(level is not None for level in levels.values()), width, below + HEIGHT)
@@ -139,6 +141,7 @@ def baseline_first(results: Results) -> list[str]:
 
 def colour_of(place: int) -> int:
     """Hue of a method by its place after the baseline, which has GREY to itself."""
+    # Over the baseline's grey, on to the next round of the palette.
     return GREY if place == 0 else place - 1 + (place > GREY)
 
 
@@ -167,6 +170,7 @@ def bent(value: float) -> float:
     """To scale up to LINEAR either way; from there a decade is as long as LINEAR."""
     if abs(value) <= LINEAR:
         return value
+    # Joined without a step: log10(1) is 0 at LINEAR.
     return math.copysign(LINEAR * (1 + math.log10(abs(value) / LINEAR)), value)
 
 
@@ -243,6 +247,7 @@ def legend_parts(lines: Sequence[Line], level: bool, width: float, top: float) -
     parts: list[Html] = []
     x, y = float(LEFT), top + 16
     for name, line in [*((line.name, line) for line in lines), *([("direct_bn", None)] if level else [])]:
+        # 26 of line, 6 before the name and 8 after it.
         room = 40 + LETTER * len(name)
         if x > LEFT and x + room > width:
             x, y = float(LEFT), y + 20

@@ -64,6 +64,7 @@ def differences(scores: BySeed, baseline: BySeed) -> dict[int, float]:
 def difference_of(found: BySeed) -> Difference:
     values = np.array(list(found.values()), float)
     mean, n = float(values.mean()), len(values)
+    # Two-sided: half of what is left lies beyond either end.
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n)) if n > 1 else np.nan
     return Difference(n, mean, mean - half, mean + half, int((values > 0).sum()))
 
@@ -88,6 +89,7 @@ def figures_of(results: Results, section: str, method: str, figure: Figure) -> d
             if (run["pair"], run["method"], run["state"]) == (section, method, "done")
             and (value := figure(run)) is not None
         }
+    # A seed that some pairs lack would move the mean by which pairs are done.
     pairs = [figures_of(results, pair, method, figure) for pair in results["pairs"]]
     return {seed: float(np.mean([pair[seed] for pair in pairs])) for seed in pairs[0] if all(seed in p for p in pairs)}
 
@@ -115,6 +117,7 @@ def epoch_means(results: Results, section: str, method: str, column: str | None 
     column = headline if column is None else column
     pairs = list(results["pairs"]) if section == ALL_PAIRS else [section]
     seeds = scores_of(results, section, method, headline)
+    # Every seed has every pair, so that the mean over runs is the mean of the seeds' own.
     values: dict[int, list[float]] = defaultdict(list)
     for run in results["runs"]:
         if run["state"] == "done" and run["method"] == method and run["pair"] in pairs and run["seed"] in seeds:
@@ -139,6 +142,7 @@ def rows_of(results: Results, section: str) -> list[dict[str, str]]:
     rows = []
     for stage, method in [*((stage, baseline) for stage in STARTS), *(("last", name) for name in results["methods"])]:
         row = {"method": method if stage == "last" else stage, "seeds": ""}
+        # A row is left out (`break`) unless it has all scores.
         for score, label in shown.items():
             found = scores_of(results, section, method, score, stage)
             if not found:
@@ -202,6 +206,7 @@ def markdown(results: Results) -> str:
             lines.append("No run is finished yet.")
             continue
         lines += table_lines(rows)
+    # Two blanks at its end break a line in Markdown.
     return "\n".join([*lines, "", *(f"{line}  " for line in legend(results))]) + "\n"
 
 

@@ -70,6 +70,7 @@ def jobs_of(sweep: Sweep, folder: SweepFolder) -> list[Job]:
         if where.summary_file.exists():
             continue
         needs = None
+        # A run that has begun has a copy of its pre-training.
         if run.pretraining is not None and not where.pretrained_file.exists():
             shared = folder.of_pretraining(run.pretraining)
             file = shared.pretrained_file
@@ -136,6 +137,7 @@ class Lane:
     """Other lanes work beside this one."""
 
     def environment(self) -> dict[str, str]:
+        # Numba takes all cores whatever OMP_NUM_THREADS says; a process alone may have them.
         found = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
         if self.share:
             found.setdefault("NUMBA_NUM_THREADS", str(self.threads))
@@ -171,6 +173,7 @@ class Child:
 
     def message(self) -> str:
         """Why it failed: its error, else the signal that ended it or the last line it wrote."""
+        # The log goes on from start to start. The command line puts `error:` before its one message.
         text = self.log.read_bytes()[self.start :].decode("utf-8", errors="replace").strip()
         errors = re.split(r"^error:", text, flags=re.MULTILINE)[1:]
         code = self.process.returncode
@@ -215,6 +218,7 @@ class Work:
 
     def next_of(self, waiting: list[Job], bar: Task) -> Job | None:
         """Take the first job whose pre-training is there; runs whose pre-training failed have failed."""
+        # A copy, as jobs are taken out on the way.
         for job in list(waiting):
             if job.needs is None or job.needs.result.exists():
                 waiting.remove(job)
@@ -233,6 +237,7 @@ class Work:
         log = where.path / "run.log"
         done = job.epochs()
         bar = self.progress.task(job.name, job.all_epochs() - done, "epochs")
+        # --resume in any case: the folder has its spec, and what a stopped run had done counts.
         words = [job.command, "--resume", "--out", str(where.path), "--device", job.spec.device]
         with open(log, "ab") as file:
             process = subprocess.Popen(
@@ -241,6 +246,7 @@ class Work:
                 stdout=file,
                 stderr=file,
                 env=lane.environment(),
+                # The lock is held as long as any process has it: a run that outlives its sweep keeps others out.
                 pass_fds=[self.lock],
             )
             return Child(job, process, log, file.tell(), bar, done)
@@ -248,6 +254,7 @@ class Work:
     def look_at(self, number: int, bar: Task) -> None:
         """Count the epochs of a process, and take leave of it where it has ended."""
         child = self.running[number]
+        # Asked before the epochs are counted, so that none of the last moment is missed.
         ended = child.process.poll() is not None
         done = child.job.epochs()
         if done > child.seen:
@@ -258,6 +265,7 @@ class Work:
         del self.running[number]
         child.bar.close()
         job = child.job
+        # An exit code alone is no result.
         if child.process.returncode == 0 and job.result.exists():
             if job.command == "adapt":
                 bar.advance()
@@ -278,6 +286,7 @@ class Work:
 
     def stop(self) -> None:
         """End all processes as Ctrl-C would, by force if need be; they can be resumed."""
+        # To all of them before any is waited for, so that they end side by side within one time.
         for number in (signal.SIGTERM, signal.SIGKILL):
             for child in self.running.values():
                 child.process.send_signal(number)  # which does nothing to one that has ended
@@ -293,6 +302,7 @@ class Work:
         return results_of(self.sweep, [self.record(run) for run in self.sweep.runs])
 
     def record(self, run: Run) -> dict[str, Any]:
+        # What is done does not change: its files are read once.
         if run.name not in self.records:
             record = record_of(run, self.folder.of_run(run), self.failed.get(run.name))
             if record["state"] != "done":

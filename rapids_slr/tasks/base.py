@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 from rapids_slr.record.columns import Column
 from rapids_slr.settings.base import Section
 
+# A spec is read without torch.
 if TYPE_CHECKING:
     from torch import Tensor
 

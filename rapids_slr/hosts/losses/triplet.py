@@ -18,6 +18,7 @@ def soft_margin_triplet(pooled_BD: Tensor, labels_B: Tensor) -> Tensor:
     """
     positive_B, negative_B, counts_B = hardest(pooled_BD, labels_B)
     gap_B = _distance(pooled_BD, positive_B) - _distance(pooled_BD, negative_B)
+    # softplus(p - n) is this loss without exponentials, which far features would overflow.
     return torch.where(counts_B, F.softplus(gap_B), 0.0).mean()
 
 
@@ -35,6 +36,7 @@ def softened_triplet(pooled_BD: Tensor, other_BD: Tensor, labels_B: Tensor) -> T
     positive_B, negative_B, counts_B = hardest(pooled_BD, labels_B)
     gap_B = _distance(pooled_BD, positive_B) - _distance(pooled_BD, negative_B)
     other_BD = other_BD.detach()
+    # A softmax over two distances is the sigmoid of their difference.
     target_B = torch.sigmoid(_distance(other_BD, positive_B) - _distance(other_BD, negative_B))
     loss_B = F.binary_cross_entropy_with_logits(gap_B, target_B, reduction="none")
     return torch.where(counts_B, loss_B, 0.0).mean()
@@ -50,6 +52,8 @@ def hardest(pooled_BD: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor, Tensor
     # Differences, not a matrix product: equal images are then at distance 0, and ties go to the first index.
     distance_BB = torch.cdist(pooled_BD.float(), pooled_BD.float(), compute_mode="donot_use_mm_for_euclid_dist")
     same_BB = labels_B[:, None] == labels_B[None, :]
+    # -1 is below any distance, so an image alone in its class finds itself, at 0. Without a negative argmin gives 0: a
+    # distance that is finite, as where() does not keep NaN of what it leaves out from the gradient.
     positive_B = distance_BB.masked_fill(~same_BB, -1.0).argmax(dim=1)
     negative_B = distance_BB.masked_fill(same_BB, torch.inf).argmin(dim=1)
     return positive_B, negative_B, ~same_BB.all(dim=1)

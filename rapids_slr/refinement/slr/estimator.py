@@ -36,6 +36,7 @@ def _on_request(compute: Callable[[Refined], Any]) -> cached_property[Any]:
         with on_torch_stream(self._labels):
             return compute(self)
 
+    # It writes into __dict__, which a frozen dataclass does not mind.
     return cached_property(on_stream)
 
 
@@ -82,6 +83,7 @@ class Refined:
         length_N = xp.concatenate((xp.diff(soft.indptr), zero))[row_N]  # row -1 is the last of these
         indptr = xp.concatenate((zero, xp.cumsum(length_N)))
         size = int(indptr[-1])
+        # The entries of an image are those of its row, from where the row begins.
         entry = xp.arange(size) + (soft.indptr[row_N] - indptr[:-1])[row_of_entry(indptr, size)]
         data = soft.values[entry].astype(xp.float32)
         return csr_like(indptr, soft.indices[entry], data, (N, self._shape[1]), self._labels)
@@ -142,6 +144,7 @@ class SLR(SLRKeys, Estimator):
         Raises: InputError for labels or settings that cannot be used; the memory is then as before.
         Source: Zia-ur-Rehman et al., arXiv:2410.14242.
         """
+        # Here and not in __init__, which keeps what it is given, as scikit-learn wants it.
         self._check_settings()
         with on_torch_stream(labels):
             return self._update(labels, others)
@@ -149,6 +152,7 @@ class SLR(SLRKeys, Estimator):
     def _update(self, labels: Any, others: Any) -> Refined:
         now_N = check_labels(labels)
         xp, first = array_module(now_N), self._before_N is None
+        # In a first epoch all were outliers before, so that a soft label is this epoch's cluster alone.
         before_N = xp.full(now_N.size, -1, xp.int32) if self._before_N is None else _beside(self._before_N, now_N)
         if now_N.size != before_N.size:
             raise InputError(
@@ -169,6 +173,8 @@ class SLR(SLRKeys, Estimator):
         soft = confident(soft_labels(shared, projected, self.alpha, self.outliers), self.min_confidence)
         hard_N = now_N.copy() if first and not other_clusterings else self._hard_labels(shared, soft)
 
+        # Last of all, as what was refused leaves the memory as it was. No array that the caller has: to write into what
+        # was given or returned does not change it.
         self._before_N = hard_N.copy() if self.memory == "refined" else now_N
         rescued = int(((now_N < 0) & (hard_N >= 0)).sum())
         return Refined(like(hard_N, labels), rescued, labels, last, projection, shared, soft)
@@ -176,6 +182,7 @@ class SLR(SLRKeys, Estimator):
     @step("hard labels")
     def _hard_labels(self, shared: Overlap, soft: Soft) -> Array:
         if self.hard == "none":
+            # Not renumbered: the columns of the soft labels are the clusters.
             return by_argmax(shared, soft)[shared.pair_N]
         min_samples = self.min_cluster_size if self.min_samples is None else self.min_samples
         if self.hard == "cuml":

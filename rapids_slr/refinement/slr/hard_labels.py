@@ -65,6 +65,7 @@ def by_cuml(
         )
     dense_RK = xp.zeros((soft.count_R.size, overlap.size_K.size), xp.float32)
     dense_RK[row_of_entry(soft.indptr, soft.indices.size), soft.indices] = soft.values
+    # Without a soft label images would be equal rows of zeros, and so a cluster.
     kept = xp.flatnonzero(row_N >= 0)
     label_N = xp.full(row_N.size, -1, xp.int32)
     label_N[kept] = hdbscan_cuml(dense_RK[row_N[kept]], min_cluster_size, min_samples, merge_distance)
@@ -74,7 +75,7 @@ def by_cuml(
 def _of_pairs(label_R: Array, soft: Soft) -> Array:
     """Labels of the rows, given to the pairs that have them."""
     xp = array_module(label_R)
-    return xp.concatenate((label_R, xp.full(1, -1, xp.int32)))[soft.row_Q]
+    return xp.concatenate((label_R, xp.full(1, -1, xp.int32)))[soft.row_Q]  # row -1 is the last of these
 
 
 def place_noise(label_Q: Array, overlap: Overlap, soft: Soft) -> Array:
@@ -87,6 +88,7 @@ def place_noise(label_Q: Array, overlap: Overlap, soft: Soft) -> Array:
     xp = array_module(label_Q)
     raw_Q = xp.where(overlap.now_Q >= 0, overlap.now_Q, by_argmax(overlap, soft))
     noise_Q = (label_Q < 0) & (raw_Q >= 0) & (soft.row_Q >= 0)
+    # One wait spares the second counting.
     if not bool(noise_Q.any()):
         return label_Q
     held = count_overlap(overlap.now_Q[overlap.pair_N], label_Q[overlap.pair_N])

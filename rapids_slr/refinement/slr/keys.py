@@ -8,6 +8,7 @@ from annotated_types import Ge
 from rapids_slr.settings.keys import Count, Fraction, NotNegative
 
 
+# As with JaccardDBSCANKeys: equal to itself alone.
 @dataclass(eq=False, repr=False)
 class SLRKeys:
     alpha: Fraction = 0.5

@@ -32,6 +32,7 @@ class Overlap:
         """Images in both of two clusters: CSR (P, K) of indptr int64, indices int32 ascending, counts int64."""
         xp = array_module(self.count_Q)
         both = xp.flatnonzero((self.before_Q >= 0) & (self.now_Q >= 0))
+        # Pairs are sorted, so a row begins where its cluster is first met.
         indptr = xp.searchsorted(self.before_Q[both], xp.arange(self.size_P.size + 1, dtype=xp.int32))
         return indptr, self.now_Q[both], self.count_Q[both]
 

@@ -30,6 +30,7 @@ class SoftRows:
 
     def to_dense(self) -> Any:
         """(R, K) float32, dense."""
+        # SciPy and CuPy say toarray, torch to_dense.
         return self.matrix.toarray() if hasattr(self.matrix, "toarray") else self.matrix.to_dense()
 
 
@@ -72,9 +73,11 @@ def confident(soft: Soft, min_confidence: float) -> Soft:
     if min_confidence <= 0:
         return soft
     xp = array_module(soft.values)
+    # In the type of the largest entries: 0.7 in float64 is above the entry 0.7 in float32.
     kept_R = largest(soft.indptr, soft.values) >= np.float32(min_confidence)
     kept = kept_R[row_of_entry(soft.indptr, soft.values.size)]
     indptr = xp.concatenate((xp.zeros(1, xp.int64), xp.cumsum(xp.diff(soft.indptr)[kept_R])))
     row_R = xp.where(kept_R, xp.cumsum(kept_R) - 1, -1).astype(xp.int32)
+    # The last one is for pairs that were left out before.
     row_Q = xp.concatenate((row_R, xp.full(1, -1, xp.int32)))[soft.row_Q]
     return Soft(indptr, soft.indices[kept], soft.values[kept], row_Q, soft.count_R[kept_R])

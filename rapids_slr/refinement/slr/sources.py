@@ -32,6 +32,7 @@ def combine(sources: Sequence[Array], now_N: Array) -> tuple[Overlap, Projection
     xp = array_module(now_N)
     combination_N: Array = sources[0]
     members: list[Array] = []
+    # Each further source parts the combinations so far: their pairs with it are the new ones.
     for source_N in sources[1:]:
         pairs = overlap(combination_N, source_N)
         members = [label_T[pairs.before_Q] for label_T in members] or [pairs.before_Q]
