@@ -144,8 +144,8 @@ def read_labels(run: Run) -> None:
     With further clusterings soft labels come from what no table holds, and are left out.
     """
     spec, last = run.spec, None
-    # Names have their epoch in three digits: the order of text is that of epochs.
-    for path in sorted((run.path / "labels").glob("epoch-*.parquet")):
+    # Shorter names first: from epoch 1000 on the order of text alone is not that of epochs.
+    for path in sorted((run.path / "labels").glob("epoch-*.parquet"), key=lambda path: (len(path.name), path.name)):
         try:
             run.labels = read_label_table(path, int(path.stem.removeprefix("epoch-")))
             refiner = None if spec.clusters.needs_refinement else spec.refine.again()
