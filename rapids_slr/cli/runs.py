@@ -72,7 +72,8 @@ def evaluate(
     device: DeviceOption = None,
     out: OutOption = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Take the network of this file, such as the run's checkpoints/picked.pt.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Take the network of this file, such as the run's checkpoints/picked.pt."),
     ] = None,
 ) -> None:
     """Evaluate the network of a run folder on the target's test split. Prints mAP and CMC as JSON fractions.

@@ -267,8 +267,8 @@ class EvaluationSpec(Settings):
     guard_images: Annotated[int, Field(ge=3)] = 2000
     """Images that the guard looks at, at most; drawn once."""
     pick: Literal["last", "guard"] = "last"
-    """Which network a run ends with: that of the last epoch, or beside it, in checkpoints/picked.pt, the one that the
-    guard finds best, the network before adaptation among them."""
+    """`guard` keeps, beside the last network, the one that the guard finds best, in checkpoints/picked.pt; that before
+    adaptation takes part."""
 
     @model_validator(mode="after")
     def _picked_by_a_guard(self) -> EvaluationSpec:
