@@ -6,23 +6,33 @@ images, D feature size, S source images.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rapids_slr.clustering.base import Clusters
 from rapids_slr.errors import InputError, RunError
+from rapids_slr.guard import Guard
 from rapids_slr.hosts.pretraining import pretrain_epoch, pretrain_optimizer, pretrain_rate
 from rapids_slr.hosts.targets import targets_of, true_identities
 from rapids_slr.marks import heard_by, stage
 from rapids_slr.networks.batchnorm import recalibrate_batchnorm
-from rapids_slr.networks.checkpoint import FORMAT, description, load_network, load_trained, new_network, save_network
+from rapids_slr.networks.checkpoint import (
+    FORMAT,
+    description,
+    load_network,
+    load_trained,
+    new_network,
+    save_network,
+    save_picked,
+)
 from rapids_slr.networks.network import Network
 from rapids_slr.provenance import versions
-from rapids_slr.record.columns import LOSS, column_of
+from rapids_slr.record.columns import LOSS, PICKS_BY, column_of
 from rapids_slr.record.folder import best_row
 from rapids_slr.record.rows import cluster_means, count_clusters, epoch_row, label_table, prefixed, seconds_by_stage
 from rapids_slr.refinement.base import Refined
@@ -68,10 +78,14 @@ def adapt(spec: RunSpec, out: Path | None = None, resume: bool = False) -> Path:
     return session.folder.path
 
 
-def evaluate(spec: RunSpec, out: Path | None = None) -> Mapping[str, float]:
-    """Scores of the network of a run folder, the one that embeds, on the target's test split."""
+def evaluate(spec: RunSpec, out: Path | None = None, checkpoint: Path | None = None) -> Mapping[str, float]:
+    """Scores of the network of a run folder, the one that embeds, on the target's test split.
+
+    Args:
+        checkpoint: takes the network of this file in place of the last one, for example the run's picked.pt.
+    """
     with RunSession(spec, out, resume=True) as session:
-        network, task = load_trained(session.folder.path).network.place(session.device), spec.task.build()
+        network, task = load_trained(checkpoint or session.folder.path).network.place(session.device), spec.task.build()
         scores = task.evaluate(lambda images: session.embed(network, images), session.images)
         session.folder.write_json(session.folder.path / "evaluation.json", scores)
         session.log.scores("evaluation", scores)
@@ -149,7 +163,9 @@ def drawn_network(spec: RunSpec) -> Network:
 def new_adaptation(session: Session) -> Adaptation:
     """Host, clusterer, refiner and task as the spec names them; the host has no network yet."""
     spec = session.spec
-    return Adaptation(spec, spec.host.build(), spec.clusters.build(), spec.refine.build(), spec.task.build())
+    guard = Guard(spec, session.images) if spec.evaluation.guard else None
+    parts = spec.host.build(), spec.clusters.build(), spec.refine.build(), spec.task.build()
+    return Adaptation(spec, *parts, guard=guard)
 
 
 def begin_adaptation(session: RunSession, now: Adaptation) -> None:
@@ -162,6 +178,10 @@ def begin_adaptation(session: RunSession, now: Adaptation) -> None:
         # Before the host copies the network: with features.bn_recalibrate its statistics change.
         now.start = starting_points(session, now, network)
         now.host.begin(network, session)
+        if now.guard is not None:
+            now.start["guard"] = now.guard.look(now.host.embed)
+            session.log.scores("guard", now.start["guard"])
+            keep_picked(session, now, 0, now.start["guard"])
 
 
 @dataclass(frozen=True)
@@ -187,7 +207,7 @@ def adapt_network(session: RunSession, now: Adaptation) -> None:
 
 
 def run_epoch(session: Session, now: Adaptation, epoch: int) -> Epoch:
-    """One epoch, from images to a better network and its scores; `now` is as it was, but for host and refiner."""
+    """One epoch, from images to a better network and its scores; of `now` host, refiner and guard have moved on."""
     spec, target = session.spec, session.images.target
     with stage("features"):
         features_ND = now.host.embed(target, epoch)
@@ -206,6 +226,9 @@ def run_epoch(session: Session, now: Adaptation, epoch: int) -> Epoch:
     if epoch % spec.evaluation.every == 0 or epoch == spec.training.epochs:
         with stage("evaluation"):
             scores = now.task.evaluate(now.host.embed, session.images)
+        if now.guard is not None:
+            with stage("guard"):
+                scores = {**scores, **now.guard.look(now.host.embed)}
     return Epoch(clusters, refined, losses, scores)
 
 
@@ -281,13 +304,34 @@ def record(session: RunSession, now: Adaptation, epoch: int, made: Epoch, second
     row = {"epoch": epoch, **made.scores, **labels, **cluster_means(table), **prefixed("loss", made.losses)}
     session.log.epoch(folder.metrics_file, "adapt", row | seconds())
     folder.write_labels(epoch, table)
+    keep_picked(session, now, epoch, made.scores)
     now.epoch, now.clusters_N, now.refined_N = epoch, clusters_N, refined_N
     folder.save_checkpoint(now.checkpoint())
 
 
+def keep_picked(session: RunSession, now: Adaptation, epoch: int, scores: Mapping[str, float]) -> None:
+    """Put the network of an epoch aside, 0 is the start, where a guard that picks finds it better than all before."""
+    if now.guard is not None and now.guard.picks(epoch, scores):
+        save_picked(session.folder.picked_file, now.host.state_dict(), session.spec, epoch)
+
+
+def picked_row(now: Adaptation, rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """Epoch and scores of the network that the guard has picked, and the column that it went by; empty without one."""
+    if now.guard is None or now.guard.picked is None:
+        return {}
+    epoch, by = now.guard.picked["epoch"], {PICKS_BY: now.guard.picked["score"]}
+    scores = now.begun_with if epoch == 0 else next(row for row in rows if row["epoch"] == epoch)
+    keys = [column.key for column in now.spec.task.scores if column.key in scores]
+    return {key: scores[key] for key in keys} | by | {"epoch": epoch, "by": PICKS_BY}
+
+
 def summarise(session: RunSession, now: Adaptation) -> None:
+<<<<<<< HEAD
     """Write summary.json: where the network started, its last epoch (the headline) and its best."""
     # From the file: a resumed run has its first epochs nowhere else.
+=======
+    """Write summary.json: where the network started, its last epoch (the headline), its best, and what was picked."""
+>>>>>>> guard
     spec, rows = session.spec, session.folder.rows(session.folder.metrics_file)
     best, last = best_row(rows, spec.task.headline), rows[-1]
     ends = {"last": last} if best is None else {"last": last, "best": best}
@@ -295,6 +339,8 @@ def summarise(session: RunSession, now: Adaptation) -> None:
     scores = {name: {key: row[key] for key in keys if key in row} for name, row in ends.items()}
     if best is not None:
         scores["best"]["epoch"] = best["epoch"]
+    if picked := picked_row(now, rows):
+        scores["picked"] = picked
     session.folder.write_json(
         session.folder.summary_file,
         {
@@ -311,3 +357,6 @@ def summarise(session: RunSession, now: Adaptation) -> None:
     )
     for name, found in (now.start | scores).items():
         session.log.scores(name, found)
+    if picked:
+        which = f"epoch {picked['epoch']}" if picked["epoch"] else "the network before adaptation"
+        session.progress.say(f"picked by {column_of(PICKS_BY).name}: {which}, {session.folder.picked_file}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -67,7 +68,14 @@ def adapt(
 
 
 def evaluate(
-    spec: SpecArgument = None, changes: SetOption = None, device: DeviceOption = None, out: OutOption = None
+    spec: SpecArgument = None,
+    changes: SetOption = None,
+    device: DeviceOption = None,
+    out: OutOption = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Take the network of this file, such as the run's checkpoints/picked.pt."),
+    ] = None,
 ) -> None:
     """Evaluate the network of a run folder on the target's test split. Prints mAP and CMC as JSON fractions.
 
@@ -78,4 +86,4 @@ def evaluate(
     settings = run_spec(spec, changes, device, out, of_folder=True)
     from rapids_slr import run
 
-    print(json.dumps(run.evaluate(settings, out), indent=2))
+    print(json.dumps(run.evaluate(settings, out, checkpoint), indent=2))

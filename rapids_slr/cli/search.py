@@ -16,7 +16,7 @@ SHOWN, SHOWN_ANSWERS = 3, 3
 """Queries in the table on the screen, and answers to each."""
 
 CheckpointArgument = Annotated[
-    Path, typer.Argument(metavar="CHECKPOINT", help="Run folder, or a last.pt or pretrained.pt of one.")
+    Path, typer.Argument(metavar="CHECKPOINT", help="Run folder, or a last.pt, pretrained.pt or picked.pt of one.")
 ]
 
 

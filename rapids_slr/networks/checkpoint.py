@@ -1,7 +1,7 @@
 """Networks on disk: written with what is needed to build and feed them, and read by one function.
 
 A checkpoint of a run holds all that training goes on from; one network in it is the one that embeds. A pretrained.pt
-holds that network alone.
+and a picked.pt hold that network alone.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ from rapids_slr.settings.specfile import explain_values, load_spec
 
 FORMAT = 1
 """Version of a checkpoint; those of 0.1.0 name neither the kind of network nor the entry that embeds."""
+
+
+CLASSIFIERS = "classifiers."
+"""What the names of weights begin with that come and go with the classes."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,17 @@ def save_network(path: Path, network: Network, spec: RunSpec) -> None:
     save_tensors(path, {"format": FORMAT, **description(spec), "network": network.state_dict()})
 
 
+def save_picked(path: Path, host: Mapping[str, Any], spec: RunSpec, epoch: int) -> None:
+    """Write the network that embeds alone, without classifiers.
+
+    Args:
+        host: the state of the host after that epoch; 0 is before the first.
+    Raises: RunError as `save_network` does.
+    """
+    weights = {name: x for name, x in host[spec.host.embeds].items() if not name.startswith(CLASSIFIERS)}
+    save_tensors(path, {"format": FORMAT, "stage": "picked", "epoch": epoch, **description(spec), "network": weights})
+
+
 def new_network(spec: RunSpec) -> Network:
     """The network that the spec's host trains, with weights drawn or loaded as `model.weights` says, on the CPU."""
     return build_network(spec.host.network, spec.model, spec.data.channels)
@@ -94,8 +109,8 @@ def load_trained(path: Path) -> Trained:
 
     Args:
         path: a run folder, finished, going on or broken off; or one of its checkpoints (last.pt, previous.pt,
-            pretrained.pt). A checkpoint that does not say how images are resized and normalised, as those of runs
-            before there was this function, needs the spec.yaml of its run beside it or in the folder above.
+            pretrained.pt, picked.pt). A checkpoint that does not say how images are resized and normalised, as those
+            of runs before there was this function, needs the spec.yaml of its run beside it or in the folder above.
     Raises: InputError if there is no network, or what is needed to build and to feed it cannot be told.
     """
     state = _state_of_folder(path) if path.is_dir() else load_tensors(path)
@@ -104,7 +119,7 @@ def load_trained(path: Path) -> Trained:
     network = build_network(_kind(state), model, data.channels)
     try:
         # A checkpoint in the middle of pre-training holds classifiers.
-        network.load_state_dict({name: x for name, x in weights.items() if not name.startswith("classifiers.")})
+        network.load_state_dict({name: x for name, x in weights.items() if not name.startswith(CLASSIFIERS)})
     except RuntimeError as fault:
         raise InputError(f"{path}: its weights are of another network than it names ({model.backbone})") from fault
     return Trained(network.eval().requires_grad_(False), data, which, path)
@@ -131,7 +146,8 @@ def _state_of_folder(path: Path) -> dict[str, Any]:
 def _weights(state: Mapping[str, Any], path: Path) -> tuple[Mapping[str, Tensor], str]:
     """The weights of the network that embeds, and which it is, in words."""
     embeds = state.get("embeds", "teacher")  # the only such entry of 0.1.0
-    for entry, which in ((embeds, f"the {embeds} after epoch"), ("network", "the network in pre-training, epoch")):
+    alone = "the picked network, epoch" if state.get("stage") == "picked" else "the network in pre-training, epoch"
+    for entry, which in ((embeds, f"the {embeds} after epoch"), ("network", alone)):
         if isinstance(weights := state.get(entry), dict):
             return weights, f"{which} {state['epoch']}" if "epoch" in state else "the pre-trained network"
     raise InputError(

@@ -12,6 +12,10 @@ from typing import Any, Literal
 
 LOSS, SECONDS, RAW = "loss/", "seconds/", "raw_"
 """What keys of a family begin with: a loss term, the time of a stage, a figure of the clusters before refinement."""
+GUARD = "guard/"
+"""What scores without identities begin with."""
+PICKS_BY = "guard/views"
+"""The column by which `evaluation.pick: guard` chooses among start and epochs; the highest is picked."""
 WHOLE = "seconds/epoch"
 """Seconds of all stages of an epoch, and of what lies between them."""
 DIGITS = {"%": 1, "s": 1, "images": 1, "cameras": 1}
@@ -119,6 +123,17 @@ add_columns(
     Column("missed_repeated", "missed pairs repeated", "%", "repeated", "less"),
     Column("purity", "purity", "%", "right", "more"),
     Column("rescued_rightly", "rescued rightly", "%", "right", "more"),
+    Column(
+        "guard/views", "agreement of views", "%", "guard", "more", "neighbours of an image that two views of it share"
+    ),
+    Column(
+        "guard/heads", "agreement of heads", "%", "guard", "more", "the same between the heads of the network, by pairs"
+    ),
+    Column(
+        "guard/density", "density", "%", "guard", "more", "entropy of an image's similarities, of the largest possible"
+    ),
+    Column("guard/epochs", "agreement with last", "%", "guard", "", "neighbours as after the evaluated epoch before"),
+    Column("guard/start", "agreement with start", "%", "guard", "", "neighbours as before adaptation"),
     Column("cluster_images", "mean size of a cluster", "images"),
     Column("cluster_cameras", "cameras of a cluster", "cameras"),
     Column("cluster_confidence", "mean confidence of a cluster"),

@@ -40,6 +40,7 @@ class RunFolder:
         self.last_file = path / "checkpoints" / "last.pt"
         self.previous_file = path / "checkpoints" / "previous.pt"
         self.pretrained_file = path / "checkpoints" / "pretrained.pt"
+        self.picked_file = path / "checkpoints" / "picked.pt"
 
     @classmethod
     def for_run(

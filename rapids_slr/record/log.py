@@ -8,7 +8,7 @@ from pathlib import Path
 from torch.utils.tensorboard import SummaryWriter
 
 from rapids_slr.progress import Progress
-from rapids_slr.record.columns import LOSS, SECONDS, WHOLE, column_of
+from rapids_slr.record.columns import LOSS, PICKS_BY, SECONDS, WHOLE, column_of, columns_in
 from rapids_slr.record.folder import RunFolder
 from rapids_slr.tasks.base import TaskSpec
 
@@ -33,8 +33,9 @@ class Log:
         self._progress.say(line_of(part, row, self._task.on_screen))
 
     def scores(self, name: str, scores: Mapping[str, float]) -> None:
-        """Say the scores of a network, fractions, in percent."""
-        keys = [column.key for column in self._task.scores if column.key in scores]
+        """Say the scores of a network, with identities and without, fractions, in percent."""
+        columns = [*(column for column in self._task.scores if column.key in scores), *columns_in([scores], "guard")]
+        keys = [column.key for column in columns]
         self._progress.say(f"{name:<12}" + "  ".join(f"{key} {100 * scores[key]:5.1f}" for key in keys))
 
     def close(self) -> None:
@@ -52,7 +53,7 @@ def line_of(part: str, row: Mapping[str, float], on_screen: Sequence[str]) -> st
     if part == "pretrain":
         losses = "  ".join(f"{column_of(key).name} {row[key]:.3f}" for key in row if key.startswith(LOSS))
         return f"pre-training {row['epoch']:>3}  {losses}  {row[WHOLE]:.1f} s"
-    scores = "".join(f"{column_of(key).name} {100 * row[key]:5.1f}  " for key in on_screen if key in row)
+    scores = "".join(f"{column_of(key).name} {100 * row[key]:5.1f}  " for key in (*on_screen, PICKS_BY) if key in row)
     quality = f"  ARI {row['raw_ari']:.3f} -> {row['ari']:.3f}" if "ari" in row else ""
     return (
         f"epoch {row['epoch']:>3}  {scores}clusters {row['clusters']} -> {row['refined_clusters']}  "

@@ -113,6 +113,15 @@ CHARTS = (
         NO_EPOCH,
     ),
 )
+GUARD = Chart(
+    "guard",
+    "Whether adaptation helps, told without identities",
+    "Of training images of the target, the same ones in every epoch; epoch 0 is the network before adaptation.",
+    "guard",
+    "share",
+    "No epoch has been evaluated yet.",
+)
+"""Shown where a run has a guard."""
 NO_PRETRAINING = "No epoch of pre-training has finished yet."
 PRETRAINING = (
     Chart("pretraining", "Losses of pre-training on the source", "Means of an epoch.", "loss", "loss", NO_PRETRAINING),
@@ -130,6 +139,12 @@ FIGURES = (*(chart.id for chart in (*CHARTS, *PRETRAINING)), "time")
 """Figures of all runs together; their ids in the page."""
 
 
+def charts_of(runs: Sequence[Run]) -> list[Chart]:
+    """The curves of the adaptation that runs have a place for."""
+    guarded = any(run.spec.evaluation.guard for run in runs)
+    return [*CHARTS[:1], GUARD, *CHARTS[1:]] if guarded else list(CHARTS)
+
+
 def rows_of(run: Run, chart: Chart) -> Sequence[Mapping[str, Any]]:
     """The epochs that a chart shows, rows of columns."""
     if chart in PRETRAINING:
@@ -141,6 +156,8 @@ def rows_of(run: Run, chart: Chart) -> Sequence[Mapping[str, Any]]:
         return [{"epoch": row["epoch"], "lr": run.spec.training.lr} for row in run.epochs]
     if chart.group == "scores" and (start := starting_scores(run)):
         return [{"epoch": 0, **start}, *run.epochs]
+    if chart is GUARD and "guard" in run.start:
+        return [{"epoch": 0, **run.start["guard"]}, *run.epochs]
     return run.epochs
 
 

@@ -43,7 +43,7 @@ class Run:
     finished: bool
     summary: dict[str, Any] = field(default_factory=dict)
     start: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Scores before adaptation, `direct` and `direct_bn`."""
+    """Scores before adaptation, `direct` and `direct_bn`, and `guard` where there is one."""
     epochs: list[dict[str, float]] = field(default_factory=list)
     """Rows of metrics.jsonl."""
     pretraining: list[dict[str, float]] = field(default_factory=list)
@@ -96,7 +96,7 @@ def gather_run(path: Path, device: str | None = None) -> Run:
     run.summary = read_summary(folder, run.faults)
     run.finished = bool(run.summary)
     run.state = state_of(run, folder)
-    run.start = {name: run.summary[name] for name in ("direct", "direct_bn") if name in run.summary}
+    run.start = {name: run.summary[name] for name in ("direct", "direct_bn", "guard") if name in run.summary}
     read_labels(run)
     if run.labels is None and not folder.pretrained_file.exists():
         run.pictures = None  # nothing to show an image for

@@ -8,7 +8,7 @@ from typing import Any
 
 from rapids_slr import __version__
 from rapids_slr.record.columns import WHOLE
-from rapids_slr.reports.charts import CHARTS, PRETRAINING, chart_figure, time_figure
+from rapids_slr.reports.charts import PRETRAINING, chart_figure, charts_of, time_figure
 from rapids_slr.reports.drawings import Line, legend
 from rapids_slr.reports.figures import (
     change_figures,
@@ -128,7 +128,7 @@ def together(runs: Sequence[Run]) -> Iterable[Section]:
     if len(runs) > 1:
         scores.append(settings_that_differ(runs))
     yield "results", "Scores", scores
-    curves = el("div", [chart_figure(chart, runs) for chart in CHARTS], class_="grid")
+    curves = el("div", [chart_figure(chart, runs) for chart in charts_of(runs)], class_="grid")
     yield "curves", "Curves over epochs", [curves, *(epoch_table(run) for run in runs)]
     yield (
         "training",

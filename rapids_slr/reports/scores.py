@@ -54,6 +54,8 @@ def table_of_one(run: Run) -> Html:
         "last epoch" if run.finished else "last evaluated": last_scores(run),
         f"best epoch ({best['epoch']:g})" if best else "best epoch": best,
     }
+    if picked := run.summary.get("picked"):
+        rows[f"picked by the guard ({picked['epoch']:g})"] = picked
     heads = ("network", *(column.head for column in run.scores))
     body = [(name, *(cell(row, column) for column in run.scores)) for name, row in rows.items()]
     return table("Scores on the test split of the target", heads, body)

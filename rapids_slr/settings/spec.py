@@ -278,10 +278,24 @@ class TrainingSpec(Settings):
 
 
 class EvaluationSpec(Settings):
-    """Retrieval on the target's test split."""
+    """Scores on the target's test split, and the guard, which needs no identities."""
 
     every: Count = 1
     """Epochs between evaluations; the last epoch is always evaluated."""
+    guard: bool = False
+    """Tell without identities whether adaptation helps: columns `guard/...` of the start and of every evaluated epoch,
+    from neighbours among the training images of the target."""
+    guard_images: Annotated[int, Field(ge=3)] = 2000
+    """Images that the guard looks at, at most; drawn once."""
+    pick: Literal["last", "guard"] = "last"
+    """`guard` keeps, beside the last network, the one that the guard finds best, in checkpoints/picked.pt; that before
+    adaptation takes part."""
+
+    @model_validator(mode="after")
+    def _picked_by_a_guard(self) -> EvaluationSpec:
+        if self.pick == "guard" and not self.guard:
+            raise ValueError("pick: guard needs guard: true, whose scores it picks by")
+        return self
 
 
 class RunSpec(Settings):

@@ -53,7 +53,7 @@ def result(profiled) -> dict:
 
 
 def test_every_stage_of_a_run_is_measured(result):
-    assert list(result["stages"]) == [name for name in STAGES if name != "HDBSCAN"]
+    assert list(result["stages"]) == [name for name in STAGES if name not in ("HDBSCAN", "guard")]
     for name, stage in result["stages"].items():
         seconds = stage["seconds"]
         assert len(seconds["runs"]) == 2, name
@@ -127,10 +127,11 @@ def test_another_profile_goes_into_the_same_folder_but_none_into_that_of_a_run(p
     ("changed", "stages"),
     [
         ({"refine": None}, {"neighbours", "Jaccard graph", "DBSCAN"}),
+        ({"refine": None, "evaluation": {"guard": True}}, {"neighbours", "Jaccard graph", "DBSCAN", "guard"}),
         ({"clusters": {"method": "hdbscan", "min_cluster_size": 3}, "refine": None}, {"HDBSCAN"}),
         (
             {"clusters": TINY["clusters"] | {"source_weight": 0.1, "also": [{"branch": "average"}]}},
-            set(STAGES) - {"HDBSCAN"},
+            set(STAGES) - {"HDBSCAN", "guard"},
         ),
     ],
 )
@@ -142,6 +143,7 @@ def test_a_spec_has_the_stages_that_it_needs(tmp_path, changed, stages):
     others = {"decode", "embed", "targets", "training step", "EMA", "evaluation"}
     assert set(meter.seconds()) == stages | others
     assert work.units["embed"] == (96 if stages >= {"contingency"} else 48)
+    assert work.units["guard"] == (3 * 48 if "guard" in stages else 0)
 
 
 def test_every_key_is_documented(result):
