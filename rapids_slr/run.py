@@ -326,12 +326,8 @@ def picked_row(now: Adaptation, rows: Sequence[Mapping[str, float]]) -> dict[str
 
 
 def summarise(session: RunSession, now: Adaptation) -> None:
-<<<<<<< HEAD
-    """Write summary.json: where the network started, its last epoch (the headline) and its best."""
-    # From the file: a resumed run has its first epochs nowhere else.
-=======
     """Write summary.json: where the network started, its last epoch (the headline), its best, and what was picked."""
->>>>>>> guard
+    # From the file: a resumed run has its first epochs nowhere else.
     spec, rows = session.spec, session.folder.rows(session.folder.metrics_file)
     best, last = best_row(rows, spec.task.headline), rows[-1]
     ends = {"last": last} if best is None else {"last": last, "best": best}
