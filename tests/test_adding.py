@@ -190,6 +190,18 @@ def test_only_the_host_names_the_two_branches():
     assert outside == {}
 
 
+def test_only_their_tests_import_them():
+    rooms = ("hosts", "networks", "reference", "gpu")  # on a GPU the networks of the paper are tested
+    importing = {
+        file.relative_to(REPOSITORY).as_posix()
+        for file in (REPOSITORY / "tests").rglob("*.py")
+        for statement in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(statement, ast.ImportFrom) and "two_branch" in (statement.module or "")
+    }
+    assert importing
+    assert {name for name in importing if not name.startswith(tuple(f"tests/{room}/" for room in rooms))} == set()
+
+
 def test_the_search_for_them_finds_them():
     assert {"TwoBranch"} <= named_in(REPOSITORY / "rapids_slr" / "networks" / "two_branch.py")
     assert {"student", "teacher"} <= named_in(REPOSITORY / "rapids_slr" / "hosts" / "abmt.py")

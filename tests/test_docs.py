@@ -26,8 +26,7 @@ import torch
 from rapids_slr.bench import FEATURES
 from rapids_slr.export import export
 from rapids_slr.kernels import runtime
-from rapids_slr.networks.checkpoint import save_network
-from rapids_slr.networks.two_branch import TwoBranch
+from rapids_slr.networks.checkpoint import new_network, save_network
 from rapids_slr.settings.spec import RunSpec
 from tests.conftest import TINY
 from tests.data.handmade import make_files
@@ -105,7 +104,7 @@ def load_kernel_of_the_page(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Mo
 
 
 def test_the_examples_of_the_search_page_run(here, capsys):
-    network = TwoBranch(RunSpec.model_validate(TINY).model)
+    network = new_network(RunSpec.model_validate(TINY))
     (here / "runs/omniglot/checkpoints").mkdir(parents=True)
     save_network(here / "runs/omniglot/checkpoints/pretrained.pt", network, RunSpec.model_validate(TINY))
     make_files(here, ["photo.png", *(f"photos/{i}.png" for i in range(5))])

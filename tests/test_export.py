@@ -20,8 +20,8 @@ from rapids_slr.cli import main
 from rapids_slr.data.decode import decode
 from rapids_slr.errors import InputError, RunError
 from rapids_slr.export import META, Export, export
-from rapids_slr.networks.checkpoint import save_network
-from rapids_slr.networks.two_branch import TwoBranch
+from rapids_slr.networks.checkpoint import new_network, save_network
+from rapids_slr.networks.network import Network
 from rapids_slr.settings.spec import RunSpec
 from tests.conftest import TINY
 from tests.data.handmade import noise
@@ -29,12 +29,12 @@ from tests.data.handmade import noise
 GREY = {"channels": 1, "invert": True, "mean": [0.2], "std": [0.4]}
 
 
-def make_network(path: Path, backbone: str = "narrow", **data) -> tuple[TwoBranch, RunSpec]:
+def make_network(path: Path, backbone: str = "narrow", **data) -> tuple[Network, RunSpec]:
     spec = RunSpec.model_validate(
         {**TINY, "model": {"backbone": backbone, "widths": [4, 8, 8]}, "data": {**TINY["data"], **data}}
     )
     torch.manual_seed(5)
-    network = TwoBranch(spec.model, spec.data.channels)
+    network = new_network(spec)
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d):
             torch.nn.init.uniform_(module.running_mean, -0.2, 0.2)
@@ -44,7 +44,7 @@ def make_network(path: Path, backbone: str = "narrow", **data) -> tuple[TwoBranc
 
 
 @torch.no_grad()
-def features_by_hand(network: TwoBranch, spec: RunSpec, pixels: np.ndarray) -> np.ndarray:
+def features_by_hand(network: Network, spec: RunSpec, pixels: np.ndarray) -> np.ndarray:
     """Pixels as stored (N, C, H, W) to unit rows: normalised, both branches, one after the other."""
     x = pixels.astype(np.float64) / 255
     x = 1 - x if spec.data.invert else x
@@ -64,7 +64,7 @@ def features_of_file(path: Path, pixels: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def grey(tmp_path_factory) -> tuple[TwoBranch, RunSpec, Path]:
+def grey(tmp_path_factory) -> tuple[Network, RunSpec, Path]:
     """A network for grey, inverted images, its run, and a folder with its checkpoint and some photos."""
     folder = tmp_path_factory.mktemp("grey")
     network, spec = make_network(folder / "pretrained.pt", **GREY)
@@ -80,7 +80,7 @@ def made(grey, request) -> Export:
     return export(grey[2] / "pretrained.pt", grey[2] / f"network{request.param}", grey[2] / "photos")
 
 
-def assert_features(path: Path, network: TwoBranch, spec: RunSpec) -> None:
+def assert_features(path: Path, network: Network, spec: RunSpec) -> None:
     for images in (1, 3, 8):
         pixels = noise(images, spec.data.channels, spec.data.height, spec.data.width, seed=images)
         features = features_of_file(path, pixels)

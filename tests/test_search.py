@@ -19,8 +19,8 @@ from rapids_slr.data.decode import decode
 from rapids_slr.engine import blocks
 from rapids_slr.errors import InputError, RunError
 from rapids_slr.files import save_tensors
-from rapids_slr.networks.checkpoint import description, load_trained, save_network
-from rapids_slr.networks.two_branch import TwoBranch
+from rapids_slr.networks.checkpoint import description, load_trained, new_network, save_network
+from rapids_slr.networks.network import Network
 from rapids_slr.reports import matches as sheet_module
 from rapids_slr.search import search, top_matches, write_matches
 from rapids_slr.settings.spec import RunSpec
@@ -45,9 +45,9 @@ def ranked_by_numpy(query, gallery, top: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def network() -> TwoBranch:
+def network() -> Network:
     torch.manual_seed(7)
-    network = TwoBranch(SPEC.model, 3)
+    network = new_network(SPEC)
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.running_var, 0.5, 2)
@@ -208,7 +208,7 @@ def test_a_checkpoint_of_something_else_is_refused(checkpoint, tmp_path, change,
 # Searching ------------------------------------------------------------------------------------------------------------
 
 
-def by_hand(network: TwoBranch, folder: Path, names: tuple[str, ...]) -> torch.Tensor:
+def by_hand(network: Network, folder: Path, names: tuple[str, ...]) -> torch.Tensor:
     """Features of images, opened and embedded one by one."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (SPEC.data.mean, SPEC.data.std))
     rows = []
