@@ -43,7 +43,7 @@ def cuml(monkeypatch):
         ndarray=type(None),
         int32=np.int32,
         ascontiguousarray=np.ascontiguousarray,
-        cuda=SimpleNamespace(get_current_stream=lambda: stream),
+        cuda=SimpleNamespace(get_current_stream=lambda: stream, get_allocator=lambda: None),
     )
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.setitem(sys.modules, "cuml.cluster", SimpleNamespace(DBSCAN=DBSCAN))
@@ -126,6 +126,12 @@ def test_what_does_not_fit_is_refused(cuml, monkeypatch):
     with pytest.raises(cuml_dbscan.InputError, match=r"cuML needs 0\.0 GiB for the distances of 240 images"):
         dbscan_cuml(graph, 0.4, 4)
     assert not cuml
+
+
+def test_without_cuml_it_says_what_to_do(cuml, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cuml.cluster", None)
+    with pytest.raises(cuml_dbscan.InputError, match=r"needs cuML: .*; or set clusters\.solver: graph \(or auto\)"):
+        dbscan_cuml(a_graph(0), 0.4, 4)
 
 
 def test_auto_leaves_three_quarters_of_the_free_memory(monkeypatch):
