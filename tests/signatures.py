@@ -20,7 +20,7 @@ import numpy as np
 LIBRARIES = ("cupy", "cupyx", "cuml", "cudf", "rmm", "numba.cuda")
 OPTIONAL = ("cuvs",)
 """Libraries that the package does without; their calls are bound where they are installed."""
-KERNEL = ("cpu", "gpu", "shared", "cuda.jit", "numba.njit")
+KERNEL = ("cpu", "cpu_part", "gpu", "shared", "cuda.jit", "numba.njit")
 """Decorators of functions that Numba compiles; what they call is tried by compiling them."""
 TWIN_ROOMS = ("kernels", "clustering", "refinement")
 """Rooms in which a function works on arrays of either library, unless its name ends in _cpu or Reader.host has it."""
