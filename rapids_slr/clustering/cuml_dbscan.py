@@ -7,7 +7,7 @@ import torch
 
 from rapids_slr.clustering.jaccard import Graph
 from rapids_slr.engine.arrays import Array, array_module, row_of_entry
-from rapids_slr.engine.memory import device_memory
+from rapids_slr.engine.memory import device_memory, memory_advice
 from rapids_slr.engine.rapids import import_rapids, installed
 from rapids_slr.errors import InputError
 
@@ -29,6 +29,7 @@ def takes_cuml(graph: Graph, solver: str) -> bool:
     return installed("cuml") and _free_memory(graph) // SHARE >= 4 * graph.N**2
 
 
+@memory_advice("DBSCAN by cuML", "set clusters.solver: graph")
 def dbscan_cuml(graph: Graph, eps: float, min_samples: int) -> Array:
     """DBSCAN of a graph on the device, by cuML.
 
@@ -37,7 +38,8 @@ def dbscan_cuml(graph: Graph, eps: float, min_samples: int) -> Array:
         min_samples: points within eps, the point itself included, that make a core point.
     Returns: int32 (N,), -1 = outlier; clusters are numbered by their first core point, and a border point joins the
         lowest of the clusters it touches, as all rows come in one batch.
-    Raises: InputError if the distances do not fit into the device's free memory, or cuML is not installed.
+    Raises: InputError if the distances do not fit into the device's free memory, or cuML is not installed; RunError if
+        memory runs out all the same.
     """
     import cupy
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from rapids_slr.clustering.neighbours import check_features
 from rapids_slr.engine.arrays import Array, array_module, like, on_torch_stream
+from rapids_slr.engine.memory import memory_advice
 from rapids_slr.engine.rapids import import_rapids
 from rapids_slr.errors import InputError
 from rapids_slr.marks import step
@@ -37,6 +38,7 @@ def cluster_hdbscan(features, min_cluster_size: int):
     return like(labels_N.astype(np.int32), features)
 
 
+@memory_advice("HDBSCAN by cuML", "use fewer images, or run with --device cpu")
 def hdbscan_cuml(x_ND: Array, min_cluster_size: int, min_samples: int, merge_distance: float = 0.0) -> Array:
     """HDBSCAN with Euclidean distances by cuML, on any rows that lie on a GPU.
 
@@ -49,7 +51,7 @@ def hdbscan_cuml(x_ND: Array, min_cluster_size: int, min_samples: int, merge_dis
         min_samples: neighbours of a core distance, without the row itself, in [1, 1023]; scikit-learn's is one more.
         merge_distance: clusters that part below this distance stay together (cluster_selection_epsilon).
     Returns: int32 (N,), -1 = noise.
-    Raises: InputError for another min_samples, or if cuML is not installed.
+    Raises: InputError for another min_samples, or if cuML is not installed; RunError if memory runs out.
     """
     import cupy
 

@@ -11,7 +11,7 @@ import torch
 from sklearn import cluster
 
 from rapids_slr.clustering.hdbscan import cluster_hdbscan, hdbscan_cuml
-from rapids_slr.errors import InputError
+from rapids_slr.errors import InputError, RunError
 from tests.clustering.cases import groups
 
 
@@ -74,6 +74,15 @@ def test_too_few_rows_are_noise(cuml):
 def test_samples_that_cuml_does_not_take(cuml, min_samples):
     with pytest.raises(InputError, match=rf"min_samples must lie in \[1, 1023\] for cuML, got {min_samples}"):
         hdbscan_cuml(groups(np.random.default_rng(0), 10, 2), 3, min_samples)
+
+
+def test_running_out_of_memory_ends_in_advice(cuml, monkeypatch):
+    def fail(self, x_ND):
+        raise MemoryError("std::bad_alloc")
+
+    monkeypatch.setattr(sys.modules["cuml.cluster"].HDBSCAN, "fit_predict", fail)
+    with pytest.raises(RunError, match="HDBSCAN by cuML: memory has run out; use fewer images"):
+        hdbscan_cuml(groups(np.random.default_rng(0), 10, 2), 3, 2)
 
 
 def test_without_cuml_it_says_what_to_do(cuml, monkeypatch):

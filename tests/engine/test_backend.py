@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -139,6 +143,28 @@ def test_what_only_cuml_does_is_refused_without_it(machine, key):
 
 def test_only_what_cuml_does_asks_for_it():
     assert not DBSCANSpec().cuml_for | SLRSpec().cuml_for | NoRefinementSpec().cuml_for
+
+
+def test_cupy_follows_the_stream_of_torch(monkeypatch):
+    """By CUDA's protocol for streams: CuPy warns of any other way."""
+    cupy = pytest.importorskip("cupy")
+    chosen, entered = SimpleNamespace(cuda_stream=1234), []
+    monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: chosen)
+
+    class Stream(cupy.cuda.Stream):
+        def __enter__(self):
+            entered.append(self.ptr)
+
+        def __exit__(self, *_):
+            entered.append("left")
+
+    monkeypatch.setattr(cupy.cuda, "Stream", Stream)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with on_torch_stream(torch.device("cuda", 0)):
+            assert entered == [1234]
+    assert entered == [1234, "left"]
 
 
 def test_on_the_cpu_there_is_no_stream_to_change():

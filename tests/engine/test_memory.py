@@ -118,6 +118,7 @@ def test_how_libraries_say_that_memory_has_run_out():
     assert out_of_memory(RuntimeError("std::bad_alloc: out_of_memory: CUDA error (failed to allocate 8 bytes)"))
     assert not out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
     assert not out_of_memory(ValueError("bad_alloc"))
+    assert not out_of_memory(RunError("embedding (std::bad_alloc): lower it")), "it has its advice"
 
 
 def test_running_out_of_memory_ends_in_advice():
