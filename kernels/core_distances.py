@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numba import cuda
 
 from rapids_slr.engine.arrays import Array, array_module
-from rapids_slr.kernels.runtime import cpu, gpu, in_parallel, on_gpu, shared
+from rapids_slr.kernels.runtime import cpu, cpu_part, gpu, in_parallel, on_gpu, shared
 from rapids_slr.kernels.shared_columns import pairs_sharing_columns
 from rapids_slr.kernels.soft_rows import GRID
 
@@ -89,7 +88,7 @@ def rows_by_column(indptr: Array, indices: Array, values: Array, columns: int) -
     return (rows_by_column_cuda if on_gpu(indptr) else rows_by_column_cpu)(indptr, indices, values, columns)
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@cpu_part(inline="always")
 def sum_products(a, indptr, indices, values, column_indptr, column_rows, column_values, dot_R, touched):
     """Add the inner products of row a with all rows to dot_R, zeros before; touched: those above 0. How many."""
     met = 0

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 from numba import cuda
 
@@ -16,7 +15,7 @@ from rapids_slr.engine.arrays import Array, array_module
 from rapids_slr.errors import InputError
 from rapids_slr.kernels.block import sum_before
 from rapids_slr.kernels.nearest import ZERO, squared_distance
-from rapids_slr.kernels.runtime import THREADS, cpu, gpu, in_parallel, on_gpu, shared
+from rapids_slr.kernels.runtime import THREADS, cpu, cpu_part, gpu, in_parallel, on_gpu, shared
 
 NEIGHBOURS = 256  # k1 + 1 on CUDA, at most: this and the next two are places in shared memory
 MEMBERS = 3072  # of an expanded set, at most
@@ -43,7 +42,7 @@ def _back_ranks(start, stop, index_NK, back_NK):
             back_NK[i, p] = _place(i, index_NK[i, p], index_NK)
 
 
-@numba.njit(cache=True, nogil=True)
+@cpu_part()
 def _expanded_set(i, index_NK, back_NK, k1, half, stamp_N, members):
     """Write the expanded k-reciprocal set of image i to `members` and return its size; stamp_N needs no clearing."""
     inside, added = 2 * i + 1, 2 * i + 2  # in R(i, k1); only in the expansion

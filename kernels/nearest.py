@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from rapids_slr.kernels.runtime import cpu, in_parallel, shared
+from rapids_slr.kernels.runtime import cpu, cpu_part, in_parallel, shared
 
 CHUNK = 64  # similarities looked at together; one branch decides that none is a candidate
 ZERO = 1e-6  # squared distances below are 0: equal images whose inner product was rounded
@@ -52,7 +52,7 @@ def distance_of(dot):
     return distance if distance >= ZERO else 0.0
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@cpu_part(fastmath=True)
 def squared_distance(x_D, y_D):
     """max(0, 2 - 2 x.y) in float64; below ZERO it is 0."""
     dot = 0.0
@@ -61,7 +61,7 @@ def squared_distance(x_D, y_D):
     return distance_of(dot)
 
 
-@numba.njit(cache=True, nogil=True)
+@cpu_part()
 def _kth_largest(values, count, k, scratch):
     """The k-th largest of values[:count] (Hoare's selection)."""
     for c in range(count):
@@ -88,7 +88,7 @@ def _kth_largest(values, count, k, scratch):
     return scratch[k - 1]
 
 
-@numba.njit(cache=True, nogil=True)
+@cpu_part()
 def _settle(i, features_ND, index_C, count, k, distances):
     """Sort index_C[:count] by exact distance to i, then by index; distances[:min(count, k)] go with the k first."""
     kept = 0
@@ -110,13 +110,13 @@ def _settle(i, features_ND, index_C, count, k, distances):
     return kept
 
 
-@numba.njit(cache=True, nogil=True)
+@cpu_part()
 def _threshold(kth, rounding):
     """Similarity below which nothing is among the k nearest, if k of them are computed as `kth` or more."""
     return np.float32(min(kth, np.float32(1.0 - ZERO / 2)) - 2.0 * rounding)
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"nnan", "nsz"})
+@cpu_part(fastmath={"nnan", "nsz"})
 def _first_threshold(similarity_J, k, rounding, largest, scratch):
     """A threshold for an image without candidates: of many disjoint groups, k + 1 have a member as large as this."""
     groups = largest.size
@@ -129,7 +129,7 @@ def _first_threshold(similarity_J, k, rounding, largest, scratch):
     return _threshold(_kth_largest(largest, groups, k + 1, scratch), rounding)  # one may be the image itself
 
 
-@numba.njit(cache=True, nogil=True)
+@cpu_part()
 def _tighten(i, features_ND, k, rounding, similarity_NC, index_NC, filled_N, threshold_N, scratch, distances):
     """Drop the candidates of i that cannot be among its k nearest, and raise its threshold."""
     count = filled_N[i]
@@ -148,7 +148,7 @@ def _tighten(i, features_ND, k, rounding, similarity_NC, index_NC, filled_N, thr
     threshold_N[i] = threshold
 
 
-@numba.njit(cache=True, nogil=True)
+@cpu_part()
 def _offer(i, j, value, features_ND, k, rounding, similarity_NC, index_NC, filled_N, threshold_N, scratch, distances):
     place = filled_N[i]
     similarity_NC[i, place] = value
@@ -158,7 +158,7 @@ def _offer(i, j, value, features_ND, k, rounding, similarity_NC, index_NC, fille
         _tighten(i, features_ND, k, rounding, similarity_NC, index_NC, filled_N, threshold_N, scratch, distances)
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"nnan", "nsz"})
+@cpu_part(fastmath={"nnan", "nsz"})
 def _least(values, lanes):
     """The smallest value. Minima of CHUNK lanes, unlike one minimum, are computed by vector instructions."""
     lanes[:] = np.inf

@@ -7,16 +7,17 @@ arrays in, new arrays of the same library out. What happens to a single item is 
   and works on the rows [start, stop), so that `in_parallel` spreads it over threads.
 - `gpu(signature)`: a CUDA kernel. `kernel.each(size, ...)` gives every item a thread, `kernel.blocks(size, ...)` a
   block of THREADS threads. It runs on CuPy's current stream, and nothing waits for it.
-- `shared`: a function of one item that both may call.
+- `shared`: a function of one item that both may call. `cpu_part`: one that only loops of the CPU call.
 
-Compiled loops are kept beside the files or in the user's cache folder; where neither can be written, in a folder that
-goes with the process.
+What is compiled is kept beside the files or in the user's cache folder, in a folder for this state of all the files;
+where neither can be written, in one that goes with the process.
 
 Under NUMBA_ENABLE_CUDASIM=1 Numba simulates a GPU: CUDA kernels run as Python threads, on NumPy arrays.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import pkgutil
 import sys
@@ -26,6 +27,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -35,22 +37,14 @@ from numba.core.registry import CPUDispatcher
 
 from rapids_slr.engine.arrays import Array, array_module
 
+vars(np).setdefault("row_stack", np.vstack)  # gone in NumPy 2.5; numba-cuda 0.30 asks for it at its first kernel
+
 PACKAGE = __name__.rpartition(".")[0]
 SIMULATED = bool(numba.config.ENABLE_CUDASIM)
 THREADS = 128
 """Threads of a block, a power of 2. Tests shrink it, so that a few rows span several blocks."""
-
-
-def _keep_compiled() -> tempfile.TemporaryDirectory | None:
-    """Let Numba keep what it compiles in a temporary folder, where it finds no place of its own and would give up."""
-    try:
-        numba.njit(cache=True)(on_gpu)
-    except RuntimeError:
-        folder = tempfile.TemporaryDirectory(prefix="rapids_slr-compiled-", ignore_cleanup_errors=True)
-        numba.config.CACHE_DIR = folder.name
-        return folder
-    return None
-
+PLACES = THREADS
+"""Places for the threads of a block in the shared memory of compiled kernels."""
 
 _cpu_kernels: list[CpuKernel] = []
 _cuda_kernels: list[CudaKernel] = []
@@ -61,12 +55,51 @@ def on_gpu(x: Array) -> bool:
     return SIMULATED or array_module(x) is not np
 
 
-_compiled = _keep_compiled()
+def _folder_of_compiled() -> tuple[str, tempfile.TemporaryDirectory | None]:
+    """Where Numba keeps what it compiles, and what has to live as long as that.
+
+    Numba looks at the file of a function alone, and would go on with the helpers of other files as they were before a
+    change; so every state of the files has its folder, where Numba itself would keep things.
+    """
+    state = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        state.update(file.name.encode() + file.read_bytes())
+    try:
+        place = numba.njit(cache=True)(on_gpu).stats.cache_path
+    except RuntimeError:  # it finds no place of its own, and would give up
+        folder = tempfile.TemporaryDirectory(prefix="rapids_slr-compiled-", ignore_cleanup_errors=True)
+        return folder.name, folder
+    return str(Path(place, f"rapids_slr-{state.hexdigest()[:16]}")), None
+
+
+FOLDER, _keeps_folder = _folder_of_compiled()
+_keeping, _configuring = threading.RLock(), threading.Lock()
+
+
+@contextmanager
+def _kept() -> Iterator[None]:
+    """Let Numba keep what is decorated and compiled here in FOLDER, and the user's own functions where they were."""
+    with _keeping:
+        before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, FOLDER
+        try:
+            yield
+        finally:
+            numba.config.CACHE_DIR = before
 
 
 def shared(function: Callable) -> Callable:
     """A function that CPU and CUDA kernels call alike: scalars, and arrays that it is given; no NumPy functions."""
-    return numba.njit(cache=True, nogil=True)(function)
+    return cpu_part()(function)
+
+
+def cpu_part(**options: Any) -> Callable[[Callable], Callable]:
+    """Make the decorated function one that CPU kernels call; `options` go to numba.njit."""
+
+    def part(function: Callable) -> Callable:
+        with _kept():
+            return numba.njit(cache=True, nogil=True, **options)(function)
+
+    return part
 
 
 class CpuKernel:
@@ -80,7 +113,7 @@ class CpuKernel:
         _cpu_kernels.append(self)
 
     def compile(self) -> Callable:
-        with self.lock:
+        with self.lock, _kept():
             if self.compiled is None:
                 self.compiled = numba.njit(self.signature, cache=True, nogil=True, **self.options)(self.function)
             return self.compiled
@@ -111,10 +144,8 @@ class CudaKernel:
             if SIMULATED:
                 self.compiled = cuda.jit(self.function)
             else:
-                cuda.config.CUDA_ARRAY_INTERFACE_SYNC = (
-                    0  # arrays come on the stream of the launch: nothing to wait for
-                )
-                self.compiled = cuda.jit(self.signature, cache=True, **self.options)(self.function)
+                with _kept():
+                    self.compiled = cuda.jit(self.signature, cache=True, **self.options)(self.function)
         return self.compiled
 
     def each(self, size: int, *args: Any) -> None:
@@ -139,17 +170,30 @@ class CudaKernel:
     def _launch(self, blocks: int, threads: int, args: tuple) -> None:
         if not blocks:
             return
+        assert threads <= PLACES, f"{threads} threads a block, but kernels are compiled for {PLACES}"
         kernel, self.launches = self.compile(), self.launches + 1  # counted: tests want every kernel launched
         if SIMULATED:
             with _as_python():
                 kernel[blocks, threads](*args)
         else:
-            kernel[blocks, threads, _stream()](*args)
+            _configured(kernel, blocks, threads)(*args)
 
 
 def gpu(signature: str, **options: Any) -> Callable[[Callable], CudaKernel]:
     """Make the decorated function a CUDA kernel for `signature`; `options` go to numba.cuda.jit."""
     return lambda function: CudaKernel(function, signature, options)
+
+
+def _configured(kernel: Any, blocks: int, threads: int) -> Callable:
+    """A kernel for a grid on CuPy's current stream, without Numba's warning that fewer than 128 blocks are few."""
+    from numba import cuda
+
+    with _configuring:
+        warns, cuda.config.CUDA_LOW_OCCUPANCY_WARNINGS = cuda.config.CUDA_LOW_OCCUPANCY_WARNINGS, 0
+        try:
+            return kernel[blocks, threads, _stream()]
+        finally:
+            cuda.config.CUDA_LOW_OCCUPANCY_WARNINGS = warns
 
 
 def _stream() -> Any:

@@ -13,14 +13,13 @@ norm turns active, it must be tied to the one before, which the chain of success
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numba import cuda
 
 from rapids_slr.engine.arrays import Array, array_module
 from rapids_slr.kernels import runtime
 from rapids_slr.kernels.core_distances import Pairs, Rows
-from rapids_slr.kernels.runtime import THREADS, cpu, gpu, on_gpu, shared
+from rapids_slr.kernels.runtime import THREADS, cpu, cpu_part, gpu, on_gpu, shared
 from rapids_slr.kernels.soft_rows import GRID
 
 LANES = 8  # threads that share the pairs of a row
@@ -103,7 +102,7 @@ def _links(core_R, norm_R, by_core_R, left, right):
     return links
 
 
-@numba.njit(cache=True, nogil=True)
+@cpu_part()
 def _rise(place, key_R, heap, place_R):
     """Move the row at `place` of the heap towards the top, past larger keys."""
     row = heap[place]
@@ -118,7 +117,7 @@ def _rise(place, key_R, heap, place_R):
     place_R[row] = place
 
 
-@numba.njit(cache=True, nogil=True)
+@cpu_part()
 def _sink(height, key_R, heap, place_R):
     """Move the row on top of the heap of `height` rows down, past smaller keys."""
     place, row = 0, heap[0]

@@ -20,10 +20,12 @@ import numpy as np
 LIBRARIES = ("cupy", "cupyx", "cuml", "cudf", "rmm", "numba.cuda")
 OPTIONAL = ("cuvs",)
 """Libraries that the package does without; their calls are bound where they are installed."""
-KERNEL = ("cpu", "gpu", "shared", "cuda.jit", "numba.njit")
+KERNEL = ("cpu", "cpu_part", "gpu", "shared", "cuda.jit", "numba.njit")
 """Decorators of functions that Numba compiles; what they call is tried by compiling them."""
 TWIN_ROOMS = ("kernels", "clustering", "refinement")
 """Rooms in which a function works on arrays of either library, unless its name ends in _cpu or Reader.host has it."""
+IMPORTING = ("pytest.importorskip", "import_rapids")
+"""Functions that give the module they are told the name of."""
 UNDOCUMENTED = {"cuvs.common.resources.Resources": "Resources(stream=None, memory_tracking_csv_path=None)"}
 """Signatures that neither Python nor the documentation tells, read in the source."""
 NUMPY_ALLOWED = {"dtype", "finfo", "iinfo", "errstate"}
@@ -121,9 +123,7 @@ class Reader:
         """Objects of library classes, and libraries, that get a name."""
         target, value = statement.targets[0], statement.value
         if isinstance(target, ast.Name) and isinstance(value, ast.Call):
-            if ast.unparse(value.func) == "pytest.importorskip" and _of_library(
-                name := ast.literal_eval(value.args[0])
-            ):
+            if ast.unparse(value.func) in IMPORTING and _of_library(name := ast.literal_eval(value.args[0])):
                 names[target.id] = self._import(name, statement)
                 return
             made = self._resolve(value.func, names, report=False)

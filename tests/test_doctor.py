@@ -46,6 +46,16 @@ def test_doctor_without_gpu_and_without_rapids(machine, monkeypatch):
     assert "pip install 'rapids-slr[cuda13]'" in text  # brackets are not taken for markup
 
 
+def test_doctor_with_a_gpu_and_without_rapids(machine):
+    machine(lacks=("cuml", "cudf"))
+    findings = doctor.examine()
+    assert findings["cuda_missing"] == []
+    text = shown(findings)
+    assert "takes cuda: NVIDIA H100" in text
+    assert "own kernels: cuML is not installed" in text
+    assert "cuDF is not installed: columns come to the host" in text
+
+
 def test_doctor_with_a_gpu(machine, monkeypatch):
     machine()
     answer = subprocess.CompletedProcess([], 0, stdout="580.65.06\n580.65.06\n")

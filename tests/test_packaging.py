@@ -96,8 +96,8 @@ def test_kernels_are_compiled_where_nothing_can_be_kept(tmp_path):
     shutil.copytree(REPOSITORY / "kernels", kernels, ignore=shutil.ignore_patterns("__pycache__"))
     (kernels / "__pycache__").write_text("no folder")
     code = (
-        "import numba, numpy; from rapids_slr import kernels; from rapids_slr.kernels.kreciprocal import _place;"
-        "print(kernels.__file__, numba.config.CACHE_DIR, _place(7, 0, numpy.array([[0, 7]], numpy.int32)))"
+        "import numpy; from rapids_slr import kernels; from rapids_slr.kernels.kreciprocal import _place;"
+        "print(kernels.__file__, kernels.runtime.FOLDER, _place(7, 0, numpy.array([[0, 7]], numpy.int32)))"
     )
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path), "HOME": "/dev/null"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=tmp_path)

@@ -16,8 +16,11 @@ if SIMULATED:
 
 from tests.signatures import Reader, read_files  # noqa: E402
 
-HOST = {"kernels/nearest.py": frozenset({"no_candidates", "rank"})}
-"""Functions of a CPU twin whose names do not say so."""
+HOST = {
+    "kernels/nearest.py": frozenset({"no_candidates", "rank"}),
+    "rapids_slr/clustering/cameras.py": frozenset({"takes_centre", "centre_cameras"}),
+}
+"""Functions of a CPU twin whose names do not say so, and those that count cameras, which lie on the host."""
 
 
 def test_every_call_fits():
@@ -26,9 +29,10 @@ def test_every_call_fits():
     bound = {name for reader in readers for name in reader.bound}
     assert len(bound) > 40
     assert bound >= {
-        "DBSCAN",
+        "cuml.cluster.DBSCAN",
         "DBSCAN.fit_predict",
-        "HDBSCAN",
+        "cuml.cluster.HDBSCAN",
+        "cuml.manifold.UMAP",
         "cudf.DataFrame",
         "cudf.DataFrame.to_parquet",
         "pandas.DataFrame.groupby",
@@ -119,6 +123,10 @@ BAD = {
         "got an unexpected keyword argument 'epsilon'",
     ),
     "a setting of cuML by position": ("from cuml.cluster import DBSCAN; DBSCAN(0.5)", "too many positional"),
+    "a setting of cuML behind its door": (
+        "cluster = import_rapids('cuml.cluster', 'or not'); model = cluster.HDBSCAN(min_sample=1)",
+        "got an unexpected keyword argument 'min_sample'",
+    ),
     "a class that cuML lacks": ("from cuml.cluster import GraphDBSCAN", "has no GraphDBSCAN"),
     "a method's argument that cuML lacks": (
         "from cuml.cluster import DBSCAN; DBSCAN().fit_predict(x, dtype='int32')",

@@ -65,5 +65,10 @@ class ClustererSpec(Section):
         """Names of the heads of the network whose features are clustered on their own."""
         return set()
 
+    @property
+    def cuml_for(self) -> dict[str, str]:
+        """Settings that on CUDA only cuML serves, each with what to set in its place (see `choose_backend`)."""
+        return {}
+
     def build(self) -> Clusterer:
         raise NotImplementedError

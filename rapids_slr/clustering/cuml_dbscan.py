@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import numpy as np
 import torch
 
 from rapids_slr.clustering.jaccard import Graph
 from rapids_slr.engine.arrays import Array, array_module, row_of_entry
-from rapids_slr.engine.memory import device_memory
+from rapids_slr.engine.memory import device_memory, memory_advice
+from rapids_slr.engine.rapids import import_rapids, installed
 from rapids_slr.errors import InputError
 
 SHARE = 4  # the matrix may take a quarter of the free memory; cuML takes another half of its size
@@ -27,9 +26,10 @@ def takes_cuml(graph: Graph, solver: str) -> bool:
         return False
     if solver == "cuml":
         return True
-    return importlib.util.find_spec("cuml") is not None and _free_memory(graph) // SHARE >= 4 * graph.N**2
+    return installed("cuml") and _free_memory(graph) // SHARE >= 4 * graph.N**2
 
 
+@memory_advice("DBSCAN by cuML", "set clusters.solver: graph")
 def dbscan_cuml(graph: Graph, eps: float, min_samples: int) -> Array:
     """DBSCAN of a graph on the device, by cuML.
 
@@ -38,11 +38,12 @@ def dbscan_cuml(graph: Graph, eps: float, min_samples: int) -> Array:
         min_samples: points within eps, the point itself included, that make a core point.
     Returns: int32 (N,), -1 = outlier; clusters are numbered by their first core point, and a border point joins the
         lowest of the clusters it touches, as all rows come in one batch.
-    Raises: InputError if the distances do not fit into the device's free memory.
+    Raises: InputError if the distances do not fit into the device's free memory, or cuML is not installed; RunError if
+        memory runs out all the same.
     """
     import cupy
-    from cuml.cluster import DBSCAN
 
+    cluster = import_rapids("cuml.cluster", "set clusters.solver: graph (or auto)")
     N, needed = graph.N, 6 * graph.N**2  # float32, and half as much for cuML
     if needed > (free := _free_memory(graph)):
         raise InputError(
@@ -51,7 +52,7 @@ def dbscan_cuml(graph: Graph, eps: float, min_samples: int) -> Array:
         )
     distance_NN = dense_distances(graph)
     megabytes = 2 * N**2 // 10**6 + 64  # one batch: a byte a pair, and int64 neighbours for a tenth of the pairs
-    solver = DBSCAN(
+    solver = cluster.DBSCAN(
         eps=float(np.float32(eps)),
         min_samples=min_samples,
         metric="precomputed",

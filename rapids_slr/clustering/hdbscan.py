@@ -6,6 +6,8 @@ import numpy as np
 
 from rapids_slr.clustering.neighbours import check_features
 from rapids_slr.engine.arrays import Array, array_module, like, on_torch_stream
+from rapids_slr.engine.memory import memory_advice
+from rapids_slr.engine.rapids import import_rapids
 from rapids_slr.errors import InputError
 from rapids_slr.marks import step
 
@@ -37,6 +39,7 @@ def cluster_hdbscan(features, min_cluster_size: int):
     return like(labels_N.astype(np.int32), features)
 
 
+@memory_advice("HDBSCAN by cuML", "use fewer images, or run with --device cpu")
 def hdbscan_cuml(x_ND: Array, min_cluster_size: int, min_samples: int, merge_distance: float = 0.0) -> Array:
     """HDBSCAN with Euclidean distances by cuML, on any rows that lie on a GPU.
 
@@ -49,16 +52,16 @@ def hdbscan_cuml(x_ND: Array, min_cluster_size: int, min_samples: int, merge_dis
         min_samples: neighbours of a core distance, without the row itself, in [1, 1023]; scikit-learn's is one more.
         merge_distance: clusters that part below this distance stay together (cluster_selection_epsilon).
     Returns: int32 (N,), -1 = noise.
-    Raises: InputError for another min_samples.
+    Raises: InputError for another min_samples, or if cuML is not installed; RunError if memory runs out.
     """
     import cupy
-    from cuml.cluster import HDBSCAN
 
+    cluster = import_rapids("cuml.cluster", "set clusters.method: dbscan, or refine.hard: hdbscan")
     if not 1 <= min_samples <= MOST_SAMPLES:
         raise InputError(f"min_samples must lie in [1, {MOST_SAMPLES}] for cuML, got {min_samples}")
     if len(x_ND) < max(2, min_cluster_size):
         return cupy.full(len(x_ND), -1, cupy.int32)
-    solver = HDBSCAN(
+    solver = cluster.HDBSCAN(
         min_cluster_size=min_cluster_size,
         min_samples=min(min_samples, len(x_ND) - 1),
         cluster_selection_epsilon=merge_distance,

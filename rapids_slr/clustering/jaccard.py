@@ -9,6 +9,7 @@ import numpy as np
 from rapids_slr.clustering.neighbours import Neighbours
 from rapids_slr.engine.arrays import Array, array_module, row_of_entry
 from rapids_slr.engine.blocks import similarity_blocks
+from rapids_slr.engine.memory import memory_advice
 from rapids_slr.errors import InputError
 from rapids_slr.kernels.jaccard import jaccard_distances
 from rapids_slr.kernels.kreciprocal import kreciprocal_weights
@@ -40,6 +41,7 @@ class Graph:
 
 
 @step("Jaccard graph")
+@memory_advice("Jaccard graph", "lower clusters.k1, use fewer images, or on a GPU run with --device cpu")
 def jaccard_graph(features_ND: Array, neighbours: Neighbours, k1: int, k2: int) -> Graph:
     """Jaccard distances of k-reciprocal neighbourhoods, exactly, wherever they are below 1.
 

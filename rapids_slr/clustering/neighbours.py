@@ -10,6 +10,7 @@ import torch
 
 from rapids_slr.engine import blocks
 from rapids_slr.engine.arrays import Array, array_module, as_array
+from rapids_slr.engine.memory import memory_advice, out_of_memory
 from rapids_slr.errors import InputError, RunError
 from rapids_slr.kernels import nearest, nearest_cuda
 from rapids_slr.kernels.runtime import on_gpu
@@ -21,6 +22,7 @@ SPARE = 128  # places in a list of candidates beyond four times the neighbours
 SAMPLE = 512  # images whose exact lists tell the recall of an approximate search
 RECALL = 0.99  # below, it warns
 DEGREE = 64  # of the graph that an approximate search improves, at least
+WITHOUT_MEMORY = "free GPU memory, use fewer images, or run with --device cpu"
 UNIT = 1e-4  # largest deviation of a squared row norm from 1
 
 log = logging.getLogger(__name__)
@@ -122,6 +124,7 @@ def nearest_on_cpu(features_ND: np.ndarray, k: int) -> Neighbours:
     return Neighbours(index_NK, distance_NK, furthest_N)
 
 
+@memory_advice("nearest neighbours", WITHOUT_MEMORY)
 def nearest_on_cuda(features_ND: Array, k: int) -> Neighbours:
     """`nearest_on_cpu` on the device, from a product in TF32, of 10 bits, into short lists of candidates.
 
@@ -133,6 +136,7 @@ def nearest_on_cuda(features_ND: Array, k: int) -> Neighbours:
     return Neighbours(found.index_NK, found.distance_NK, found.furthest_N)
 
 
+@memory_advice("approximate neighbours", WITHOUT_MEMORY)
 def nearest_approximately(features_ND: Array, k: int) -> Neighbours:
     """`nearest_on_cuda` among the images that NN-descent (cuVS) finds near; distances and their order are exact.
 
@@ -150,11 +154,12 @@ def nearest_approximately(features_ND: Array, k: int) -> Neighbours:
     for row, _, block_IJ in blocks.similarity_blocks(features_ND, features_ND[sample]):
         part = found.furthest_N[row : row + len(block_IJ)]
         xp.maximum(part, 2 - 2 * block_IJ.min(axis=1), out=part)
-    few, before = xp.flatnonzero(found.unsettled_N), found.distance_NK[sample, 1:]
+    few, before, exact_S = xp.flatnonzero(found.unsettled_N), found.distance_NK[sample, 1:], found.unsettled_N[sample]
     found.unsettled_N[:] = False
     _settle(features_ND, xp.concatenate([sample, few]), k, found)
-    # By distance, as an image that ties with the last is no miss.
-    recall = float((before <= found.distance_NK[sample, -1:]).mean())
+    # By distance, as an image that ties with the last is no miss. Who has no list yet has no distances either, and gets
+    # exact ones.
+    recall = float(((before <= found.distance_NK[sample, -1:]) | exact_S[:, None]).mean())
     log.log(
         logging.INFO if recall >= RECALL else logging.WARNING,
         "nearest neighbours: the approximate search found %.2f %% of those of %d images",
@@ -229,13 +234,15 @@ def _search(
                 nearest_cuda.pick(block_IN, images, k, rounding, lists)
                 nearest_cuda.settle(features_ND, images, lists, found)
                 done += images.size
-        except (torch.OutOfMemoryError, MemoryError) as fault:
+        except (RuntimeError, MemoryError) as fault:
+            if not out_of_memory(fault):
+                raise
             # Let go, or smaller ones find no more room. What is done stays done.
             block_RN = block_IN = lists = None
             rows //= 2
             if rows < FEWEST_ROWS:
                 raise RunError(
                     f"nearest neighbours of {N} images: GPU memory does not hold {2 * rows} rows of similarities "
-                    f"beside the features ({fault}); free GPU memory, use fewer images, or run with --device cpu"
+                    f"beside the features ({fault}); {WITHOUT_MEMORY}"
                 ) from fault
             log.warning("nearest neighbours: GPU memory ran out; going on with blocks of %d rows", rows)

@@ -53,6 +53,10 @@ class DBSCANSpec(ClustererSpec, JaccardDBSCANKeys):
     def heads(self) -> set[str]:
         return {other.branch for other in self.also} - {"both"}
 
+    @property
+    def cuml_for(self) -> dict[str, str]:
+        return {"clusters.solver: cuml": "clusters.solver: graph (or auto)"} if self.solver == "cuml" else {}
+
     def build(self) -> Clusterer:
         from rapids_slr.clustering.epoch import EpochDBSCAN
 
@@ -71,6 +75,10 @@ class HDBSCANSpec(ClustererSpec):
     def look_at_foreign(cls, values: Mapping[str, Any]) -> None:
         if values.get("also"):  # to pass it over would leave out what was asked for
             raise ValueError("also needs method: dbscan, whose radius it changes")
+
+    @property
+    def cuml_for(self) -> dict[str, str]:
+        return {"clusters.method: hdbscan": "clusters.method: dbscan"}
 
     def build(self) -> Clusterer:
         from rapids_slr.clustering.epoch import EpochHDBSCAN

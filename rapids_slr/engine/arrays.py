@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,7 @@ def on_torch_stream(where: Any) -> Iterator[None]:
 
     with torch.cuda.device(device):
         stream = torch.cuda.current_stream().cuda_stream  # 0, the default stream of both, unless someone chose another
-        with cupy.cuda.ExternalStream(stream):
+        with cupy.cuda.Stream.from_external(SimpleNamespace(__cuda_stream__=lambda: (0, stream))):
             yield
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
 from rapids_slr.engine.memory import in_short, pool_in_words, share_pool
+from rapids_slr.engine.rapids import cuda_extra, installed, lacks
 from rapids_slr.errors import InputError
 
-CUDA_LIBRARIES = {"cupy": "CuPy", "numba_cuda": "numba-cuda", "cuml": "cuML", "cudf": "cuDF"}
-"""What the CUDA engine needs beside torch: module and name."""
+CUDA_LIBRARIES = {"cupy": "CuPy", "numba_cuda": "numba-cuda"}
+"""What the CUDA engine needs beside torch: module and name. Without cuML and cuDF, `steps` says what takes over."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +37,16 @@ class Step:
     why: str
 
 
-def choose_backend(device: str, memory_pool: str = "rmm") -> Backend:
+def choose_backend(device: str, memory_pool: str = "rmm", cuml_for: Mapping[str, str] | None = None) -> Backend:
     """The engine of a run.
 
     Args:
         device: "cpu", "cuda", or "auto": CUDA where it works, else the CPU with the reason.
         memory_pool: on CUDA, "rmm" makes torch, CuPy, cuML and cuDF draw on one pool, which only works before torch
             has used the GPU; "torch" leaves each library its own.
-    Raises: InputError if "cuda" cannot be had; it names all that is missing and how to get it.
+        cuml_for: settings that on CUDA only cuML serves, each with what to set in its place.
+    Raises: InputError if "cuda" cannot be had, or on CUDA a setting asks for cuML and it is not installed; it names all
+        that is missing and how to get it.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise InputError(f"device: expected auto, cpu or cuda, got {device}")
@@ -54,6 +58,8 @@ def choose_backend(device: str, memory_pool: str = "rmm") -> Backend:
         share_pool()
     missing = what_cuda_misses()
     if not missing:
+        if cuml_for and not installed("cuml"):
+            raise InputError("; ".join(f"{key} {lacks('cuml')}; or set {other}" for key, other in cuml_for.items()))
         index = torch.cuda.current_device()
         major, minor = torch.cuda.get_device_capability(index)
         why = f"{torch.cuda.get_device_name(index)}, compute capability {major}.{minor}"
@@ -65,30 +71,46 @@ def choose_backend(device: str, memory_pool: str = "rmm") -> Backend:
 
 def steps(backend: Backend) -> list[Step]:
     """The engine that each step of a run takes, and why."""
-    on_cuda = {
+    on_cpu = {
         "images, augmentation": "torch",
         "networks, training": "torch",
         "nearest neighbours": "torch, Numba",
-        "Jaccard graph": "CuPy, Numba",
-        "DBSCAN": "cuML, Numba",
-        "HDBSCAN on features": "cuML",
-        "overlap, projection, soft labels": "CuPy, Numba",
-        "HDBSCAN on soft labels": "CuPy, Numba",
-        "evaluation": "torch",
-        "label tables": "cuDF",
-    }
-    on_cpu = on_cuda | {
         "Jaccard graph": "Numba",
         "DBSCAN": "Numba",
         "HDBSCAN on features": "scikit-learn",
         "overlap, projection, soft labels": "Numba",
         "HDBSCAN on soft labels": "Numba",
+        "evaluation": "torch",
         "label tables": "pandas",
+        "map of a report": "umap-learn",
     }
-    why = {"DBSCAN": "cuML while N x N distances take a quarter of the free memory, own kernels beyond"}
     if backend.name == "cpu":
         return [Step(name, "cpu", library, backend.why) for name, library in on_cpu.items()]
-    return [Step(name, "cuda", library, why.get(name, backend.why)) for name, library in on_cuda.items()]
+    ours = ("Jaccard graph", "overlap, projection, soft labels", "HDBSCAN on soft labels")
+    on_cuda = {
+        name: Step(name, "cuda", "CuPy, Numba" if name in ours else on_cpu[name], backend.why) for name in on_cpu
+    }
+    on_cuda |= {step.name: step for step in _steps_of_rapids(backend.why)}
+    return list(on_cuda.values())
+
+
+def _steps_of_rapids(why: str) -> list[Step]:
+    """The steps of the CUDA engine that cuML and cuDF take, or what takes their place."""
+    if installed("cuml"):
+        first = "cuML while N x N distances take a quarter of the free memory, own kernels beyond"
+        found = [
+            Step("DBSCAN", "cuda", "cuML, Numba", first),
+            Step("HDBSCAN on features", "cuda", "cuML", why),
+            Step("map of a report", "cuda", "cuML", why),
+        ]
+    else:
+        found = [
+            Step("DBSCAN", "cuda", "CuPy, Numba", "own kernels: cuML is not installed"),
+            Step("HDBSCAN on features", "cuda", "none", f"{lacks('cuml')}; DBSCAN does without"),
+            Step("map of a report", "cpu", "umap-learn", "cuML is not installed"),
+        ]
+    tables = Step("label tables", "cpu", "pandas", "cuDF is not installed: columns come to the host")
+    return [*found, Step("label tables", "cuda", "cuDF", why) if installed("cudf") else tables]
 
 
 def what_cuda_misses() -> list[str]:
@@ -136,11 +158,6 @@ def compute_fault() -> str | None:
 
 def _no_gpu(fault: BaseException) -> str:
     return f"no usable GPU: {in_short(fault)} (install the NVIDIA driver; give a container its GPU with --gpus all)"
-
-
-def cuda_extra() -> str:
-    """The extra of this package that fits the CUDA version of torch."""
-    return "cuda12" if (torch.version.cuda or "").startswith("12.") else "cuda13"
 
 
 def takes_bfloat16(device: torch.device) -> bool:

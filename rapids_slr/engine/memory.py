@@ -109,7 +109,11 @@ def reset_peak(device: torch.device) -> None:
 
 
 def out_of_memory(fault: BaseException) -> bool:
-    """Whether this is how torch, CuPy, cuML or cuDF say that the GPU's memory has run out."""
+    """Whether this is how torch, CuPy, cuML or cuDF say that the GPU's memory has run out. A RunError, which may quote
+    them, has its advice already.
+    """
+    if isinstance(fault, RunError):
+        return False
     return isinstance(fault, (torch.OutOfMemoryError, MemoryError)) or (
         isinstance(fault, RuntimeError) and "bad_alloc" in str(fault)  # torch, where it draws on RMM
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 
 from rapids_slr.data.domain import Split
 from rapids_slr.engine.arrays import array_module, as_array
+from rapids_slr.engine.rapids import import_rapids, installed
 
 Frame = Any
 """pandas.DataFrame or cudf.DataFrame."""
@@ -21,8 +21,8 @@ Frame = Any
 def data_frames(*columns: Any) -> ModuleType:
     """The library of tables for arrays: cuDF where one of them lies on a GPU and it is installed, else pandas."""
     # Looked for and not imported: without a GPU nobody waits for cuDF.
-    on_device = any(array_module(x) is not np for x in columns) and importlib.util.find_spec("cudf") is not None
-    return import_module("cudf" if on_device else "pandas")
+    on_device = any(array_module(x) is not np for x in columns) and installed("cudf")
+    return import_rapids("cudf", "run with --device cpu") if on_device else import_module("pandas")
 
 
 def table(columns: Mapping[str, Any]) -> Frame:

@@ -70,6 +70,11 @@ class RefinerSpec(Section):
         """Whether soft rows are trained on, in place of hard labels."""
         return False
 
+    @property
+    def cuml_for(self) -> dict[str, str]:
+        """Settings that on CUDA only cuML serves, each with what to set in its place (see `choose_backend`)."""
+        return {}
+
     def again(self) -> Refiner | None:
         """A refiner that makes the soft labels of an epoch again from its clusters and the labels remembered before;
         None where these two do not tell them."""

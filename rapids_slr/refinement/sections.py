@@ -31,6 +31,10 @@ class SLRSpec(RefinerSpec, SLRKeys):
     def soft_targets(self) -> bool:
         return self.hard == "none"
 
+    @property
+    def cuml_for(self) -> dict[str, str]:
+        return {"refine.hard: cuml": "refine.hard: hdbscan"} if self.hard == "cuml" else {}
+
     def build(self) -> Refiner:
         from rapids_slr.refinement.slr.estimator import SLR
 

@@ -17,6 +17,7 @@ from rapids_slr.clustering.dbscan import dbscan, radius
 from rapids_slr.clustering.jaccard import Graph, add_source_term, jaccard_graph
 from rapids_slr.clustering.neighbours import nearest_neighbours
 from rapids_slr.engine.memory import DeviceMemory
+from rapids_slr.errors import RunError
 from tests.clustering.cases import groups
 
 
@@ -43,7 +44,7 @@ def cuml(monkeypatch):
         ndarray=type(None),
         int32=np.int32,
         ascontiguousarray=np.ascontiguousarray,
-        cuda=SimpleNamespace(get_current_stream=lambda: stream),
+        cuda=SimpleNamespace(get_current_stream=lambda: stream, get_allocator=lambda: None),
     )
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.setitem(sys.modules, "cuml.cluster", SimpleNamespace(DBSCAN=DBSCAN))
@@ -126,6 +127,22 @@ def test_what_does_not_fit_is_refused(cuml, monkeypatch):
     with pytest.raises(cuml_dbscan.InputError, match=r"cuML needs 0\.0 GiB for the distances of 240 images"):
         dbscan_cuml(graph, 0.4, 4)
     assert not cuml
+
+
+@pytest.mark.parametrize("fault", [MemoryError("cupy"), RuntimeError("std::bad_alloc: out_of_memory: CUDA error")])
+def test_running_out_of_memory_ends_in_advice(cuml, monkeypatch, fault):
+    def fail(graph):
+        raise fault
+
+    monkeypatch.setattr(cuml_dbscan, "dense_distances", fail)
+    with pytest.raises(RunError, match=r"DBSCAN by cuML: memory has run out; set clusters\.solver: graph"):
+        dbscan_cuml(a_graph(0), 0.4, 4)
+
+
+def test_without_cuml_it_says_what_to_do(cuml, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cuml.cluster", None)
+    with pytest.raises(cuml_dbscan.InputError, match=r"needs cuML: .*; or set clusters\.solver: graph \(or auto\)"):
+        dbscan_cuml(a_graph(0), 0.4, 4)
 
 
 def test_auto_leaves_three_quarters_of_the_free_memory(monkeypatch):

@@ -11,7 +11,7 @@ import torch
 from sklearn import cluster
 
 from rapids_slr.clustering.hdbscan import cluster_hdbscan, hdbscan_cuml
-from rapids_slr.errors import InputError
+from rapids_slr.errors import InputError, RunError
 from tests.clustering.cases import groups
 
 
@@ -42,7 +42,7 @@ def cuml(monkeypatch):
         int32=np.int32,
         float32=np.float32,
         ascontiguousarray=np.ascontiguousarray,
-        cuda=SimpleNamespace(get_current_stream=lambda: stream),
+        cuda=SimpleNamespace(get_current_stream=lambda: stream, get_allocator=lambda: None),
     )
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.setitem(sys.modules, "cuml.cluster", SimpleNamespace(HDBSCAN=HDBSCAN))
@@ -74,6 +74,21 @@ def test_too_few_rows_are_noise(cuml):
 def test_samples_that_cuml_does_not_take(cuml, min_samples):
     with pytest.raises(InputError, match=rf"min_samples must lie in \[1, 1023\] for cuML, got {min_samples}"):
         hdbscan_cuml(groups(np.random.default_rng(0), 10, 2), 3, min_samples)
+
+
+def test_running_out_of_memory_ends_in_advice(cuml, monkeypatch):
+    def fail(self, x_ND):
+        raise MemoryError("std::bad_alloc")
+
+    monkeypatch.setattr(sys.modules["cuml.cluster"].HDBSCAN, "fit_predict", fail)
+    with pytest.raises(RunError, match="HDBSCAN by cuML: memory has run out; use fewer images"):
+        hdbscan_cuml(groups(np.random.default_rng(0), 10, 2), 3, 2)
+
+
+def test_without_cuml_it_says_what_to_do(cuml, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cuml.cluster", None)
+    with pytest.raises(InputError, match=r"needs cuML: .*; or set clusters\.method: dbscan, or refine\.hard: hdbscan"):
+        hdbscan_cuml(groups(np.random.default_rng(0), 10, 2), 3, 2)
 
 
 @pytest.mark.parametrize("convert", [np.asarray, torch.from_numpy])

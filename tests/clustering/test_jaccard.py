@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from rapids_slr.clustering import jaccard
 from rapids_slr.clustering.jaccard import add_source_term, jaccard_graph, source_reach
 from rapids_slr.clustering.neighbours import nearest_neighbours
-from rapids_slr.errors import InputError
+from rapids_slr.errors import InputError, RunError
 from tests.clustering.cases import families, groups
 from tests.reference import jaccard as reference
 
@@ -92,3 +93,12 @@ def test_short_lists_are_named():
     features = FAMILIES["clustered"]
     with pytest.raises(InputError, match="lists of 5 images, but k1=20 and k2=6 need 21"):
         jaccard_graph(features, nearest_neighbours(features, 5), 20, 6)
+
+
+def test_running_out_of_memory_ends_in_advice(monkeypatch):
+    def fail(*_):
+        raise MemoryError("std::bad_alloc")
+
+    monkeypatch.setattr(jaccard, "kreciprocal_weights", fail)
+    with pytest.raises(RunError, match=r"Jaccard graph: memory has run out; lower clusters\.k1, use fewer images"):
+        graph_of(FAMILIES["random"], 5, 2)

@@ -171,7 +171,10 @@ def test_lists_hold_what_rounding_may_hide_and_little_more(k, device, host):
         assert index_C[near] == i
 
 
-@pytest.mark.parametrize("fault", [torch.OutOfMemoryError("no memory"), MemoryError("no memory")])
+OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError, lambda text: RuntimeError(f"std::bad_alloc: {text}"))
+
+
+@pytest.mark.parametrize("fault", [kind("no memory") for kind in OUT_OF_MEMORY])
 def test_blocks_are_halved_when_memory_runs_out(fault, device, host, monkeypatch, caplog):
     features, inexact, sizes = near_ties(14), blocks.product, []
 
@@ -191,7 +194,7 @@ def test_blocks_are_halved_when_memory_runs_out(fault, device, host, monkeypatch
         f"nearest neighbours: GPU memory ran out; going on with blocks of {rows} rows" for rows in (6, 3, 1)
     ]
     monkeypatch.setattr(neighbours, "FEWEST_ROWS", 6)
-    with pytest.raises(RunError, match=r"of 14 images: GPU memory does not hold 6 rows .* \(no memory\); free GPU"):
+    with pytest.raises(RunError, match=r"of 14 images: GPU memory does not hold 6 rows .*no memory\); free GPU"):
         nearest_on_cuda(device(features), 3)
 
 
@@ -247,6 +250,20 @@ def test_approximate_neighbours_are_measured_exactly(cuvs, device, host, monkeyp
     assert (furthest_N <= d.max(axis=1) + 1e-6).all()
     assert (furthest_N >= d[:, [0, 11]].max(axis=1) - 1e-6).all()
     assert (furthest_N >= host(found.distances_Nk)[:, -1]).all()
+
+
+def test_recall_counts_no_rows_that_are_searched_exactly(cuvs, device, monkeypatch):
+    """All are in the sample: image 3 has no list and hence nothing to count yet, and 5 misses one of its four."""
+    no_results = nearest_cuda.no_results
+
+    def no_results_but_rubbish(features_ND, k):
+        found = no_results(features_ND, k)
+        found.distance_NK[:] = 9
+        return found
+
+    monkeypatch.setattr(nearest_cuda, "no_results", no_results_but_rubbish)
+    monkeypatch.setattr(neighbours, "SAMPLE", 22)
+    assert nearest_neighbours(device(near_ties(22)), 5, approximate=True).recall == 1 - 1 / (4 * 22)
 
 
 def test_lists_from_an_approximate_search(device, host):

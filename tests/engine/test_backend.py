@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from rapids_slr.clustering.sections import DBSCANSpec, HDBSCANSpec
 from rapids_slr.engine.arrays import on_torch_stream
 from rapids_slr.engine.backend import choose_backend, steps
 from rapids_slr.errors import InputError
+from rapids_slr.refinement.sections import NoRefinementSpec, SLRSpec
 from tests.engine.machines import NO_DRIVER
 
 
@@ -45,8 +51,8 @@ def test_without_a_driver_cuda_is_refused_and_auto_says_why(machine):
 @pytest.mark.parametrize(
     ("lacks", "cuda", "text"),
     [
-        (("cuml",), "13.2", "cuML is not installed (pip install 'rapids-slr[cuda13]')"),
-        (("cupy", "cuml", "cudf"), "12.9", "CuPy, cuML and cuDF are not installed (pip install 'rapids-slr[cuda12]')"),
+        (("cupy",), "13.2", "CuPy is not installed (pip install 'rapids-slr[cuda13]')"),
+        (("cupy", "numba_cuda"), "12.9", "CuPy and numba-cuda are not installed (pip install 'rapids-slr[cuda12]')"),
         (("numba_cuda",), "13.2", "numba-cuda is not installed"),
     ],
 )
@@ -59,7 +65,7 @@ def test_missing_libraries_are_named_with_the_command_that_brings_them(machine, 
 def test_all_that_is_missing_is_named_at_once(machine):
     machine(fault=NO_DRIVER, lacks=("cupy", "numba_cuda", "cuml", "cudf"))
     assert "no usable GPU" in refusal()
-    assert "CuPy, numba-cuda, cuML and cuDF are not installed" in refusal()
+    assert "CuPy and numba-cuda are not installed" in refusal()
 
 
 def test_a_torch_without_cuda_is_named(machine):
@@ -93,6 +99,72 @@ def test_steps_name_engine_and_library(machine):
     assert "quarter of the free memory" in on_cuda["DBSCAN"].why
     assert on_cuda["label tables"].why == "NVIDIA H100, compute capability 9.0"
     assert on_cpu["DBSCAN"].why == "device: cpu was asked for"
+
+
+def test_cuda_does_without_cuml_and_cudf(machine):
+    machine(lacks=("cuml", "cudf"))
+    for device in ("auto", "cuda"):
+        chosen = choose_backend(device)
+        assert (chosen.name, chosen.why) == ("cuda", "NVIDIA H100, compute capability 9.0")
+    found = {step.name: (step.engine, step.library, step.why) for step in steps(chosen)}
+    assert found["DBSCAN"] == ("cuda", "CuPy, Numba", "own kernels: cuML is not installed")
+    assert found["HDBSCAN on features"] == (
+        "cuda",
+        "none",
+        "needs cuML: not installed (pip install 'rapids-slr[cuda13]'); DBSCAN does without",
+    )
+    assert found["label tables"] == ("cpu", "pandas", "cuDF is not installed: columns come to the host")
+    assert found["map of a report"] == ("cpu", "umap-learn", "cuML is not installed")
+    assert {engine for engine, _, why in found.values() if why == chosen.why} == {"cuda"}
+
+
+CUML_FOR = {
+    "clusters.method: hdbscan": HDBSCANSpec(),
+    "clusters.solver: cuml": DBSCANSpec(solver="cuml"),
+    "refine.hard: cuml": SLRSpec(hard="cuml"),
+}
+
+
+@pytest.mark.parametrize("key", CUML_FOR)
+def test_what_only_cuml_does_is_refused_without_it(machine, key):
+    asked = CUML_FOR[key].cuml_for
+    assert list(asked) == [key]
+    machine(lacks=("cuml", "cudf"))
+    for device in ("auto", "cuda"):
+        with pytest.raises(InputError) as raised:
+            choose_backend(device, cuml_for=asked)
+        assert str(raised.value) == (
+            f"{key} needs cuML: not installed (pip install 'rapids-slr[cuda13]'); or set {asked[key]}"
+        )
+    assert choose_backend("cpu", cuml_for=asked).name == "cpu"
+    machine()
+    assert choose_backend("cuda", cuml_for=asked).name == "cuda"
+
+
+def test_only_what_cuml_does_asks_for_it():
+    assert not DBSCANSpec().cuml_for | SLRSpec().cuml_for | NoRefinementSpec().cuml_for
+
+
+def test_cupy_follows_the_stream_of_torch(monkeypatch):
+    """By CUDA's protocol for streams: CuPy warns of any other way."""
+    cupy = pytest.importorskip("cupy")
+    chosen, entered = SimpleNamespace(cuda_stream=1234), []
+    monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: chosen)
+
+    class Stream(cupy.cuda.Stream):
+        def __enter__(self):
+            entered.append(self.ptr)
+
+        def __exit__(self, *_):
+            entered.append("left")
+
+    monkeypatch.setattr(cupy.cuda, "Stream", Stream)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with on_torch_stream(torch.device("cuda", 0)):
+            assert entered == [1234]
+    assert entered == [1234, "left"]
 
 
 def test_on_the_cpu_there_is_no_stream_to_change():

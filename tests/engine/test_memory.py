@@ -68,6 +68,13 @@ def test_a_pool_that_fails_is_no_reason_to_stop(machine, pool, monkeypatch, faul
     assert pool == ["torch computes"]  # torch and CuPy keep what they had
 
 
+def test_without_rmm_each_library_has_its_pool(machine, pool, monkeypatch):
+    machine(lacks=("cuml", "cudf"))
+    monkeypatch.setitem(sys.modules, "rmm", None)
+    assert "each library, because RMM's could not be set up (import of rmm halted" in choose_backend("cuda").memory
+    assert pool == ["torch computes"]
+
+
 def test_torch_may_refuse_another_allocator(machine, pool, monkeypatch):
     machine()
 
@@ -79,7 +86,7 @@ def test_torch_may_refuse_another_allocator(machine, pool, monkeypatch):
     assert pool == ["pool of 1073741824", "torch computes"]
 
 
-@pytest.mark.parametrize("trouble", [{"fault": NO_DRIVER}, {"lacks": ("cuml",)}, {"cuda": None}])
+@pytest.mark.parametrize("trouble", [{"fault": NO_DRIVER}, {"lacks": ("numba_cuda",)}, {"cuda": None}])
 def test_no_pool_is_made_for_the_cpu(machine, pool, trouble):
     machine(**trouble)
     assert choose_backend("auto").memory == "host memory"
@@ -111,6 +118,7 @@ def test_how_libraries_say_that_memory_has_run_out():
     assert out_of_memory(RuntimeError("std::bad_alloc: out_of_memory: CUDA error (failed to allocate 8 bytes)"))
     assert not out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
     assert not out_of_memory(ValueError("bad_alloc"))
+    assert not out_of_memory(RunError("embedding (std::bad_alloc): lower it")), "it has its advice"
 
 
 def test_running_out_of_memory_ends_in_advice():

@@ -114,6 +114,7 @@ def gpu(monkeypatch):
 def test_the_library_of_tables_follows_the_arrays(gpu, monkeypatch, columns, installed, name):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if installed else None)
     monkeypatch.setattr(tables, "import_module", lambda name: name)
+    monkeypatch.setattr(tables, "import_rapids", lambda name, instead: name)
     assert data_frames(*columns) == name
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -36,6 +40,33 @@ def test_a_handful_of_images_needs_no_umap(rng, images, monkeypatch):
     xy, method = map_features(groups(images, rng)[0], seed=0)
     assert (xy.shape, method) == ((images, 2), "PCA")
     assert np.isfinite(xy).all()
+
+
+def test_without_cuml_features_of_a_gpu_go_to_umap_learn(rng, monkeypatch):
+    monkeypatch.setattr(maps, "FEWEST", 15)
+    features, _ = groups(30, rng)
+
+    class OfGpu:
+        is_cuda = True
+
+        def __len__(self) -> int:
+            return len(features)
+
+        def cpu(self) -> torch.Tensor:
+            return features
+
+    class UMAP:
+        def __init__(self, **settings) -> None:
+            pass
+
+        def fit_transform(self, x_ND):
+            return x_ND[:, :2] * [3, 1]
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=UMAP))
+    xy, method = map_features(OfGpu(), seed=0)
+    assert method == "UMAP"
+    np.testing.assert_array_equal(xy, features.numpy()[:, :2] * np.float32([3, 1]))
 
 
 @pytest.mark.slow
