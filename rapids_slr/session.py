@@ -37,7 +37,8 @@ class Session(ExitStack):
         super().__init__()
         self.spec, self.out = spec, out
         # Before anything touches the GPU: the shared pool can be taken until torch's first use of it.
-        self.backend = choose_backend(spec.device, spec.memory_pool)
+        needs_cuml = spec.clusters.cuml_for | spec.refine.cuml_for
+        self.backend = choose_backend(spec.device, spec.memory_pool, needs_cuml)
         self.device = self.backend.device
         self.progress = Progress()
         self._warned: set[str] = set()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from rapids_slr.clustering.sections import HDBSCANSpec
+from rapids_slr.engine.backend import choose_backend
+from rapids_slr.refinement.sections import SLRSpec
 from rapids_slr.session import RunSession, Session
 
 
@@ -46,3 +49,18 @@ def test_a_warning_is_said_once(tiny, tmp_path, capsys):
         session.warn("this")
         session.warn("that")
     assert capsys.readouterr().err.count("warning: this") == 1
+
+
+def test_what_only_cuml_serves_is_asked_for_before_anything_is_trained(tiny, tmp_path, monkeypatch):
+    asked = []
+
+    def choose(device, pool, cuml_for):
+        asked.append(cuml_for)
+        return choose_backend("cpu")
+
+    monkeypatch.setattr("rapids_slr.session.choose_backend", choose)
+    Session(tiny, tmp_path)
+    clusters, refine = HDBSCANSpec(), SLRSpec(hard="cuml")
+    Session(tiny.model_copy(update={"clusters": clusters, "refine": refine}), tmp_path)
+    assert asked == [{}, clusters.cuml_for | refine.cuml_for]
+    assert len(asked[1]) == 2

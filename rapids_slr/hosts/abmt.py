@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -30,8 +30,10 @@ from rapids_slr.marks import stage
 from rapids_slr.networks.base import Outputs
 from rapids_slr.networks.network import Network
 from rapids_slr.networks.teacher import update_teacher
-from rapids_slr.session import Session
 from rapids_slr.settings.spec import RunSpec, TrainingSpec
+
+if TYPE_CHECKING:
+    from rapids_slr.session import Session
 
 
 class ABMT:
