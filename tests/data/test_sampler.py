@@ -91,7 +91,8 @@ def test_an_epoch_of_market1501_is_drawn_at_once():
         identity_batches(labels, 16, 4, 400, drawn())
         return time.perf_counter() - start
 
-    assert min(seconds() for _ in range(5)) < 0.05
+    # A loop over identities or steps takes seconds; the bound leaves room for a machine that does other things too.
+    assert min(seconds() for _ in range(5)) < 0.5
 
 
 @needs_gpu

@@ -53,7 +53,7 @@ def result(profiled) -> dict:
 
 
 def test_every_stage_of_a_run_is_measured(result):
-    assert list(result["stages"]) == [name for name in STAGES if name not in ("HDBSCAN", "guard")]
+    assert list(result["stages"]) == [name for name in STAGES if name not in ("cameras", "HDBSCAN", "guard")]
     for name, stage in result["stages"].items():
         seconds = stage["seconds"]
         assert len(seconds["runs"]) == 2, name
@@ -130,8 +130,12 @@ def test_another_profile_goes_into_the_same_folder_but_none_into_that_of_a_run(p
         ({"refine": None, "evaluation": {"guard": True}}, {"neighbours", "Jaccard graph", "DBSCAN", "guard"}),
         ({"clusters": {"method": "hdbscan", "min_cluster_size": 3}, "refine": None}, {"HDBSCAN"}),
         (
+            {"clusters": TINY["clusters"] | {"cameras": "centre"}, "refine": None},
+            {"cameras", "neighbours", "Jaccard graph", "DBSCAN"},
+        ),
+        (
             {"clusters": TINY["clusters"] | {"source_weight": 0.1, "also": [{"branch": "average"}]}},
-            set(STAGES) - {"HDBSCAN", "guard"},
+            set(STAGES) - {"cameras", "HDBSCAN", "guard"},
         ),
     ],
 )
