@@ -289,19 +289,24 @@ def test_arrays_are_found_in_containers_of_any_kind():
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks start anew on Linux alone")
 def test_memory_of_a_stage_is_its_own_and_that_of_the_stages_within():
-    memory = Memory(CPU)
+    """The middle of three: a system short of memory takes pages from a process while it is looked at."""
 
     def fill(mb: int) -> None:
         np.ones(mb * 2**17).sum()
 
-    with memory("outer"), memory("inner"):
-        fill(120)
-    with memory("small"):
-        fill(30)
-    assert memory.host["inner"].added == pytest.approx(120, abs=20)
-    assert memory.host["outer"].added == pytest.approx(120, abs=20)
-    assert memory.host["small"].added < 60
-    assert memory.host["inner"].most > memory.host["inner"].added
+    found = []
+    for _ in range(3):
+        memory = Memory(CPU)
+        with memory("outer"), memory("inner"):
+            fill(120)
+        with memory("small"):
+            fill(30)
+        assert memory.host["inner"].most > memory.host["inner"].added
+        found.append(memory.host)
+    added = {name: sorted(host[name].added for host in found)[1] for name in ("inner", "outer", "small")}
+    assert added["inner"] == pytest.approx(120, abs=20)
+    assert added["outer"] == pytest.approx(120, abs=20)
+    assert added["small"] < 60
 
 
 def test_the_roofline_names_what_bounds():
