@@ -32,7 +32,7 @@ from rapids_slr.networks.checkpoint import (
 )
 from rapids_slr.networks.network import Network
 from rapids_slr.provenance import versions
-from rapids_slr.record.columns import LOSS, PICKS_BY, column_of
+from rapids_slr.record.columns import PICKS_BY, column_of, columns_in
 from rapids_slr.record.folder import best_row
 from rapids_slr.record.rows import cluster_means, count_clusters, epoch_row, label_table, prefixed, seconds_by_stage
 from rapids_slr.refinement.base import Refined
@@ -41,8 +41,8 @@ from rapids_slr.session import RunSession, Session
 from rapids_slr.settings.spec import RunSpec
 from rapids_slr.state import Adaptation
 
-IDLE = 0.01
-"""Part of its chance value within which a loss term counts as idle."""
+IDLE, IDLE_EPOCHS = 0.03, 3
+"""Part of its chance value within which a loss term counts as idle, and epochs that it takes to say so."""
 
 # Commands -------------------------------------------------------------------------------------------------------------
 
@@ -221,7 +221,6 @@ def run_epoch(session: Session, now: Adaptation, epoch: int) -> Epoch:
         targets = targets_of(refined, spec, epoch, target.split.identities)
     with stage("training"):
         losses = now.host.fit_epoch(features_ND, targets, epoch)
-    warn_of_idle_losses(session, epoch, losses)
     scores: Mapping[str, float] = {}
     if epoch % spec.evaluation.every == 0 or epoch == spec.training.epochs:
         with stage("evaluation"):
@@ -280,15 +279,21 @@ def warn_of_collapse(session: Session, epoch: int, clusters_N: Tensor, refined_N
         )
 
 
-def warn_of_idle_losses(session: Session, epoch: int, losses: Mapping[str, float]) -> None:
-    """Say which terms are still, after a first epoch, what they are where they have nothing to teach."""
-    for term, value in losses.items():
-        chance = column_of(LOSS + term).chance
-        if epoch > 1 and chance is not None and abs(value - chance) < IDLE * chance:
-            session.warn(
-                f"the loss term {term} stays at {chance:.3f}, its value where it has nothing to teach; "
-                f"another form (training.{term}), or a weight of 0, may serve as well"
-            )
+def warn_of_idle_losses(session: Session, rows: Sequence[Mapping[str, float]]) -> None:
+    """Say which loss terms were, in every epoch after the first, what they are where they have nothing to teach.
+
+    Args:
+        rows: those of metrics.jsonl; fewer than IDLE_EPOCHS after the first tell nothing.
+    """
+    later = [row for row in rows if row["epoch"] > 1]
+    for column in columns_in(later, "loss"):
+        values, chance = [row[column.key] for row in later if column.key in row], column.chance
+        if chance is None or len(values) < IDLE_EPOCHS or any(abs(x - chance) > IDLE * chance for x in values):
+            continue
+        session.warn(
+            f"the loss term {column.name} was {min(values):.3f} to {max(values):.3f} from epoch 2 on; it is "
+            f"{chance:.3f} where it has nothing to teach. Another form of it, or a weight of 0, may serve as well"
+        )
 
 
 # What is left of an epoch, and of a run -------------------------------------------------------------------------------
@@ -351,6 +356,7 @@ def summarise(session: RunSession, now: Adaptation) -> None:
             "versions": versions(),
         },
     )
+    warn_of_idle_losses(session, rows)
     for name, found in (now.start | scores).items():
         session.log.scores(name, found)
     if picked:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,7 @@ class Session(ExitStack):
         finally:
             task.close()
 
-    def epoch_bar(self, epoch: int):
+    def epoch_bar(self, epoch: int) -> AbstractContextManager[Callable[..., None]]:
         """The bar of an epoch's training steps."""
         training = self.spec.training
         return self.bar(f"epoch {epoch}/{training.epochs}", training.iterations)
