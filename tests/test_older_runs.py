@@ -32,7 +32,7 @@ def rows(folder: Path) -> list[dict]:
 def test_a_run_of_010_is_resumed_where_it_was(older):
     before, state = rows(older), torch.load(older / "checkpoints/last.pt", weights_only=True)
     assert (state["epoch"], "host" in state, "refiner" in state) == (2, False, False)
-    run.train(load_spec(older / "spec.yaml"), older, resume=True)
+    run.train(load_spec(older / "spec.yaml", of_run=True), older, resume=True)
     after = rows(older)
     assert [row["epoch"] for row in after] == [1, 2, 3]
     assert after[:2] == before
@@ -51,7 +51,7 @@ def test_one_without_refinement_too(older):
     spec.write_text(text[:start] + "refine: none\n" + text[end:])
     state = torch.load(older / "checkpoints/last.pt", weights_only=True)
     torch.save(state | {"slr": None}, older / "checkpoints/last.pt")
-    run.train(load_spec(spec), older, resume=True)
+    run.train(load_spec(spec, of_run=True), older, resume=True)
     third = pd.read_parquet(older / "labels" / "epoch-003.parquet")
     assert (third["refined"] == third["cluster"]).all()
     assert (third["previous"] == state["clusters_N"].numpy()).all()
@@ -59,7 +59,7 @@ def test_one_without_refinement_too(older):
 
 def test_its_networks_are_read(older):
     spec, pretrained = (
-        load_spec(older / "spec.yaml"),
+        load_spec(older / "spec.yaml", of_run=True),
         torch.load(older / "checkpoints/pretrained.pt", weights_only=True),
     )
     network = load_network(older / "checkpoints/pretrained.pt", spec)
@@ -73,9 +73,11 @@ def test_its_networks_are_read(older):
 
 
 def test_it_is_evaluated_reported_and_profiled(older, tmp_path):
-    spec = load_spec(older / "spec.yaml")
+    spec = load_spec(older / "spec.yaml", of_run=True)
     assert run.evaluate(spec, older)["mAP"] == pytest.approx(rows(older)[-1]["mAP"], abs=1e-4)
     assert "adapting: 2 of 3 epochs are done" in write_report([older]).read_text()
     checkpoint = f"pretrain.checkpoint={older / 'checkpoints/pretrained.pt'}"
-    result = profile_run(load_spec(older / "spec.yaml", [checkpoint]), tmp_path / "profile", repetitions=1)[1]
+    result = profile_run(
+        load_spec(older / "spec.yaml", [checkpoint], of_run=True), tmp_path / "profile", repetitions=1
+    )[1]
     assert np.isfinite(result["stages"]["EMA"]["seconds"]["median"])

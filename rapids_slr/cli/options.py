@@ -52,15 +52,16 @@ def run_spec(
     """
     from rapids_slr.settings.specfile import load_spec
 
-    file: str | Path | None = spec
     if of_folder and out is None:
         raise InputError("--resume needs the run folder to go on with: --out DIR")
-    if of_folder and out is not None and spec is None:
+    file: str | Path | None = spec
+    its_own = of_folder and out is not None and spec is None
+    if its_own:
         file = out / "spec.yaml"
         if not file.is_file():
             raise InputError(f"{out} holds no run (no spec.yaml); name the folder of one with --out, or give a SPEC")
     # The later wins, and so --device over --set.
-    return load_spec(file, [*(changes or ()), *([f"device={device}"] if device else ())])
+    return load_spec(file, [*(changes or ()), *([f"device={device}"] if device else ())], of_run=its_own)
 
 
 def is_run(out: Path | None) -> bool:

@@ -159,7 +159,7 @@ def _weights(state: Mapping[str, Any], path: Path) -> tuple[Mapping[str, Tensor]
 def _described(state: Mapping[str, Any], path: Path) -> tuple[ModelSpec, StoredSpec]:
     """The network to build, without weights to start from, and the images that it takes."""
     if not {"model", "precision", "images"} <= state.keys():
-        state = description(load_spec(_spec_beside(path)))
+        state = description(load_spec(_spec_beside(path), of_run=True))
     try:
         model = {name: value for name, value in state["model"].items() if name != "channels"}
         images = {name: state["images"][name] for name in ImageSpec.model_fields}

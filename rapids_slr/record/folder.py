@@ -68,7 +68,7 @@ class RunFolder:
         return folder
 
     def _is_of(self, spec: RunSpec) -> None:
-        differing = spec_differences(load_spec(self.spec_file), spec)
+        differing = spec_differences(load_spec(self.spec_file, of_run=True), spec)
         differing = [key for key in differing if key.split(".")[0] not in MAY_DIFFER]
         if differing:
             raise InputError(

@@ -90,7 +90,7 @@ def gather_run(path: Path, device: str | None = None) -> Run:
     folder = RunFolder(path)
     if not folder.spec_file.is_file():
         raise InputError(f"{path} holds no run (no spec.yaml); name the folder of one")
-    spec = load_spec(folder.spec_file)
+    spec = load_spec(folder.spec_file, of_run=True)
     run = Run(spec.name, path, spec, "", False, epochs=folder.rows(folder.metrics_file))
     run.pretraining = folder.rows(folder.pretrain_file)
     run.summary = read_summary(folder, run.faults)

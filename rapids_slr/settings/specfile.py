@@ -27,6 +27,8 @@ from rapids_slr.settings.spec import RunSpec
 
 QUICKSTART = "quickstart"
 """The embedded spec of a run without a spec."""
+PAPER = "paper"
+"""The embedded spec with the settings of the paper, which all runs had before there were others."""
 LIKENESS = 0.65
 """Similarity (difflib, 0..1) from which a valid key is offered for an unknown one."""
 # Beyond any chain of `extends`, which counts up from 0.
@@ -45,16 +47,20 @@ class SpecError(InputError):
         self.faults = list(faults)
 
 
-def load_spec(path: str | Path | None, overrides: Sequence[str] = ()) -> RunSpec:
+def load_spec(path: str | Path | None, overrides: Sequence[str] = (), *, of_run: bool = False) -> RunSpec:
     """Read a run spec.
 
     Args:
         path: a YAML file, or the name of an embedded spec (`omniglot`); None takes the quick-start.
         overrides: "a.b=value" each, the value written as in YAML; a later one wins.
+        of_run: the file is the spec.yaml of a run folder, which holds every key that its version had; those it had not
+            are as in the paper, not as by default.
     Raises: SpecError naming every fault of the file, of those it extends and of the overrides.
     """
     faults: list[Fault] = []
     tree = read_file(find_spec(path), faults)
+    if of_run:
+        tree = merge(read_file(find_spec(PAPER), []), tree)
     for override in overrides:
         if change := read_override(override, faults):
             tree = merge(tree, change)

@@ -67,7 +67,7 @@ class SweepFolder:
         faults = []
         for run in sweep.runs:
             file = self.of_run(run).spec_file
-            differing = spec_differences(load_spec(file), self.linked(run)) if file.exists() else []
+            differing = spec_differences(load_spec(file, of_run=True), self.linked(run)) if file.exists() else []
             # The shared pre-training lies in this folder, which may have moved since.
             moved = {"pretrain.checkpoint"} if run.pretraining is not None else set()
             if differing := [key for key in differing if key not in moved and key.split(".")[0] not in MAY_DIFFER]:
