@@ -41,6 +41,7 @@ from rapids_slr.session import RunSession, Session
 from rapids_slr.settings.spec import RunSpec
 from rapids_slr.state import Adaptation
 
+NOTHING_TO_EVALUATE = "the target has no images that test a network (query and gallery), so nothing to evaluate on"
 IDLE, IDLE_EPOCHS = 0.03, 3
 """Part of its chance value within which a loss term counts as idle, and epochs that it takes to say so."""
 
@@ -72,9 +73,11 @@ def adapt(spec: RunSpec, out: Path | None = None, resume: bool = False) -> Path:
                 f"{session.folder.path} holds no pre-trained network; run `rapids-slr pretrain` into it first, "
                 "or give one with --set pretrain.checkpoint=.../checkpoints/pretrained.pt"
             )
+        now = new_adaptation(session)
+        read_images(session, now)
         # Takes the network that is there; nothing is trained.
         pretrain_network(session)
-        adapt_network(session, new_adaptation(session))
+        adapt_network(session, now)
     return session.folder.path
 
 
@@ -86,6 +89,8 @@ def evaluate(spec: RunSpec, out: Path | None = None, checkpoint: Path | None = N
     """
     with RunSession(spec, out, resume=True) as session:
         network, task = load_trained(checkpoint or session.folder.path).network.place(session.device), spec.task.build()
+        if not task.test_images(session.images):
+            raise InputError(f"{NOTHING_TO_EVALUATE}; give one that does with --set data.target.path=...")
         scores = task.evaluate(lambda images: session.embed(network, images), session.images)
         session.folder.write_json(session.folder.path / "evaluation.json", scores)
         session.log.scores("evaluation", scores)
@@ -94,11 +99,15 @@ def evaluate(spec: RunSpec, out: Path | None = None, checkpoint: Path | None = N
 
 def read_images(session: RunSession, now: Adaptation) -> None:
     """Decode all that the run will need, so that bad data stops it before it trains."""
-    spec, pretrained = session.spec, session.folder.pretrained_file.exists()
-    if spec.adapts_with_source or (spec.data.source is not None and not pretrained):
+    spec, given = session.spec, session.spec.pretrain.checkpoint is not None
+    if spec.adapts_with_source or not (given or session.folder.pretrained_file.exists()):
         _ = session.images.source  # reads it
     now.clusterer.check(len(session.images.target.split))
+    if spec.training.labels == "identities" and not session.images.target_domain.is_labelled:
+        raise InputError("training.labels: identities needs those of the target, whose images tell none")
     now.task.read(session.images)
+    if not now.task.test_images(session.images):
+        session.progress.say(f"{NOTHING_TO_EVALUATE}: the run leaves figures that need no labels")
 
 
 # Pre-training ---------------------------------------------------------------------------------------------------------

@@ -75,6 +75,11 @@ class Run:
         return self.spec.task.headline
 
     @property
+    def untested(self) -> bool:
+        """Whether its target has nothing that a network could be evaluated on."""
+        return "direct" in self.start and not self.start["direct"]
+
+    @property
     def last(self) -> dict[str, float]:
         """The last finished epoch; empty before."""
         return self.epochs[-1] if self.epochs else {}

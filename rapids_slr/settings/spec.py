@@ -6,6 +6,7 @@ naming the faults of a spec with their lines, is the work of `specfile.py`.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -54,10 +55,17 @@ class DomainSpec(Settings):
     """Where the images of one domain come from: a path, or the synthetic generator."""
 
     path: str | None = None
-    """Folder or .zip in the layout below."""
+    """Folder or .zip in the layout below, or the table of `layout: table`."""
     # A str that is looked up, not a Literal: the table may have grown since this module was imported.
     layout: Annotated[str, Field(json_schema_extra={"enum": layout_names()})] = "auto"
-    """How names tell identity and camera; `auto` looks at the folders. `omniglot-*` takes torchvision's data set."""
+    """How names tell identity and camera; `auto` looks at the folders. `omniglot-*` takes torchvision's data set.
+    `images` takes any images as a target, without labels. `table` reads a .csv or .parquet that is the path or lies in
+    it, with the columns path and, where they are known, identity, camera and split."""
+    camera_level: Count | None = None
+    """With `layout: images`, the folder below the path whose name is the camera: 1 is the first."""
+    camera_pattern: str | None = None
+    """With `layout: images`, a regular expression that finds the camera in the path of an image below the data set: its
+    group, or all that it matches. Without this and camera_level all images are of one camera."""
     synth: SynthSpec | None = None
     """Draw the domain instead of reading it."""
     appearance: Literal["mid", "hard"] | None = None
@@ -70,6 +78,24 @@ class DomainSpec(Settings):
         if layout not in layout_names():
             raise not_in_table(layout, layout_names())
         return layout
+
+    @field_validator("camera_pattern")
+    @classmethod
+    def _compiles(cls, pattern: str | None) -> str | None:
+        try:
+            re.compile(pattern or "")
+        except re.error as fault:
+            raise ValueError(f"is no regular expression: {fault}") from fault
+        return pattern
+
+    @model_validator(mode="after")
+    def _cameras_of_free_names(self) -> DomainSpec:
+        given = [name for name in ("camera_level", "camera_pattern") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError("give either camera_level or camera_pattern, and not both")
+        if given and self.layout != "images":
+            raise ValueError(f"{given[0]} needs layout: images; other layouts tell cameras themselves")
+        return self
 
     @model_validator(mode="after")
     def _one_origin(self) -> DomainSpec:

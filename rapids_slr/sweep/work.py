@@ -272,8 +272,8 @@ class Work:
                 self.save()
                 last = self.records[job.name]["scores"]["last"]
                 scores = task_of(self.sweep.base).shown()
-                shown = "  ".join(f"{column.name} {column.text(last[column.key])}" for column in scores)
-                self.progress.say(f"{job.name}: {shown}")
+                shown = [f"{column.name} {column.text(last[column.key])}" for column in scores if column.key in last]
+                self.progress.say(f"{job.name}: {'  '.join(shown) or 'done, without scores'}")
         else:
             self.fail(job, child.message(), bar)
 
