@@ -207,7 +207,8 @@ class WeightsSpec(Settings):
     """What networks start from."""
 
     weights: str | None = None
-    """Start of the backbone: `imagenet` (torchvision's or IBN-Net's file by name), a file of weights, or none."""
+    """Start of the backbone: `imagenet` (torchvision's or IBN-Net's file by name), a file of weights, or none. Of a
+    checkpoint of another program the tensors with the backbone's names are taken, and the others named."""
 
 
 class ModelSpec(ComputeSpec, WeightsSpec, ArchitectureSpec):
