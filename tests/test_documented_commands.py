@@ -15,7 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import yaml
 
@@ -23,6 +22,7 @@ from rapids_slr.bench import FEATURES
 from rapids_slr.cli import COMMANDS, GROUPS, main
 from rapids_slr.data.drawn.synth import synth_domain, write_domain
 from rapids_slr.data.pack import pack
+from rapids_slr.labelfiles import write_features
 from rapids_slr.reports import maps
 from rapids_slr.settings.spec import RunSpec
 from rapids_slr.settings.specfile import load_spec, spec_differences
@@ -214,6 +214,12 @@ def to_search(words: list[str], made: Path) -> list[str]:
     return []
 
 
+def to_embed(words: list[str], made: Path) -> list[str]:
+    put(made, "run", words[1])
+    put_images(words[2], made)
+    return []
+
+
 def to_export(words: list[str], made: Path) -> list[str]:
     put(made, "run", words[1])
     if images := after(words, "--images"):
@@ -238,7 +244,7 @@ def to_refine(words: list[str], made: Path) -> list[str]:
 
 
 def to_cluster(words: list[str], made: Path) -> list[str]:
-    np.save(words[1], FEATURES["clustered"](400, 32))
+    write_features(Path(words[1]), FEATURES["clustered"](400, 32), [f"{number}.png" for number in range(400)])
     return []
 
 
@@ -264,6 +270,7 @@ PREPARE: dict[str, Callable[[list[str], Path], list[str]]] = {
     "evaluate": to_evaluate,
     "report": to_report,
     "search": to_search,
+    "embed": to_embed,
     "export": to_export,
     "sweep": to_sweep,
     "refine": to_refine,
