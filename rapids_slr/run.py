@@ -60,15 +60,17 @@ def train(spec: RunSpec, out: Path | None = None, resume: bool = False) -> Path:
 
 def pretrain(spec: RunSpec, out: Path | None = None, resume: bool = False) -> Path:
     """Pre-training alone; leaves checkpoints/pretrained.pt in the run folder it gives."""
+    if spec.pretrain is None:
+        raise InputError("pretrain: none leaves nothing to pre-train; `rapids-slr train` or `adapt` starts without it")
     with RunSession(spec, out, resume) as session:
         pretrain_network(session)
     return session.folder.path
 
 
 def adapt(spec: RunSpec, out: Path | None = None, resume: bool = False) -> Path:
-    """Adaptation alone, from pretrain.checkpoint or from the pretrained.pt of the run folder."""
+    """Adaptation alone, from pretrain.checkpoint, the folder's pretrained.pt or, with `pretrain: none`, from neither."""
     with RunSession(spec, out, resume, builds_on_pretraining=True) as session:
-        if not session.folder.pretrained_file.exists() and spec.pretrain.checkpoint is None:
+        if spec.pretrains and not session.folder.pretrained_file.exists():
             raise InputError(
                 f"{session.folder.path} holds no pre-trained network; run `rapids-slr pretrain` into it first, "
                 "or give one with --set pretrain.checkpoint=.../checkpoints/pretrained.pt"
@@ -99,8 +101,8 @@ def evaluate(spec: RunSpec, out: Path | None = None, checkpoint: Path | None = N
 
 def read_images(session: RunSession, now: Adaptation) -> None:
     """Decode all that the run will need, so that bad data stops it before it trains."""
-    spec, given = session.spec, session.spec.pretrain.checkpoint is not None
-    if spec.adapts_with_source or not (given or session.folder.pretrained_file.exists()):
+    spec = session.spec
+    if spec.adapts_with_source or (spec.pretrains and not session.folder.pretrained_file.exists()):
         _ = session.images.source  # reads it
     now.clusterer.check(len(session.images.target.split))
     if spec.training.labels == "identities" and not session.images.target_domain.is_labelled:
@@ -118,9 +120,9 @@ def pretrain_network(session: RunSession) -> None:
     spec, folder = session.spec, session.folder
     if folder.pretrained_file.exists():
         return
-    if spec.pretrain.checkpoint is not None:
-        network = load_network(Path(spec.pretrain.checkpoint), spec)
-        save_network(folder.pretrained_file, network, spec)
+    if spec.pretrain is None or spec.checkpoint is not None:
+        given = spec.checkpoint and load_network(Path(spec.checkpoint), spec)
+        save_network(folder.pretrained_file, given or drawn_network(spec), spec)
         return
     source, target = session.images.source, session.images.target
     labels_S = true_identities(session.on_device(source.split.identities)).identities_N

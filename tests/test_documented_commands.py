@@ -127,12 +127,18 @@ def after(words: list[str], option: str) -> str | None:
     return words[words.index(option) + 1] if option in words else None
 
 
+def changes_in(words: list[str]) -> dict[str, str]:
+    return dict(word.split("=", 1) for option, word in itertools.pairwise(words) if option == "--set")
+
+
 def put_data(words: list[str], made: Path) -> list[str]:
     """Lay data under the paths that --set names; gives options that name the data of the spec where it does not."""
-    changes = dict(word.split("=", 1) for option, word in itertools.pairwise(words) if option == "--set")
+    changes = changes_in(words)
     added: dict[str, object] = {}
     for role in ("source", "target"):
         path = changes.get(f"data.{role}.path")
+        if f"data.{role}" in changes:  # none
+            continue
         if path is None:
             added[f"data.{role}.path"] = f"{role}.zip"
         else:
@@ -172,7 +178,9 @@ def to_run(words: list[str], made: Path) -> list[str]:
         return []
     put_spec(argument(words), made)
     out = [] if "--out" in words else ["--out", "out"]
-    return [*put_data(words, made), *sets(SMALLER), "--device", "cpu", *out]
+    # A section that the line leaves out stays out.
+    smaller = {key: value for key, value in SMALLER.items() if key.partition(".")[0] not in changes_in(words)}
+    return [*put_data(words, made), *sets(smaller), "--device", "cpu", *out]
 
 
 def to_adapt(words: list[str], made: Path) -> list[str]:

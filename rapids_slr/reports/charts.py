@@ -185,11 +185,21 @@ def chart_figure(chart: Chart, runs: Sequence[Run]) -> Html:
     """One panel of all columns for a single run; for several a panel a column, with a line a run."""
     if panels := panels_of(chart, runs):
         return chart_of_one(chart, panels, runs[0]) if len(runs) == 1 else chart_of_many(chart, panels, runs)
-    given = [run.spec.pretrain.checkpoint for run in runs if run.spec.pretrain.checkpoint is not None]
-    why = f"The network was given: {given[0]}." if chart in PRETRAINING and given else chart.absent
-    return absent(
-        chart.id, chart.title, UNTESTED if chart.id == "scores" and all(run.untested for run in runs) else why
-    )
+    return absent(chart.id, chart.title, why_absent(chart, runs))
+
+
+def why_absent(chart: Chart, runs: Sequence[Run]) -> str:
+    """Why no run has anything that a chart shows."""
+    if chart.id == "scores" and all(run.untested for run in runs):
+        return UNTESTED
+    if chart in PRETRAINING:
+        if given := [run.spec.checkpoint for run in runs if run.spec.checkpoint is not None]:
+            return f"The network was given: {given[0]}."
+        if all(run.spec.pretrain is None for run in runs):
+            return (
+                f"There was no pre-training; the network started from weights: {runs[0].spec.model.weights or 'none'}."
+            )
+    return chart.absent
 
 
 def panels_of(chart: Chart, runs: Sequence[Run]) -> list[list[Column]]:

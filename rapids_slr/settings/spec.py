@@ -108,7 +108,7 @@ class PlacesSpec(Settings):
     """Where images come from."""
 
     source: DomainSpec | None = None
-    """Labelled domain for pre-training; not needed when pretrain.checkpoint is given."""
+    """Labelled domain for pre-training; not needed with pretrain.checkpoint or `pretrain: none`."""
     target: DomainSpec
     """Domain to adapt to. Its training labels are used for nothing but the label-quality columns of the reports."""
 
@@ -340,7 +340,8 @@ class RunSpec(Settings):
     # One object for all specs, which is safe as sections are frozen.
     augment: AugmentSpec = AugmentSpec()
     model: ModelSpec = ModelSpec()
-    pretrain: PretrainSpec = PretrainSpec()
+    pretrain: PretrainSpec | None = PretrainSpec()
+    """Training on the labelled source; `none` starts from `model.weights`, or random ones, as they are."""
     features: FeatureSpec = FeatureSpec()
     clusters: Annotated[ClustererSpec, Chosen(CLUSTERERS, "dbscan")] = DBSCANSpec()
     """From features to cluster labels; `method` names the way."""
@@ -354,6 +355,16 @@ class RunSpec(Settings):
     evaluation: EvaluationSpec = EvaluationSpec()
 
     @property
+    def checkpoint(self) -> str | None:
+        """The network that takes the place of pre-training."""
+        return None if self.pretrain is None else self.pretrain.checkpoint
+
+    @property
+    def pretrains(self) -> bool:
+        """Whether a run begins with training on the source."""
+        return self.pretrain is not None and self.pretrain.checkpoint is None
+
+    @property
     def adapts_with_source(self) -> bool:
         """Whether the epochs of the adaptation look at source images."""
         return self.clusters.needs_source or self.training.source is not None
@@ -361,8 +372,11 @@ class RunSpec(Settings):
     @model_validator(mode="after")
     def _source_or_checkpoint(self) -> RunSpec:
         # Faults between sections, which no section can find by itself.
-        if self.data.source is None and self.pretrain.checkpoint is None:
-            raise ValueError("data.source is missing: give it, or a trained network in pretrain.checkpoint")
+        if self.data.source is None and self.pretrains:
+            raise ValueError(
+                "data.source is missing: give it, or a trained network in pretrain.checkpoint, "
+                "or start without one by pretrain: none"
+            )
         if self.data.source is None and self.training.source is not None:
             raise ValueError("training.source needs data.source")
         if self.data.source is None and self.clusters.needs_source:

@@ -82,6 +82,7 @@ class SweepFolder:
             return run.spec
         # Whole, as the run may be resumed from another directory.
         checkpoint = str(self.of_pretraining(run.pretraining).pretrained_file.resolve())
+        assert run.spec.pretrain is not None
         return run.spec.model_copy(update={"pretrain": run.spec.pretrain.model_copy(update={"checkpoint": checkpoint})})
 
     @contextmanager
