@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import re
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from rapids_slr.errors import InputError, RunError
 
+INERT: list[Any] = [
+    argparse.Namespace,
+    np.dtype,
+    *{type(np.dtype(code)) for code in "?bhilqBHILQefd"},
+    # By both names, before NumPy 2 and since.
+    *((np.float64().__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+]
+"""What checkpoints of other programs hold beside tensors and plain values; it runs no code."""
 RESUME = "free some space, then go on with --resume"
 
 
@@ -61,14 +73,37 @@ def load_tensors(path: Path) -> dict[str, Any]:
 
     Raises: InputError if the file is absent, cut off, or holds more than tensors and plain values.
     """
-    try:
-        # On the CPU, as what a GPU has written is read where there is none.
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as fault:
-        raise InputError(f"{path}: no such checkpoint") from fault
-    except Exception as fault:  # torch raises a dozen kinds for a damaged file
-        reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
-        raise InputError(f"{path} is damaged or not a checkpoint of this program ({reason})") from fault
+    if not path.exists():
+        raise InputError(f"{path}: no such checkpoint")
+    state = read_torch_file(path, lambda why: f"{path} is damaged or not a checkpoint of this program ({why})")
     if not isinstance(state, dict):
         raise InputError(f"{path} is not a checkpoint of this program: it holds a {type(state).__name__}")
     return state
+
+
+def read_torch_file(path: Path, refusal: Callable[[str], str]) -> Any:
+    """What a file of torch.save holds: tensors, plain values and INERT ones, on the CPU. No code in it is run.
+
+    Args:
+        refusal: gives the message from the reason, which is one line.
+    Raises: InputError if the file cannot be read, or holds more than that.
+    """
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals(INERT):
+            warnings.simplefilter("ignore")  # of TorchScript, which is refused
+            # On the CPU, as what a GPU has written is read where there is none.
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as fault:  # torch raises a dozen kinds for a damaged file
+        raise InputError(refusal(_why_unreadable(fault))) from fault
+
+
+def _why_unreadable(fault: Exception) -> str:
+    """A line in place of the paragraph, with codes of a terminal, that torch has for it."""
+    text = str(fault)
+    if found := re.search(r"Unsupported (?:global|class): GLOBAL ([\w.]+)", text):
+        return f"it holds a {found[1]}, which is neither a tensor nor a plain value"
+    if "TorchScript" in text:
+        return "it is a TorchScript program"
+    if "Weights only load failed" in text:
+        return "it is no file of torch.save"
+    return (text.splitlines() or [type(fault).__name__])[0].partition(". ")[0]

@@ -1,4 +1,4 @@
-"""Features and labels in files: what `rapids-slr cluster` and `rapids-slr refine` read and write.
+"""Features and labels in files: what `rapids-slr embed`, `cluster` and `refine` read and write.
 
 A table (.csv, .parquet) may say which image a row belongs to, in a column `path` or `sample`; rows of two tables are
 then matched by it. Arrays (.npy, .safetensors) hold their images in order.
@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 from scipy.sparse import save_npz
 
 from rapids_slr.clustering.neighbours import check_features
@@ -54,6 +55,26 @@ def read_features(path: Path, key: str | None = None, normalise: bool = False) -
         x_ND = _unit_rows(x_ND)
     x_ND = check_features(x_ND, str(path))
     return x_ND, images if len(images.columns) else pd.DataFrame({"sample": np.arange(len(x_ND))})
+
+
+def write_features(path: Path, x_ND: np.ndarray, names: Collection[str]) -> None:
+    """Write features (N, D) for `read_features`: .npy, .safetensors, or .parquet with the names as `path`.
+
+    Raises: InputError for another suffix, RunError if it cannot be written; a file that was there is then untouched.
+    """
+    check_suffix(path, FEATURE_WRITERS)
+    write = FEATURE_WRITERS[path.suffix.lower()]
+    write_atomically(path, lambda temporary: write(temporary, x_ND, names), ADVICE)
+
+
+def _features_to_npy(path: Path, x_ND: np.ndarray, names: Collection[str]) -> None:
+    with open(path, "wb") as file:  # by name, numpy would append a suffix
+        np.save(file, x_ND)
+
+
+def _features_to_parquet(path: Path, x_ND: np.ndarray, names: Collection[str]) -> None:
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(x_ND.ravel()), x_ND.shape[1])
+    pq.write_table(pa.table({"sample": np.arange(len(x_ND)), "path": list(names), "features": lists}), path)
 
 
 def _unit_rows(x: Any) -> Any:
@@ -260,6 +281,11 @@ FEATURE_READERS = {
     ".npy": _features_of_npy,
     ".safetensors": _features_of_safetensors,
     ".parquet": _features_of_parquet,
+}
+FEATURE_WRITERS: dict[str, Callable[[Path, np.ndarray, Collection[str]], None]] = {
+    ".npy": _features_to_npy,
+    ".safetensors": lambda path, x_ND, names: save_file({"features": x_ND}, path),
+    ".parquet": _features_to_parquet,
 }
 LABEL_READERS = {".npy": _labels_of_npy, ".csv": _labels_of_csv, ".parquet": _labels_of_parquet}
 LABEL_WRITERS: dict[str, Callable[[Path, pd.DataFrame, str], None]] = {

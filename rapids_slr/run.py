@@ -41,6 +41,7 @@ from rapids_slr.session import RunSession, Session
 from rapids_slr.settings.spec import RunSpec
 from rapids_slr.state import Adaptation
 
+NOTHING_TO_EVALUATE = "the target has no images that test a network (query and gallery), so nothing to evaluate on"
 IDLE, IDLE_EPOCHS = 0.03, 3
 """Part of its chance value within which a loss term counts as idle, and epochs that it takes to say so."""
 
@@ -59,22 +60,26 @@ def train(spec: RunSpec, out: Path | None = None, resume: bool = False) -> Path:
 
 def pretrain(spec: RunSpec, out: Path | None = None, resume: bool = False) -> Path:
     """Pre-training alone; leaves checkpoints/pretrained.pt in the run folder it gives."""
+    if spec.pretrain is None:
+        raise InputError("pretrain: none leaves nothing to pre-train; `rapids-slr train` or `adapt` starts without it")
     with RunSession(spec, out, resume) as session:
         pretrain_network(session)
     return session.folder.path
 
 
 def adapt(spec: RunSpec, out: Path | None = None, resume: bool = False) -> Path:
-    """Adaptation alone, from pretrain.checkpoint or from the pretrained.pt of the run folder."""
+    """Adaptation alone, from pretrain.checkpoint, the folder's pretrained.pt or, with `pretrain: none`, from neither."""
     with RunSession(spec, out, resume, builds_on_pretraining=True) as session:
-        if not session.folder.pretrained_file.exists() and spec.pretrain.checkpoint is None:
+        if spec.pretrains and not session.folder.pretrained_file.exists():
             raise InputError(
                 f"{session.folder.path} holds no pre-trained network; run `rapids-slr pretrain` into it first, "
                 "or give one with --set pretrain.checkpoint=.../checkpoints/pretrained.pt"
             )
+        now = new_adaptation(session)
+        read_images(session, now)
         # Takes the network that is there; nothing is trained.
         pretrain_network(session)
-        adapt_network(session, new_adaptation(session))
+        adapt_network(session, now)
     return session.folder.path
 
 
@@ -86,6 +91,8 @@ def evaluate(spec: RunSpec, out: Path | None = None, checkpoint: Path | None = N
     """
     with RunSession(spec, out, resume=True) as session:
         network, task = load_trained(checkpoint or session.folder.path).network.place(session.device), spec.task.build()
+        if not task.test_images(session.images):
+            raise InputError(f"{NOTHING_TO_EVALUATE}; give one that does with --set data.target.path=...")
         scores = task.evaluate(lambda images: session.embed(network, images), session.images)
         session.folder.write_json(session.folder.path / "evaluation.json", scores)
         session.log.scores("evaluation", scores)
@@ -94,11 +101,15 @@ def evaluate(spec: RunSpec, out: Path | None = None, checkpoint: Path | None = N
 
 def read_images(session: RunSession, now: Adaptation) -> None:
     """Decode all that the run will need, so that bad data stops it before it trains."""
-    spec, pretrained = session.spec, session.folder.pretrained_file.exists()
-    if spec.adapts_with_source or (spec.data.source is not None and not pretrained):
+    spec = session.spec
+    if spec.adapts_with_source or (spec.pretrains and not session.folder.pretrained_file.exists()):
         _ = session.images.source  # reads it
     now.clusterer.check(len(session.images.target.split))
+    if spec.training.labels == "identities" and not session.images.target_domain.is_labelled:
+        raise InputError("training.labels: identities needs those of the target, whose images tell none")
     now.task.read(session.images)
+    if not now.task.test_images(session.images):
+        session.progress.say(f"{NOTHING_TO_EVALUATE}: the run leaves figures that need no labels")
 
 
 # Pre-training ---------------------------------------------------------------------------------------------------------
@@ -109,9 +120,9 @@ def pretrain_network(session: RunSession) -> None:
     spec, folder = session.spec, session.folder
     if folder.pretrained_file.exists():
         return
-    if spec.pretrain.checkpoint is not None:
-        network = load_network(Path(spec.pretrain.checkpoint), spec)
-        save_network(folder.pretrained_file, network, spec)
+    if spec.pretrain is None or spec.checkpoint is not None:
+        given = spec.checkpoint and load_network(Path(spec.checkpoint), spec)
+        save_network(folder.pretrained_file, given or drawn_network(spec), spec)
         return
     source, target = session.images.source, session.images.target
     labels_S = true_identities(session.on_device(source.split.identities)).identities_N

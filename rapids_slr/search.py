@@ -1,6 +1,6 @@
-"""Retrieval with an adapted network: the gallery images most like each query.
+"""A trained network on any images: the features of all, and the gallery images most like each query.
 
-Q queries, G gallery images, D feature size, K answers.
+N images, Q queries, G gallery images, D feature size, K answers.
 """
 
 from __future__ import annotations
@@ -140,6 +140,36 @@ def search(
         trained,
         backend,
     )
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Images as a network sees them."""
+
+    features_ND: np.ndarray
+    """(N, D) float32 rows of unit length."""
+    images: Collection
+    """Those that could be read, row by row; the others are among its faults."""
+    trained: Trained
+    backend: Backend
+
+
+def embed_images(checkpoint: Path, images: Path, device: str = "auto", progress: Progress | None = None) -> Embedded:
+    """Features of all images below a path, by the network that evaluation uses.
+
+    Args:
+        checkpoint: a run folder or one of its checkpoints, as `load_trained` takes it.
+        images: an image, a folder or a .zip; of a data set all its images, whatever their split.
+        device: auto, cpu or cuda.
+        progress: where to show how far the work is.
+    Raises: InputError if there is no network, or no image that can be read; RunError if memory runs out.
+    """
+    trained, found = load_trained(Path(checkpoint)), collect(images, "all")
+    backend = choose_backend(device)
+    trained.network.place(backend.device)
+    with on_torch_stream(backend.device):
+        x_ND, found = embed_collection(trained, found, backend.device, progress, f"embedding {images}")
+    return Embedded(x_ND.cpu().numpy(), found, trained, backend)
 
 
 def embed_collection(

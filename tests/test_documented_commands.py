@@ -15,7 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import yaml
 
@@ -23,6 +22,7 @@ from rapids_slr.bench import FEATURES
 from rapids_slr.cli import COMMANDS, GROUPS, main
 from rapids_slr.data.drawn.synth import synth_domain, write_domain
 from rapids_slr.data.pack import pack
+from rapids_slr.labelfiles import write_features
 from rapids_slr.reports import maps
 from rapids_slr.settings.spec import RunSpec
 from rapids_slr.settings.specfile import load_spec, spec_differences
@@ -127,12 +127,18 @@ def after(words: list[str], option: str) -> str | None:
     return words[words.index(option) + 1] if option in words else None
 
 
+def changes_in(words: list[str]) -> dict[str, str]:
+    return dict(word.split("=", 1) for option, word in itertools.pairwise(words) if option == "--set")
+
+
 def put_data(words: list[str], made: Path) -> list[str]:
     """Lay data under the paths that --set names; gives options that name the data of the spec where it does not."""
-    changes = dict(word.split("=", 1) for option, word in itertools.pairwise(words) if option == "--set")
+    changes = changes_in(words)
     added: dict[str, object] = {}
     for role in ("source", "target"):
         path = changes.get(f"data.{role}.path")
+        if f"data.{role}" in changes:  # none
+            continue
         if path is None:
             added[f"data.{role}.path"] = f"{role}.zip"
         else:
@@ -172,7 +178,9 @@ def to_run(words: list[str], made: Path) -> list[str]:
         return []
     put_spec(argument(words), made)
     out = [] if "--out" in words else ["--out", "out"]
-    return [*put_data(words, made), *sets(SMALLER), "--device", "cpu", *out]
+    # A section that the line leaves out stays out.
+    smaller = {key: value for key, value in SMALLER.items() if key.partition(".")[0] not in changes_in(words)}
+    return [*put_data(words, made), *sets(smaller), "--device", "cpu", *out]
 
 
 def to_adapt(words: list[str], made: Path) -> list[str]:
@@ -214,6 +222,12 @@ def to_search(words: list[str], made: Path) -> list[str]:
     return []
 
 
+def to_embed(words: list[str], made: Path) -> list[str]:
+    put(made, "run", words[1])
+    put_images(words[2], made)
+    return []
+
+
 def to_export(words: list[str], made: Path) -> list[str]:
     put(made, "run", words[1])
     if images := after(words, "--images"):
@@ -238,7 +252,7 @@ def to_refine(words: list[str], made: Path) -> list[str]:
 
 
 def to_cluster(words: list[str], made: Path) -> list[str]:
-    np.save(words[1], FEATURES["clustered"](400, 32))
+    write_features(Path(words[1]), FEATURES["clustered"](400, 32), [f"{number}.png" for number in range(400)])
     return []
 
 
@@ -264,6 +278,7 @@ PREPARE: dict[str, Callable[[list[str], Path], list[str]]] = {
     "evaluate": to_evaluate,
     "report": to_report,
     "search": to_search,
+    "embed": to_embed,
     "export": to_export,
     "sweep": to_sweep,
     "refine": to_refine,

@@ -24,7 +24,7 @@ from rapids_slr.cli.machine import bench_labels, doctor
 from rapids_slr.cli.profiles import profile
 from rapids_slr.cli.reports import report
 from rapids_slr.cli.runs import adapt, evaluate, pretrain, train
-from rapids_slr.cli.search import export, search
+from rapids_slr.cli.search import embed, export, search
 from rapids_slr.cli.specs import spec_check, spec_schema, spec_show
 from rapids_slr.cli.sweeps import sweep
 from rapids_slr.errors import InputError
@@ -49,6 +49,7 @@ COMMANDS = {
     "adapt": Command(adapt, "rapids-slr adapt --out runs/a"),
     "evaluate": Command(evaluate, "rapids-slr evaluate --out runs/a"),
     "report": Command(report, "rapids-slr report runs/a"),
+    "embed": Command(embed, "rapids-slr embed runs/a photos -o features.parquet"),
     "search": Command(search, "rapids-slr search runs/a photos/wanted.jpg photos/all --top 20"),
     "export": Command(export, "rapids-slr export runs/a --out network.onnx --images photos"),
     "sweep": Command(sweep, "rapids-slr sweep omniglot-methods --dry-run"),

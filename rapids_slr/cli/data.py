@@ -98,6 +98,10 @@ def data_check(
             faults.append(f"{name}: {fault}")
             continue  # the other domain is looked at all the same
         print_table(name, summarise(domain))
+        if len(domain.train) and not domain.is_labelled:
+            print(f"{name}: no identity is known, so it serves as a target and not as a source")
+        if not domain.is_tested and name != "source":
+            print(f"{name}: no query and gallery images, so there is nothing to evaluate on")
         with Progress() as progress, progress.task(f"checking {name}", count_images(domain), "images") as task:
             faults += map(str, check_domain(domain, decode, progress=task.advance))
     if faults:

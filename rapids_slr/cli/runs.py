@@ -59,6 +59,7 @@ def adapt(
 ) -> None:
     """Adapt a pre-trained network to the target: that of --out, or pretrain.checkpoint. Prints the run folder.
 
+    With `pretrain: none` it starts from model.weights as they are.
     Without SPEC, the spec of the run folder is taken.
     """
     settings = run_spec(spec, changes, device, out, of_folder=resume or is_run(out))

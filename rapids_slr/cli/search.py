@@ -1,4 +1,4 @@
-"""Trained networks at work: search images with them, hand them to other programs."""
+"""Trained networks at work: embed images and search them, hand the networks to other programs."""
 
 from __future__ import annotations
 
@@ -18,6 +18,34 @@ SHOWN, SHOWN_ANSWERS = 3, 3
 CheckpointArgument = Annotated[
     Path, typer.Argument(metavar="CHECKPOINT", help="Run folder, or a last.pt, pretrained.pt or picked.pt of one.")
 ]
+
+
+def embed(
+    checkpoint: CheckpointArgument,
+    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="Image, or folder or .zip of images.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="Features: .npy, .safetensors or .parquet.")],
+    device: Annotated[Device, typer.Option(help="Engine; auto takes CUDA where it works.")] = Device.auto,
+) -> None:
+    """Write the features of all images below IMAGES, for `rapids-slr cluster` and others. Prints OUT.
+
+    The features are those that evaluation uses: (N, D) float32, rows of unit length, images in natural order of their
+    names; a .parquet file has them too, in columns sample, path and features. Unreadable ones are named and left out.
+    """
+    from rapids_slr.labelfiles import FEATURE_WRITERS, check_suffix, write_features
+
+    check_suffix(out, FEATURE_WRITERS)
+    from rapids_slr.progress import Progress
+    from rapids_slr.search import embed_images
+
+    with Progress() as progress:
+        found = embed_images(checkpoint, images, device.value, progress)
+        for fault in found.images.faults:
+            progress.say(f"warning: left out: {fault}")
+    write_features(out, found.features_ND, found.images.split.names)
+    N, D = found.features_ND.shape
+    summary = {"images": N, "dimensions": D, "left out": len(found.images.faults), "engine": found.backend.name}
+    print_table(f"by {found.trained.which}", [summary])
+    print(out)
 
 
 def search(

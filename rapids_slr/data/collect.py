@@ -60,8 +60,8 @@ class Collection:
         return replace(self, split=self.split.take(rows))
 
 
-def collect(path: Path, role: Literal["query", "gallery"]) -> Collection:
-    """The images at a path: a file, or all below a folder or in a .zip; of a data set those of the split `role`.
+def collect(path: Path, role: Literal["query", "gallery", "all"]) -> Collection:
+    """The images at a path: a file, or all below a folder or in a .zip; of a data set those of the split `role` or all.
 
     Identities and cameras are read from names such as 0001_c1s1_000001_00.jpg where most images have them.
 
@@ -74,7 +74,7 @@ def collect(path: Path, role: Literal["query", "gallery"]) -> Collection:
         return _any_images(path, FolderFiles(path.parent), [path.name])
     files = open_files(path)
     found = find_layout(files, "auto")
-    if not isinstance(found, str) and _is_whole(files, *found):
+    if role != "all" and not isinstance(found, str) and _is_whole(files, *found):
         layout, top = found
         faults = list(files.faults)
         split = read_place(files, layout, top, layout.place(role), faults)

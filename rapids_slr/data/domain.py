@@ -19,7 +19,7 @@ class Split:
     names: tuple[str, ...]
     """Names of the images, in natural order; what `Domain.open` takes."""
     identities: np.ndarray
-    """(n,) int32; 0 is a distractor, -1 junk."""
+    """(n,) int32; 0 is a distractor, -1 junk, -2 in training not known."""
     cameras: np.ndarray
     """(n,) int32."""
 
@@ -54,6 +54,16 @@ class Domain:
     def open(self, name: str) -> Image.Image:
         """An image of any mode, as stored; may be called from several threads at once."""
         return self.opener(name)
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether anyone on the training images is known."""
+        return bool((self.train.identities > DISTRACTOR).any())
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether there are images to evaluate a network on."""
+        return len(self.query) > 0 and len(self.gallery) > 0
 
     def split(self, name: SplitName) -> Split:
         return {"train": self.train, "query": self.query, "gallery": self.gallery}[name]

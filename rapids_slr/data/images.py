@@ -49,7 +49,10 @@ class RunImages:
         """The labelled source, its training split."""
         if self._spec.data.source is None:
             raise InputError("data.source is missing: pre-training and clusters.source_weight need a labelled source")
-        return self._load(self._domain(self._spec.data.source), "train", "source")
+        domain = self._domain(self._spec.data.source)
+        if not domain.is_labelled:
+            raise InputError(f"data.source: {domain.name} tells no identity of its images; give a labelled source")
+        return self._load(domain, "train", "source")
 
     @cached_property
     def target(self) -> Images:

@@ -16,6 +16,8 @@ SPLITS: tuple[SplitName, ...] = ("train", "query", "gallery")
 JUNK = -1
 """Identity of bad detections, which retrieval leaves out of the gallery."""
 DISTRACTOR = 0
+UNKNOWN = -2
+"""Identity of training images that nothing tells one of; they can be adapted to, and not learnt from."""
 LARGEST_NUMBER = 2**31 - 1
 
 
@@ -52,6 +54,13 @@ class Layout:
             return None
         identity, camera = int(match["identity"]), int(match["camera"])
         return (identity, camera) if max(identity, camera) <= LARGEST_NUMBER else None
+
+    def is_tested(self, files: Files, top: str) -> bool:
+        """Whether anything of the splits that test a network is there."""
+        places = (self.query, self.gallery)
+        return any(files.is_folder(top + place.folder) for place in places) or any(
+            files.is_file(top + name) for place in places for name in place.lists
+        )
 
     def parts_present(self, files: Files, top: str) -> int:
         """How many of its folders and lists are there."""
@@ -101,11 +110,13 @@ LAYOUTS = (MARKET1501, DUKEMTMC, PERSONX, MSMT17_V1, MSMT17_V2, VERI)
 """Every layout; two of one name are versions of it."""
 OMNIGLOT = ("omniglot-background", "omniglot-evaluation")
 """Parts of torchvision's data set, which has no splits of its own."""
+FREE = ("images", "table")
+"""Layouts without a naming rule: any images, and a table that says what is on them."""
 
 
 def layout_names() -> list[str]:
     """What `layout` of a spec may name."""
-    return ["auto", *dict.fromkeys(layout.name for layout in LAYOUTS), *OMNIGLOT]
+    return ["auto", *dict.fromkeys(layout.name for layout in LAYOUTS), *OMNIGLOT, *FREE]
 
 
 def find_layout(files: Files, wanted: str) -> tuple[Layout, str] | str:
@@ -127,7 +138,10 @@ def find_layout(files: Files, wanted: str) -> tuple[Layout, str] | str:
         return _by_file_names(files, [layout for layout, _ in best], tops_found[0]), tops_found[0]
     folders = sorted({place.folder for layout in layouts for place in (layout.train, layout.query, layout.gallery)})
     there = ", ".join(files.folders()[:8]) or "none"
-    return f"expected folders such as {', '.join(folders)} (here or one folder deeper), found: {there}"
+    return (
+        f"expected folders such as {', '.join(folders)} (here or one folder deeper), found: {there}; "
+        "`layout: images` takes any images, without labels, and `layout: table` reads a table beside them"
+    )
 
 
 def _by_file_names(files: Files, layouts: list[Layout], top: str) -> Layout:

@@ -16,7 +16,18 @@ from rapids_slr.data.drawn.omniglot import scan_omniglot
 from rapids_slr.data.drawn.synth import synth_domain
 from rapids_slr.data.faults import Fault, faults_error
 from rapids_slr.data.files import Files, is_image, leads_outside, natural_order, open_files
-from rapids_slr.data.layouts import DISTRACTOR, JUNK, LARGEST_NUMBER, OMNIGLOT, SPLITS, Layout, Place, find_layout
+from rapids_slr.data.layouts import (
+    DISTRACTOR,
+    JUNK,
+    LARGEST_NUMBER,
+    OMNIGLOT,
+    SPLITS,
+    UNKNOWN,
+    Layout,
+    Place,
+    find_layout,
+)
+from rapids_slr.data.loose import is_table, scan_images, scan_table
 from rapids_slr.settings.spec import DomainSpec
 
 log = logging.getLogger(__name__)
@@ -36,7 +47,7 @@ def read_domain(spec: DomainSpec, on_error: Literal["stop", "skip"] = "stop") ->
             domain.faults,
             "mend these, or set data.on_error: skip to leave such images out"
             if len(domain.train)
-            else "give the path of a data set with training images, or name its layout",
+            else "give the path of a data set with training images, or name its layout (images takes any, as a target)",
         )
     if domain.faults:
         log.warning("%s: %d faults, left out; the first: %s", domain.name, len(domain.faults), domain.faults[0])
@@ -53,6 +64,10 @@ def scan_domain(spec: DomainSpec) -> Domain:
     assert spec.path is not None  # the spec has checked it
     if spec.layout in OMNIGLOT:
         domain = scan_omniglot(Path(spec.path), spec.layout)
+    elif spec.layout == "images":
+        domain = scan_images(open_files(spec.path), spec)
+    elif spec.layout == "table" or (spec.layout == "auto" and is_table(spec.path)):
+        domain = scan_table(Path(spec.path))
     else:
         domain = _scan_files(open_files(spec.path), spec.layout)
     if spec.appearance is not None:
@@ -69,9 +84,11 @@ def _scan_files(files: Files, wanted: str) -> Domain:
         splits, layout = {split: make_split([]) for split in SPLITS}, None
     else:
         layout, top = found
-        splits = {split: read_place(files, layout, top, layout.place(split), faults) for split in SPLITS}
-        # Junk has no identity to train on; in the gallery the protocol leaves it out itself.
-        splits["train"] = splits["train"].take(splits["train"].identities != JUNK)
+        splits = {"train": _train_split(files, layout, top, wanted, faults)}
+        # Crops of cameras alone are a target as well, which nothing is evaluated on.
+        tested = layout.is_tested(files, top)
+        for split in ("query", "gallery"):
+            splits[split] = read_place(files, layout, top, layout.place(split), faults) if tested else make_split([])
     return Domain(
         files.path.name if files.path.is_dir() else files.path.stem,
         layout.name if layout else wanted,
@@ -80,6 +97,18 @@ def _scan_files(files: Files, wanted: str) -> Domain:
         opener=lambda name: open_image(files, name),
         numbered_together=layout is None or layout.numbered_together,
     )
+
+
+def _train_split(files: Files, layout: Layout, top: str, wanted: str, faults: list[Fault]) -> Split:
+    """The training images: all of them with an identity, or none where no name tells one."""
+    folder = top + layout.train.folder
+    names = [name for name in files.under(folder) if is_image(name)] if wanted == "auto" else []
+    if names and not layout.train.lists and not any(map(layout.read_name, names)):
+        return make_split((name, UNKNOWN, 1) for name in names)
+    split = read_place(files, layout, top, layout.train, faults)
+    # Junk beside people has no identity to train on; in the gallery the protocol leaves it out itself.
+    known = split.identities != JUNK
+    return split.take(known) if known.any() else replace(split, identities=np.full_like(split.identities, UNKNOWN))
 
 
 def read_place(files: Files, layout: Layout, top: str, place: Place, faults: list[Fault]) -> Split:
@@ -158,5 +187,6 @@ def _without_hopeless_queries(domain: Domain) -> Domain:
 
 def _why_hopeless(identity: int) -> str:
     if identity <= DISTRACTOR:
-        return f"a query needs an identity, this is {'junk (-1)' if identity == JUNK else 'a distractor (0)'}"
+        what = {JUNK: "junk (-1)", UNKNOWN: "not known"}.get(identity, "a distractor (0)")
+        return f"a query needs an identity, this is {what}"
     return f"query without a match: the gallery has no image of identity {identity} from another camera"

@@ -60,6 +60,7 @@ def pretrain_epoch(
         step, and BatchNorm has seen its batch (on a GPU up to LOG_INTERVAL - 1 later ones too).
     """
     settings, device, where = spec.pretrain, source.device, f"pre-training epoch {epoch}"
+    assert settings is not None
     # Set anew every epoch, by the epoch alone: no scheduler has to be resumed.
     for group in optimizer.param_groups:
         group["lr"] = pretrain_rate(settings, epoch)

@@ -7,15 +7,12 @@ files fit as they are.
 
 from __future__ import annotations
 
-import pickle
 import urllib.error
 from collections import OrderedDict
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models import ResNet18_Weights, ResNet50_Weights
@@ -23,15 +20,13 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from rapids_slr.errors import InputError
 from rapids_slr.networks.base import BACKBONES, imported
+from rapids_slr.networks.weights import load_weights, read_weights, warn_of_left_out
 from rapids_slr.settings.spec import ModelSpec
 
 IBN_RESNET50_A_URL = "https://github.com/XingangPan/IBN-Net/releases/download/v1.0/resnet50_ibn_a-d9d0bb7b.pth"
 
 RELU_AFTER_STEM = ("ibn_resnet50_a",)
 """ABMT, as MMT before it, leaves out the ReLU after the stem of ResNet-50 and keeps that of IBN-ResNet-50-a."""
-
-CLASSIFIER = "fc."
-"""Names of the ImageNet classifier, which no part of the two-branch network uses."""
 
 
 class Backbone(NamedTuple):
@@ -65,7 +60,7 @@ def build_backbone(spec: ModelSpec, channels: int) -> Backbone:
     if channels != network.conv1.in_channels:
         network.conv1 = _first_convolution(network.conv1, channels)
     if spec.weights is not None:
-        load_weights(network, read_weights(spec), spec.weights)
+        _load_weights(network, spec)
     return _cut(network, spec.backbone in RELU_AFTER_STEM)
 
 
@@ -181,59 +176,12 @@ def _initialise_extra_block(block: nn.Module) -> None:
 # Weights --------------------------------------------------------------------------------------------------------------
 
 
-def read_weights(spec: ModelSpec) -> dict[str, Tensor]:
-    """The state dict that `spec.weights` names: `imagenet`, or a .pth, .pt or .safetensors file.
-
-    Raises: InputError if there is no such file, it cannot be had or read, or it holds something else.
-    """
+def _load_weights(network: ResNet | NarrowResNet, spec: ModelSpec) -> None:
     assert spec.weights is not None
     if spec.weights == "imagenet":
-        return _imagenet(spec.backbone)
-    path = Path(spec.weights)
-    if not path.is_file():
-        raise InputError(
-            f"model.weights: there is no file {path}; give a .pth, .pt or .safetensors file, or `imagenet`"
-        )
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError) as fault:
-        why = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
-        raise InputError(f"model.weights: {path} is no file of tensors ({why}); save a state dict there") from fault
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(
-            f"model.weights: {path} holds no state dict (tensors by name); save network.state_dict() there"
-        )
-    return {name.removeprefix("module."): value for name, value in state.items()}  # of DataParallel
-
-
-def load_weights(network: nn.Module, weights: dict[str, Tensor], origin: str) -> None:
-    """Load by name. ImageNet's classifier is left out; a stem for RGB is summed where the network takes one channel.
-
-    Raises: InputError that names all missing, unexpected and mis-shaped tensors.
-    """
-    weights = {name: value for name, value in weights.items() if not name.startswith(CLASSIFIER)}
-    expected = {name: value for name, value in network.state_dict().items() if not name.startswith(CLASSIFIER)}
-    stem = weights.get("conv1.weight")
-    if stem is not None and stem.ndim == 4 and expected["conv1.weight"].shape[1] == 1:
-        # A grey image is an RGB one of three equal channels.
-        weights["conv1.weight"] = stem.sum(dim=1, keepdim=True)
-    counters = {name for name in expected if name.endswith("num_batches_tracked")}  # files from before 2018 have none
-    faults = {
-        "missing": sorted(expected.keys() - weights.keys() - counters),
-        "unexpected": sorted(weights.keys() - expected.keys()),
-        "of another shape": [
-            f"{name} {tuple(weights[name].shape)} instead of {tuple(value.shape)}"
-            for name, value in expected.items()
-            if name in weights and weights[name].shape != value.shape
-        ],
-    }
-    if any(faults.values()):
-        named = "; ".join(f"{len(names)} {what}: {_some(names)}" for what, names in faults.items() if names)
-        raise InputError(f"model.weights: {origin} does not fit the backbone ({named}); give weights of this backbone")
-    network.load_state_dict(weights, strict=False)  # what may be missing has been told from what may not
+        load_weights(network, _imagenet(spec.backbone), spec.weights)
+    else:
+        warn_of_left_out(load_weights(network, read_weights(Path(spec.weights)), spec.weights), spec.weights)
 
 
 def _imagenet(backbone: str) -> dict[str, Tensor]:
@@ -253,7 +201,3 @@ def _imagenet(backbone: str) -> dict[str, Tensor]:
             "fetch the file elsewhere and give its path"
         ) from fault
     raise InputError(f"model.weights: there are no ImageNet weights for {backbone}; leave weights out")
-
-
-def _some(names: list[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -89,7 +89,10 @@ def load_network(path: Path, spec: RunSpec) -> Network:
     state, expected = load_tensors(path), _architecture(spec) | {"kind": spec.host.network}
     found = state.get("model")
     if not isinstance(found, dict) or "network" not in state:
-        raise InputError(f"{path} holds no pre-trained network; give a pretrained.pt of `rapids-slr pretrain`")
+        raise InputError(
+            f"{path} holds no pre-trained network; give a pretrained.pt of `rapids-slr pretrain`, "
+            "or weights of another program in model.weights"
+        )
     found = {"kind": _kind(state), **found}
     differing = [name for name in expected if found.get(name) != expected[name]]
     if differing:
@@ -100,7 +103,7 @@ def load_network(path: Path, spec: RunSpec) -> Network:
         )
     # The file brings its weights: those that a new network would start from need not be there.
     network = build_network(spec.host.network, spec.model.model_copy(update={"weights": None}), spec.data.channels)
-    network.load_state_dict(state["network"])
+    _fill(network, state["network"], path, spec.model.backbone)
     return network
 
 
@@ -117,12 +120,16 @@ def load_trained(path: Path) -> Trained:
     weights, which = _weights(state, path)
     model, data = _described(state, path)
     network = build_network(_kind(state), model, data.channels)
+    _fill(network, weights, path, model.backbone)
+    return Trained(network.eval().requires_grad_(False), data, which, path)
+
+
+def _fill(network: Network, weights: Mapping[str, Tensor], path: Path, backbone: str) -> None:
     try:
         # A checkpoint in the middle of pre-training holds classifiers.
         network.load_state_dict({name: x for name, x in weights.items() if not name.startswith(CLASSIFIERS)})
-    except RuntimeError as fault:
-        raise InputError(f"{path}: its weights are of another network than it names ({model.backbone})") from fault
-    return Trained(network.eval().requires_grad_(False), data, which, path)
+    except (RuntimeError, AttributeError, TypeError) as fault:
+        raise InputError(f"{path}: its weights are of another network than it names ({backbone})") from fault
 
 
 def _kind(state: Mapping[str, Any]) -> str:

@@ -123,9 +123,9 @@ class Workload:
         spec, images = session.spec, session.images
         self._some = images.target_domain.train.take(slice(0, BLOCK))  # type: ignore[arg-type]
         self._now = new_adaptation(session)
-        if spec.pretrain.checkpoint is not None:
-            self.weights = str(spec.pretrain.checkpoint)
-            network = load_network(Path(spec.pretrain.checkpoint), spec).place(session.device)
+        if spec.checkpoint is not None:
+            self.weights = spec.checkpoint
+            network = load_network(Path(spec.checkpoint), spec).place(session.device)
         else:
             self.weights = "random"
             network = drawn_network(spec).place(session.device)

@@ -33,10 +33,11 @@ class Log:
         self._progress.say(line_of(part, row, self._task.on_screen))
 
     def scores(self, name: str, scores: Mapping[str, float]) -> None:
-        """Say the scores of a network, with identities and without, fractions, in percent."""
+        """Say the scores of a network, with identities and without, in percent; nothing where it has none."""
         columns = [*(column for column in self._task.scores if column.key in scores), *columns_in([scores], "guard")]
         keys = [column.key for column in columns]
-        self._progress.say(f"{name:<12}" + "  ".join(f"{key} {100 * scores[key]:5.1f}" for key in keys))
+        if keys:
+            self._progress.say(f"{name:<12}" + "  ".join(f"{key} {100 * scores[key]:5.1f}" for key in keys))
 
     def close(self) -> None:
         for writer in self._writers.values():

@@ -10,7 +10,17 @@ from rapids_slr.record.columns import SECONDS, WHOLE, Column, column_of, columns
 from rapids_slr.reports.drawings import COLOURS, Line, Scale, counts, curves, legend, percent, plain
 from rapids_slr.reports.gather import Run
 from rapids_slr.reports.markup import Html, el
-from rapids_slr.reports.pieces import NO_EPOCH, absent, duration, figure, score, scrolled, seconds_text, share_text
+from rapids_slr.reports.pieces import (
+    NO_EPOCH,
+    UNTESTED,
+    absent,
+    duration,
+    figure,
+    score,
+    scrolled,
+    seconds_text,
+    share_text,
+)
 
 UNKNOWN = "The identities of the target are not known, so nothing can be compared with them."
 COUNTED = ("clusters", "images")
@@ -175,9 +185,21 @@ def chart_figure(chart: Chart, runs: Sequence[Run]) -> Html:
     """One panel of all columns for a single run; for several a panel a column, with a line a run."""
     if panels := panels_of(chart, runs):
         return chart_of_one(chart, panels, runs[0]) if len(runs) == 1 else chart_of_many(chart, panels, runs)
-    given = [run.spec.pretrain.checkpoint for run in runs if run.spec.pretrain.checkpoint is not None]
-    why = f"The network was given: {given[0]}." if chart in PRETRAINING and given else chart.absent
-    return absent(chart.id, chart.title, why)
+    return absent(chart.id, chart.title, why_absent(chart, runs))
+
+
+def why_absent(chart: Chart, runs: Sequence[Run]) -> str:
+    """Why no run has anything that a chart shows."""
+    if chart.id == "scores" and all(run.untested for run in runs):
+        return UNTESTED
+    if chart in PRETRAINING:
+        if given := [run.spec.checkpoint for run in runs if run.spec.checkpoint is not None]:
+            return f"The network was given: {given[0]}."
+        if all(run.spec.pretrain is None for run in runs):
+            return (
+                f"There was no pre-training; the network started from weights: {runs[0].spec.model.weights or 'none'}."
+            )
+    return chart.absent
 
 
 def panels_of(chart: Chart, runs: Sequence[Run]) -> list[list[Column]]:
@@ -267,8 +289,7 @@ def change(line: Line, scale: Scale) -> str:
 
 def level_of(chart: Chart, run: Run) -> tuple[float | None, str | None]:
     """What a chart is compared with: a value and its name."""
-    if chart.id == "scores" and "direct_bn" in run.start:
-        value = run.start["direct_bn"][run.headline]
+    if chart.id == "scores" and (value := run.start.get("direct_bn", {}).get(run.headline)) is not None:
         return value, f"{column_of(run.headline).name} without training (direct_bn): {score(value)}"
     if chart.id == "clusters" and "identities" in run.last:
         return run.last["identities"], f"identities: {run.last['identities']:g}"

@@ -119,7 +119,7 @@ def no_step(run: Run) -> str:
 def absent_picture(run: Run, name: str) -> str:
     """Why a picture is not there."""
     if run.pictures is not None and name in run.pictures.absent:
-        return f"Not there yet: {run.pictures.absent[name]}."
+        return f"Not there: {run.pictures.absent[name]}."
     # What keeps pictures out is noted last.
     if run.faults:
         return run.faults[-1]

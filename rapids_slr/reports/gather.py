@@ -75,6 +75,11 @@ class Run:
         return self.spec.task.headline
 
     @property
+    def untested(self) -> bool:
+        """Whether its target has nothing that a network could be evaluated on."""
+        return "direct" in self.start and not self.start["direct"]
+
+    @property
     def last(self) -> dict[str, float]:
         """The last finished epoch; empty before."""
         return self.epochs[-1] if self.epochs else {}
@@ -126,15 +131,15 @@ def read_summary(folder: RunFolder, faults: list[str]) -> dict[str, Any]:
 
 def state_of(run: Run, folder: RunFolder) -> str:
     """How far a run is, in words. Whether it still goes on cannot be seen from its folder."""
-    training, pretraining = run.spec.training.epochs, run.spec.pretrain.epochs
+    training = run.spec.training.epochs
     if run.finished:
         return f"finished, {len(run.epochs)} epochs"
     if run.epochs:
         return f"adapting: {len(run.epochs)} of {training} epochs are done"
     if folder.pretrained_file.exists():
         return f"adapting: none of {training} epochs is done yet"
-    if run.pretraining:
-        return f"pre-training: {len(run.pretraining)} of {pretraining} epochs are done"
+    if run.pretraining and run.spec.pretrain is not None:
+        return f"pre-training: {len(run.pretraining)} of {run.spec.pretrain.epochs} epochs are done"
     return "just begun: no epoch is done yet"
 
 

@@ -82,7 +82,7 @@ def opening_of_many(runs: Sequence[Run]) -> Iterable[Html | None]:
 def tiles(run: Run) -> Iterable[Html]:
     """The headline figures of a run."""
     last, before = last_scores(run), run.start.get("direct_bn")
-    for column in (column for column in run.scores if column.group == "scores"):
+    for column in (column for column in run.scores if column.group == "scores" and not run.untested):
         key, name = column.key, column.name.capitalize() if column.name.islower() else column.name  # mAP stays mAP
         gain = (
             f"{100 * (last[key] - before[key]):+.1f} points on direct_bn"

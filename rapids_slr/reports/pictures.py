@@ -171,7 +171,10 @@ def draw_pictures(trained: Trained | None, domain: Domain, labels: EpochLabels |
         return found
     if labels is not None:
         found.map = draw_map(trained, store, labels, rows, maker)
-    found.retrieval = retrieval_sheet(trained, domain, maker)
+    if domain.is_tested:
+        found.retrieval = retrieval_sheet(trained, domain, maker)
+    else:
+        found.absent["retrieval"] = "the target has no query and gallery images"
     return found
 
 

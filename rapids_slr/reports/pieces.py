@@ -8,6 +8,7 @@ from typing import Any
 from rapids_slr.reports.markup import Html, el
 from rapids_slr.reports.style import stylesheet
 
+UNTESTED = "The target has no images that test a network, so nothing was evaluated."
 NO_EPOCH = "No epoch of the adaptation has finished yet."
 
 

@@ -9,7 +9,7 @@ from rapids_slr.record.columns import WHOLE, Column, column_of, columns_in
 from rapids_slr.record.folder import best_row
 from rapids_slr.reports.gather import Run
 from rapids_slr.reports.markup import Html, el, join
-from rapids_slr.reports.pieces import NO_EPOCH, table
+from rapids_slr.reports.pieces import NO_EPOCH, UNTESTED, table
 
 NOTHING = "–"
 ORIGINS = el(
@@ -28,7 +28,7 @@ def last_scores(run: Run) -> dict[str, float]:
 
 def best_scores(run: Run) -> Mapping[str, float]:
     """The evaluated epoch with the highest headline; empty before."""
-    return best_row(run.epochs) or {}
+    return best_row(run.epochs, run.headline) or {}
 
 
 def cell(row: Mapping[str, float], column: Column) -> str:
@@ -42,6 +42,8 @@ def change_in(row: Mapping[str, float], before: Column, after: Column) -> str:
 
 def score_table(runs: Sequence[Run]) -> Html:
     """Scores before adaptation and after, of one run in rows; of several a row a run."""
+    if len(runs) == 1 and runs[0].untested:
+        return el("p", UNTESTED)
     shown = table_of_one(runs[0]) if len(runs) == 1 else table_of_many(runs)
     return join([shown, ORIGINS])
 

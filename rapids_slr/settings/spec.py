@@ -6,6 +6,7 @@ naming the faults of a spec with their lines, is the work of `specfile.py`.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -54,10 +55,17 @@ class DomainSpec(Settings):
     """Where the images of one domain come from: a path, or the synthetic generator."""
 
     path: str | None = None
-    """Folder or .zip in the layout below."""
+    """Folder or .zip in the layout below, or the table of `layout: table`."""
     # A str that is looked up, not a Literal: the table may have grown since this module was imported.
     layout: Annotated[str, Field(json_schema_extra={"enum": layout_names()})] = "auto"
-    """How names tell identity and camera; `auto` looks at the folders. `omniglot-*` takes torchvision's data set."""
+    """How names tell identity and camera; `auto` looks at the folders. `omniglot-*` takes torchvision's data set.
+    `images` takes any images as a target, without labels. `table` reads a .csv or .parquet that is the path or lies in
+    it, with the columns path and, where they are known, identity, camera and split."""
+    camera_level: Count | None = None
+    """With `layout: images`, the folder below the path whose name is the camera: 1 is the first."""
+    camera_pattern: str | None = None
+    """With `layout: images`, a regular expression that finds the camera in the path of an image below the data set: its
+    group, or all that it matches. Without this and camera_level all images are of one camera."""
     synth: SynthSpec | None = None
     """Draw the domain instead of reading it."""
     appearance: Literal["mid", "hard"] | None = None
@@ -71,6 +79,24 @@ class DomainSpec(Settings):
             raise not_in_table(layout, layout_names())
         return layout
 
+    @field_validator("camera_pattern")
+    @classmethod
+    def _compiles(cls, pattern: str | None) -> str | None:
+        try:
+            re.compile(pattern or "")
+        except re.error as fault:
+            raise ValueError(f"is no regular expression: {fault}") from fault
+        return pattern
+
+    @model_validator(mode="after")
+    def _cameras_of_free_names(self) -> DomainSpec:
+        given = [name for name in ("camera_level", "camera_pattern") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError("give either camera_level or camera_pattern, and not both")
+        if given and self.layout != "images":
+            raise ValueError(f"{given[0]} needs layout: images; other layouts tell cameras themselves")
+        return self
+
     @model_validator(mode="after")
     def _one_origin(self) -> DomainSpec:
         if (self.path is None) == (self.synth is None):
@@ -82,7 +108,7 @@ class PlacesSpec(Settings):
     """Where images come from."""
 
     source: DomainSpec | None = None
-    """Labelled domain for pre-training; not needed when pretrain.checkpoint is given."""
+    """Labelled domain for pre-training; not needed with pretrain.checkpoint or `pretrain: none`."""
     target: DomainSpec
     """Domain to adapt to. Its training labels are used for nothing but the label-quality columns of the reports."""
 
@@ -181,7 +207,8 @@ class WeightsSpec(Settings):
     """What networks start from."""
 
     weights: str | None = None
-    """Start of the backbone: `imagenet` (torchvision's or IBN-Net's file by name), a file of weights, or none."""
+    """Start of the backbone: `imagenet` (torchvision's or IBN-Net's file by name), a file of weights, or none. Of a
+    checkpoint of another program the tensors with the backbone's names are taken, and the others named."""
 
 
 class ModelSpec(ComputeSpec, WeightsSpec, ArchitectureSpec):
@@ -313,7 +340,8 @@ class RunSpec(Settings):
     # One object for all specs, which is safe as sections are frozen.
     augment: AugmentSpec = AugmentSpec()
     model: ModelSpec = ModelSpec()
-    pretrain: PretrainSpec = PretrainSpec()
+    pretrain: PretrainSpec | None = PretrainSpec()
+    """Training on the labelled source; `none` starts from `model.weights`, or random ones, as they are."""
     features: FeatureSpec = FeatureSpec()
     clusters: Annotated[ClustererSpec, Chosen(CLUSTERERS, "dbscan")] = DBSCANSpec()
     """From features to cluster labels; `method` names the way."""
@@ -327,6 +355,16 @@ class RunSpec(Settings):
     evaluation: EvaluationSpec = EvaluationSpec()
 
     @property
+    def checkpoint(self) -> str | None:
+        """The network that takes the place of pre-training."""
+        return None if self.pretrain is None else self.pretrain.checkpoint
+
+    @property
+    def pretrains(self) -> bool:
+        """Whether a run begins with training on the source."""
+        return self.pretrain is not None and self.pretrain.checkpoint is None
+
+    @property
     def adapts_with_source(self) -> bool:
         """Whether the epochs of the adaptation look at source images."""
         return self.clusters.needs_source or self.training.source is not None
@@ -334,8 +372,11 @@ class RunSpec(Settings):
     @model_validator(mode="after")
     def _source_or_checkpoint(self) -> RunSpec:
         # Faults between sections, which no section can find by itself.
-        if self.data.source is None and self.pretrain.checkpoint is None:
-            raise ValueError("data.source is missing: give it, or a trained network in pretrain.checkpoint")
+        if self.data.source is None and self.pretrains:
+            raise ValueError(
+                "data.source is missing: give it, or a trained network in pretrain.checkpoint, "
+                "or start without one by pretrain: none"
+            )
         if self.data.source is None and self.training.source is not None:
             raise ValueError("training.source needs data.source")
         if self.data.source is None and self.clusters.needs_source:

@@ -26,7 +26,7 @@ from rapids_slr.sweep.plan import Run, Sweep
 FORMAT = 1
 SCORES = ("direct", "direct_bn", "last", "best")
 GUARDED = ("guard", "picked")
-"""What summaries of runs with a guard have as well."""
+"""What summaries of runs with a guard have as well. Without an evaluated epoch there is no `best`."""
 
 Results = dict[str, Any]
 """What results.json holds: the axes of the sweep, its base spec, and `runs`, a record each."""
@@ -82,6 +82,7 @@ class SweepFolder:
             return run.spec
         # Whole, as the run may be resumed from another directory.
         checkpoint = str(self.of_pretraining(run.pretraining).pretrained_file.resolve())
+        assert run.spec.pretrain is not None
         return run.spec.model_copy(update={"pretrain": run.spec.pretrain.model_copy(update={"checkpoint": checkpoint})})
 
     @contextmanager
@@ -156,6 +157,6 @@ def record_of(run: Run, folder: RunFolder, fault: str | None = None) -> dict[str
         **{name: summary[name] for name in ("device", "versions", "seconds")},
         **{name: start.get(name) for name in ("commit", "threads")},
         "stage_seconds": seconds_by_stage(rows),
-        "scores": {name: summary[name] for name in (*SCORES, *(name for name in GUARDED if name in summary))},
+        "scores": {name: summary[name] for name in (*SCORES, *GUARDED) if name in summary},
         "epochs": [{key: value for key, value in row.items() if not key.startswith(SECONDS)} for row in rows],
     }

@@ -197,9 +197,10 @@ def pretraining_of(spec: RunSpec) -> RunSpec | None:
     """The spec of the pre-training that a run needs; runs that can share it get the same, by its name.
 
     Its name is a digest of all that source pre-training reads: everything but the sections after it, the engine, where
-    images are held, and the target where it is not passed through the network. None if the spec brings a checkpoint.
+    images are held, and the target where it is not passed through the network. None if the spec brings a checkpoint
+    or starts without.
     """
-    if spec.pretrain.checkpoint is not None:
+    if spec.pretrain is None or spec.checkpoint is not None:
         return None
     read = spec.model_dump(mode="json", exclude={"name", "device", "memory_pool", *AFTER_PRETRAINING})
     del read["data"]["store"]

@@ -238,7 +238,7 @@ def span_of(curves: Iterable[Sequence[Line]], levels: Iterable[float | None]) ->
 
 def epoch_parts(lines: Sequence[Line], level: float | None, span: tuple[float, float], score: str) -> Iterable[Html]:
     if not lines:
-        return [el("text", "No run is finished yet.", x=LEFT, y=HEIGHT / 2)]
+        return [el("text", "No run has a score yet.", x=LEFT, y=HEIGHT / 2)]
     return curve_parts(lines, percent(score), span, level=level)
 
 

@@ -16,6 +16,12 @@ from rapids_slr.sweep.folder import Results
 
 STARTS = ("direct", "direct_bn")
 """Scores before adaptation, which open a table; those of the baseline's runs."""
+UNLABELLED = ("clusters", "refined_clusters", "outliers", "left_out", "ari_prev", "guard/views", "guard/start")
+"""Columns of metrics.jsonl that are shown where there are no scores."""
+UNSCORED = (
+    "Last epoch: mean ± standard deviation over seeds. The targets have no images that test a network, so these are "
+    "figures that need no labels."
+)
 CONFIDENCE = 0.95
 ALL_PAIRS = "all pairs"
 
@@ -95,7 +101,7 @@ def figures_of(results: Results, section: str, method: str, figure: Figure) -> d
 
 
 def score_figure(score: str, stage: str = "last") -> Figure:
-    return lambda run: run["scores"][stage][score]
+    return lambda run: run["scores"].get(stage, {}).get(score)
 
 
 def over_epochs(column: str, epochs: slice) -> Figure:
@@ -137,7 +143,10 @@ def compare(
 
 
 def rows_of(results: Results, section: str) -> list[dict[str, str]]:
-    """The table of a section, in percent; methods without a finished run are left out."""
+    """The table of a section, in percent; methods without a finished run are left out.
+
+    Without any score, of targets that nothing can be evaluated on, it shows what needs no labels.
+    """
     baseline, shown = results["baseline"], {column.key: column.name for column in task_of(results["base"]).shown()}
     rows = []
     for stage, method in [*((stage, baseline) for stage in STARTS), *(("last", name) for name in results["methods"])]:
@@ -154,7 +163,27 @@ def rows_of(results: Results, section: str) -> list[dict[str, str]]:
             row[f"{label} − {baseline}"] = difference_text(against) if against else "–"
         else:
             rows.append(row)
-    return rows
+    return rows or unlabelled_rows(results, section)
+
+
+def unlabelled_rows(results: Results, section: str) -> list[dict[str, str]]:
+    """Figures of the last epoch that need no labels, mean ± standard deviation; of the columns that any run has."""
+    columns, rows = [column_of(key) for key in UNLABELLED], []
+    for name in results["methods"]:
+        figures = {
+            column: figures_of(results, section, name, over_epochs(column.key, slice(-1, None))) for column in columns
+        }
+        if seeds := max(map(len, figures.values())):
+            cells = {
+                column.head: spread_text(
+                    spread_of(found), *((100, 1) if column.unit == "%" else (1, 1 if column.unit else 3))
+                )
+                for column, found in figures.items()
+                if found
+            }
+            rows.append({"method": name, "seeds": str(seeds), **cells})
+    heads = dict.fromkeys(head for row in rows for head in row)  # a table has the same columns in all rows
+    return [{head: row.get(head, "–") for head in heads} for row in rows]
 
 
 def spread_text(spread: Spread, scale: float = 100, digits: int = 1) -> str:
@@ -180,6 +209,8 @@ def legend(results: Results) -> list[str]:
         f"− {baseline}: mean difference to {baseline} over equal seeds [95 % confidence interval, Student t] "
         "and in how many of these seeds it is higher.",
     ]
+    if done and not any(run["scores"]["last"] for run in done):
+        lines = [UNSCORED]
     if len(results["pairs"]) > 1:
         lines.append(f"{ALL_PAIRS.capitalize()}: a seed counts with its mean over the pairs, once all of them have it.")
     lines.append(f"{len(done)} of {len(runs)} runs are finished{_environments(done)}.")

@@ -58,7 +58,9 @@ class Job:
         return len(self.folder.rows(rows))
 
     def all_epochs(self) -> int:
-        return self.spec.pretrain.epochs if self.command == "pretrain" else self.spec.training.epochs
+        part = self.spec.pretrain if self.command == "pretrain" else self.spec.training
+        assert part is not None
+        return part.epochs
 
 
 def jobs_of(sweep: Sweep, folder: SweepFolder) -> list[Job]:
@@ -116,8 +118,8 @@ def missing_files(sweep: Sweep) -> list[str]:
         for role, domain in (("source", spec.data.source), ("target", spec.data.target)):
             if domain and domain.path and not domain.layout.startswith(COMES_DOWNLOADED):
                 wanted.setdefault((f"data.{role}.path", domain.path), run.name)
-        if spec.pretrain.checkpoint is not None:
-            wanted.setdefault(("pretrain.checkpoint", spec.pretrain.checkpoint), run.name)
+        if spec.checkpoint is not None:
+            wanted.setdefault(("pretrain.checkpoint", spec.checkpoint), run.name)
     return [
         f"{name}: {key}: {path} does not exist; give one with --set {key}=..."
         for (key, path), name in wanted.items()
@@ -272,8 +274,8 @@ class Work:
                 self.save()
                 last = self.records[job.name]["scores"]["last"]
                 scores = task_of(self.sweep.base).shown()
-                shown = "  ".join(f"{column.name} {column.text(last[column.key])}" for column in scores)
-                self.progress.say(f"{job.name}: {shown}")
+                shown = [f"{column.name} {column.text(last[column.key])}" for column in scores if column.key in last]
+                self.progress.say(f"{job.name}: {'  '.join(shown) or 'done, without scores'}")
         else:
             self.fail(job, child.message(), bar)
 

@@ -25,7 +25,8 @@ class ReID:
         self._test: Test | None = None
 
     def read(self, images: RunImages) -> None:
-        self.test(images)
+        if images.target_domain.is_tested:
+            self.test(images)
 
     def test(self, images: RunImages) -> Test:
         """The two splits, decoded once."""
@@ -34,10 +35,12 @@ class ReID:
         return self._test
 
     def test_images(self, images: RunImages) -> int:
-        return sum(len(part.store) for part in self.test(images))
+        return sum(len(part.store) for part in self.test(images)) if images.target_domain.is_tested else 0
 
     def evaluate(self, embed: Callable[[Images], Tensor], images: RunImages) -> dict[str, float]:
-        """mAP and CMC as fractions."""
+        """mAP and CMC as fractions; none of a target without query and gallery."""
+        if not images.target_domain.is_tested:
+            return {}
         query, gallery = self.test(images)
         query_QD, gallery_GD = embed(query), embed(gallery)
         identities_Q, cameras_Q, identities_G, cameras_G = (

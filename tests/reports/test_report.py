@@ -238,7 +238,7 @@ def test_a_network_without_an_epoch_answers_queries(copied):
     text = write_report([copied]).read_text()
     assert "run1-retrieval" not in absent(text)
     assert "the pre-trained network" in Page(text).text["run1-retrieval"]
-    assert absent(text)["run1-map"] == "Not there yet: no epoch has left a label table yet."
+    assert absent(text)["run1-map"] == "Not there: no epoch has left a label table yet."
 
 
 def test_damaged_files_are_named_and_left_out(copied, caplog):
