@@ -24,28 +24,40 @@ from rapids_slr.evaluation.guard import (
 from rapids_slr.record.columns import GUARD, PICKS_BY
 from rapids_slr.seeds import generator
 from rapids_slr.settings.spec import RunSpec
+from rapids_slr.tasks.base import Task
 
 NEIGHBOURS = 10
 """Neighbours of an image that are compared."""
+FORGOTTEN = 0.05
+"""Part of the best score on the source that a network may lose and still be picked."""
 
 
 class Guard:
-    """Looks at training images of the target, and at two augmented views of them.
+    """Looks at test images of the source, at training images of the target, and at two augmented views of these.
 
-    Images and views depend on the seed alone: from epoch to epoch nothing changes but the network.
+    Images and views depend on the seed alone: from epoch to epoch nothing changes but the network. Identities of the
+    source that no loss saw tell how the target fares: a network that forgets how to tell them apart has lost what it
+    was to bring to the target as well.
 
     Args:
-        images: asked for the target when it is first looked at.
+        images: asked for the images when they are first looked at.
+        task: scores the network on the source.
     """
 
-    def __init__(self, spec: RunSpec, images: RunImages) -> None:
-        self._spec, self._images = spec, images
+    def __init__(self, spec: RunSpec, images: RunImages, task: Task) -> None:
+        self._spec, self._images, self._task = spec, images, task
         self.start_NK: Tensor | None = None
         """Neighbours before adaptation, int32 as `neighbour_lists` gives them; None before it is looked at."""
         self.before_NK: Tensor | None = None
         """Neighbours when last looked at."""
         self.picked: dict[str, float] | None = None
-        """Epoch (0 is the start) and score of the best network so far, where the spec wants one picked."""
+        """Epoch (0 is the start) and score of the network that is picked so far, and the best score; where the spec
+        wants one picked."""
+
+    def read(self) -> None:
+        """Decode what it looks at, so that bad data stops a run before it trains."""
+        if self._spec.data.source is not None:
+            self._task.read(self._images, "source")
 
     @cached_property
     def seen(self) -> tuple[Images, Images, Images]:
@@ -66,7 +78,8 @@ class Guard:
         some, one, other = self.seen
         features_ND, heads = embed(some), len(self._spec.host.heads)
         near_NK = neighbour_lists(features_ND, NEIGHBOURS).int()
-        scores = {"views": neighbour_agreement(embed(one), embed(other), NEIGHBOURS)}
+        scores = self._of_source(embed)
+        scores["views"] = neighbour_agreement(embed(one), embed(other), NEIGHBOURS)
         if heads > 1:
             scores["heads"] = head_agreement(features_ND, heads, NEIGHBOURS)
         most = math.log(max(2, len(features_ND) - 1))
@@ -79,13 +92,25 @@ class Guard:
         self.before_NK = near_NK
         return {GUARD + name: score for name, score in scores.items()}
 
+    def _of_source(self, embed: Callable[[Images], Tensor]) -> dict[str, float]:
+        """The task's headline on the source's test images; nothing where there are none."""
+        if self._spec.data.source is None or not self._task.test_images(self._images, "source"):
+            return {}
+        found = self._task.evaluate(embed, self._images, "source")
+        return {"source": found[self._spec.task.headline]} if self._spec.task.headline in found else {}
+
     def picks(self, epoch: int, scores: Mapping[str, float]) -> bool:
-        """Whether the spec wants the best network picked, and this is better than all before it."""
+        """Whether the spec wants a network picked, and this one scores as well as the best before it, or nearly so.
+
+        So the latest network wins, unless it forgot; it has seen most of the target.
+        """
         if self._spec.evaluation.pick != "guard" or PICKS_BY not in scores:
             return False
-        if self.picked is not None and scores[PICKS_BY] <= self.picked["score"]:
+        score = scores[PICKS_BY]
+        best = score if self.picked is None else max(score, self.picked["best"])
+        if score < (1 - FORGOTTEN) * best:
             return False
-        self.picked = {"epoch": epoch, "score": scores[PICKS_BY]}
+        self.picked = {"epoch": epoch, "score": score, "best": best}
         return True
 
     def state_dict(self) -> dict[str, Any]:

@@ -6,7 +6,8 @@ images, D feature size, S source images.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from rapids_slr.networks.checkpoint import (
 )
 from rapids_slr.networks.network import Network
 from rapids_slr.provenance import versions
-from rapids_slr.record.columns import PICKS_BY, column_of, columns_in
+from rapids_slr.record.columns import PICKS_BY, columns_in
 from rapids_slr.record.folder import best_row
 from rapids_slr.record.rows import cluster_means, count_clusters, epoch_row, label_table, prefixed, seconds_by_stage
 from rapids_slr.refinement.base import Refined
@@ -68,7 +69,7 @@ def pretrain(spec: RunSpec, out: Path | None = None, resume: bool = False) -> Pa
 
 
 def adapt(spec: RunSpec, out: Path | None = None, resume: bool = False) -> Path:
-    """Adaptation alone, from pretrain.checkpoint, the folder's pretrained.pt or, with `pretrain: none`, from neither."""
+    """Adaptation alone, from pretrain.checkpoint, the folder's pretrained.pt or, with `pretrain: none`, neither."""
     with RunSession(spec, out, resume, builds_on_pretraining=True) as session:
         if spec.pretrains and not session.folder.pretrained_file.exists():
             raise InputError(
@@ -108,6 +109,8 @@ def read_images(session: RunSession, now: Adaptation) -> None:
     if spec.training.labels == "identities" and not session.images.target_domain.is_labelled:
         raise InputError("training.labels: identities needs those of the target, whose images tell none")
     now.task.read(session.images)
+    if now.guard is not None:
+        now.guard.read()
     if not now.task.test_images(session.images):
         session.progress.say(f"{NOTHING_TO_EVALUATE}: the run leaves figures that need no labels")
 
@@ -174,8 +177,8 @@ def drawn_network(spec: RunSpec) -> Network:
 def new_adaptation(session: Session) -> Adaptation:
     """Host, clusterer, refiner and task as the spec names them; the host has no network yet."""
     spec = session.spec
-    guard = Guard(spec, session.images) if spec.evaluation.guard else None
-    parts = spec.host.build(), spec.clusters.build(), spec.refine.build(), spec.task.build()
+    parts = spec.host.build(), spec.clusters.build(), spec.refine.build(), (task := spec.task.build())
+    guard = Guard(spec, session.images, task) if spec.evaluation.guard else None
     return Adaptation(spec, *parts, guard=guard)
 
 
@@ -190,7 +193,7 @@ def begin_adaptation(session: RunSession, now: Adaptation) -> None:
         now.start = starting_points(session, now, network)
         now.host.begin(network, session)
         if now.guard is not None:
-            now.start["guard"] = now.guard.look(now.host.embed)
+            now.start["guard"] = guard(now, 0)
             session.log.scores("guard", now.start["guard"])
             keep_picked(session, now, 0, now.start["guard"])
 
@@ -238,18 +241,32 @@ def run_epoch(session: Session, now: Adaptation, epoch: int) -> Epoch:
             scores = now.task.evaluate(now.host.embed, session.images)
         if now.guard is not None:
             with stage("guard"):
-                scores = {**scores, **now.guard.look(now.host.embed)}
+                scores = {**scores, **guard(now, epoch)}
     return Epoch(clusters, refined, losses, scores)
 
 
 def cluster(now: Adaptation, epoch: int, features_ND: Tensor, source_SD: Tensor | None, cameras_N) -> Clusters:
-    """The clusters of an epoch; a fault of the features is the run's, not the user's."""
-    try:
+    """The clusters of an epoch."""
+    with faults_of_the_run(f"epoch {epoch}"):
         return now.clusterer.fit_predict(
             features_ND, source_SD=source_SD, cameras_N=cameras_N, heads=now.spec.host.heads
         )
+
+
+def guard(now: Adaptation, epoch: int) -> Mapping[str, float]:
+    """The guard's scores of the network as it is after an epoch; 0 is the start."""
+    assert now.guard is not None
+    with faults_of_the_run(f"epoch {epoch}" if epoch else "before adaptation"):
+        return now.guard.look(now.host.embed)
+
+
+@contextmanager
+def faults_of_the_run(where: str) -> Iterator[None]:
+    """Features that cannot be used are no mistake of the user's input."""
+    try:
+        yield
     except InputError as fault:
-        raise RunError(f"epoch {epoch}: {fault}") from fault
+        raise RunError(f"{where}: {fault}") from fault
 
 
 def starting_points(session: RunSession, now: Adaptation, network: Network) -> dict[str, Mapping[str, float]]:
@@ -342,7 +359,8 @@ def picked_row(now: Adaptation, rows: Sequence[Mapping[str, float]]) -> dict[str
 
 
 def summarise(session: RunSession, now: Adaptation) -> None:
-    """Write summary.json: where the network started, its last epoch (the headline), its best, and what was picked."""
+    """Write summary.json: where the network started, its last epoch, its best and the one that was picked; `result`
+    names the one of them that the run ends with."""
     # From the file: a resumed run has its first epochs nowhere else.
     spec, rows = session.spec, session.folder.rows(session.folder.metrics_file)
     best, last = best_row(rows, spec.task.headline), rows[-1]
@@ -359,6 +377,7 @@ def summarise(session: RunSession, now: Adaptation) -> None:
             "name": spec.name,
             **now.start,
             **scores,
+            "result": "picked" if picked else "last",
             "seconds": session.folder.seconds(),
             "stage_seconds": seconds_by_stage(rows),
             "device": session.device_name,
@@ -371,5 +390,7 @@ def summarise(session: RunSession, now: Adaptation) -> None:
     for name, found in (now.start | scores).items():
         session.log.scores(name, found)
     if picked:
-        which = f"epoch {picked['epoch']}" if picked["epoch"] else "the network before adaptation"
-        session.progress.say(f"picked by {column_of(PICKS_BY).name}: {which}, {session.folder.picked_file}")
+        which = f"epoch {picked['epoch']}" if picked["epoch"] else "the network before adaptation, as none was better"
+        session.progress.say(f"the guard picked {which}: {session.folder.picked_file}")
+    elif spec.evaluation.pick == "guard":
+        session.progress.say("the last network is kept: without test images of the source the guard cannot pick")

@@ -25,7 +25,7 @@ from rapids_slr.settings.specfile import load_spec
 from tests.conftest import TINY
 from tests.test_run import assert_same_run, changed, metrics_without_times
 
-LOOKED = {"guard/views", "guard/heads", "guard/density"}
+LOOKED = {"guard/source", "guard/views", "guard/heads", "guard/density"}
 COMPARED = {"guard/epochs", "guard/start"}
 
 
@@ -33,10 +33,14 @@ def guarded(spec: RunSpec, **keys) -> RunSpec:
     return changed(spec, evaluation={"guard": True, "guard_images": 40, "pick": "guard", **keys})
 
 
+def unguarded(spec: RunSpec) -> RunSpec:
+    return changed(spec, evaluation={"guard": False, "pick": "last"})
+
+
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory) -> Path:
     """A run without a guard."""
-    return run.train(RunSpec.model_validate(TINY), tmp_path_factory.mktemp("runs") / "plain")
+    return run.train(unguarded(RunSpec.model_validate(TINY)), tmp_path_factory.mktemp("runs") / "plain")
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +80,9 @@ def test_a_guard_changes_nothing_but_its_own(plain, finished):
 
 
 def test_its_scores_are_those_of_the_network_that_a_checkpoint_holds(finished):
-    trained, spec = load_trained(finished), load_spec(finished / "spec.yaml")
+    trained, spec = load_trained(finished / "checkpoints/last.pt"), load_spec(finished / "spec.yaml")
     with Session(spec, finished) as session:
-        looks = Guard(spec, session.images).seen
+        looks = Guard(spec, session.images, None).seen
     assert [len(look.store) for look in looks] == [40] * 3
     features, one, other = (embed(trained.network, look.store, trained.data, FeatureSpec()) for look in looks)
     last = metrics_without_times(finished)[-1]
@@ -125,29 +129,31 @@ def test_a_guarded_run_resumes_bit_for_bit(finished, tiny, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("scores", "epoch"),
+    ("scores", "picked"),
     [
-        ([0.5, 0.6, 0.7], 2),
-        ([0.5, 0.7, 0.6], 1),
-        ([0.5, 0.4, 0.3], 0),
-        ([0.5, 0.5, 0.5], 0),  # the earliest of equals
-        ([0.5, None, 0.6, 0.6], 2),  # an epoch that was not evaluated
-        ([0.0], 0),
+        ([0.5, 0.6, 0.7], [0, 1, 2]),
+        ([0.5, 0.48, 0.6], [0, 1, 2]),  # the latest of those that forgot little
+        ([0.5, 0.47, 0.48], [0, 2]),
+        ([0.5, 0.7, 0.6], [0, 1]),
+        ([0.5, 0.7, 0.665, 0.66], [0, 1, 2]),  # as of the best, not of the one before
+        ([0.5, 0.4, 0.3], [0]),
+        ([0.5, None, 0.5], [0, 2]),  # an epoch that was not evaluated
+        ([0.0, 0.0], [0, 1]),
     ],
 )
-def test_the_highest_score_so_far_is_picked(tiny, scores, epoch):
-    watch = Guard(guarded(tiny), None)
-    picked = [number for number, x in enumerate(scores) if watch.picks(number, {} if x is None else {PICKS_BY: x})]
-    assert picked[-1] == epoch
-    assert picked == sorted({max(range(n + 1), key=lambda i: (scores[i] or -1, -i)) for n in range(len(scores))})
-    again = Guard(guarded(tiny), None)
+def test_the_latest_network_that_forgot_little_is_picked(tiny, scores, picked):
+    watch = Guard(guarded(tiny), None, None)
+    looks = [(number, {} if x is None else {PICKS_BY: x}) for number, x in enumerate(scores)]
+    assert [number for number, look in looks if watch.picks(number, look)] == picked
+    again = Guard(guarded(tiny), None, None)
     again.load_state_dict(watch.state_dict())
-    assert not again.picks(9, {PICKS_BY: max(x for x in scores if x is not None)})
-    assert again.picks(9, {PICKS_BY: 1.0})
+    best = max(x for x in scores if x is not None)
+    assert again.picks(8, {PICKS_BY: 0.951 * best})
+    assert not again.picks(9, {PICKS_BY: 0.949 * best - 1e-9})
 
 
 def test_a_guard_that_only_looks_picks_nothing(tiny):
-    watch = Guard(guarded(tiny, pick="last"), None)
+    watch = Guard(guarded(tiny, pick="last"), None, None)
     assert not watch.picks(0, {PICKS_BY: 1.0})
     assert watch.picked is None
 
@@ -160,17 +166,19 @@ def test_the_picked_network_is_kept_and_named(tiny, tmp_path, monkeypatch, capsy
     spec = changed(guarded(tiny), pretrain={"checkpoint": str(plain / "checkpoints/pretrained.pt")})
     out = run.train(spec, tmp_path / "run")
     rows, summary = metrics_without_times(out), summary_of(out)
-    expected = rows[epoch - 1] if epoch else summary["direct"]
+    expected = rows[epoch - 1] if epoch else summary["direct_bn"]
     picked = summary["picked"]
     assert (picked.pop("epoch"), picked.pop("by"), picked.pop(PICKS_BY)) == (epoch, PICKS_BY, max(found))
     assert picked == {key: expected[key] for key in ("mAP", "rank1", "rank5", "rank10")}
     file = out / "checkpoints/picked.pt"
     assert load_trained(file).which == f"the picked network, epoch {epoch}"
-    assert run.evaluate(spec, out, file) == picked
-    assert run.evaluate(spec, out) == summary["last"]  # which nobody else asks for
+    assert summary["result"] == "picked"
+    assert load_trained(out).which == load_trained(file).which
+    assert run.evaluate(spec, out) == picked
+    assert run.evaluate(spec, out, out / "checkpoints/last.pt") == summary["last"]
     said = capsys.readouterr().err
-    assert f"picked by agreement of views: {f'epoch {epoch}' if epoch else 'the network before adaptation'}" in said
-    assert "agreement of views  40.0" in said  # in the line of epoch 1
+    assert f"the guard picked {f'epoch {epoch}' if epoch else 'the network before adaptation'}" in said
+    assert "source  40.0" in said  # in the line of epoch 1
     text = write_report([out]).read_text()
     assert f"picked by the guard ({epoch})" in text
     assert 'id="guard"' in text
@@ -185,7 +193,7 @@ def test_the_command_line_evaluates_the_file_it_is_given(finished, tmp_path, cap
 
 def test_picking_needs_a_guard(tiny):
     with pytest.raises(ValueError, match="pick: guard needs guard: true"):
-        changed(tiny, evaluation={"pick": "guard"})
+        changed(tiny, evaluation={"guard": False, "pick": "guard"})
 
 
 def test_a_run_cannot_be_given_a_guard_halfway(plain, tiny):

@@ -70,7 +70,7 @@ def test_a_run_leaves_what_the_readme_promises(finished, tiny):
         assert all(0 <= summary[name][score] <= 1 for score in SCORES)
     assert summary.keys() >= {"seconds", "device", "refine", "seed", "versions"}
     stages = summary["stage_seconds"]
-    assert stages.keys() == {"features", "clusters", "refinement", "targets", "training", "evaluation", "epoch"}
+    assert stages.keys() == {"features", "clusters", "refinement", "targets", "training", "evaluation", "guard", "epoch"}
     assert sum(stages.values()) - stages["epoch"] <= stages["epoch"] <= summary["seconds"] + 1e-3
     rows = metrics_without_times(finished)
     assert [row["epoch"] for row in rows] == [1, 2, 3]
@@ -169,7 +169,7 @@ def test_further_clusterings_are_projected(tiny, tmp_path, finished, monkeypatch
     monkeypatch.setattr(run, "cluster", lambda now, n, x, *rest: embedded.append(x) or cluster(now, n, x, *rest))
     spec = changed(
         tiny,
-        clusters={"also": [{"pairs_per_image": 5}, {"branch": "maximum"}, {"branch": "average", "eps": 0.6}]},
+        clusters={"cameras": "ignore", "also": [{"pairs_per_image": 5}, {"branch": "maximum"}, {"branch": "average", "eps": 0.6}]},
         training={"epochs": 2, "iterations": 2},
         pretrain={"checkpoint": str(finished / "checkpoints/pretrained.pt")},
     )
@@ -336,8 +336,9 @@ def test_a_full_disk_keeps_the_last_checkpoint(tiny, tmp_path, monkeypatch):
         real(state, path)
 
     monkeypatch.setattr(torch, "save", full_after)
+    spec = changed(tiny, evaluation={"guard": False, "pick": "last"})  # which writes a network of its own
     with pytest.raises(RunError, match="No space left on device"):
-        run.train(tiny, tmp_path / "run")
+        run.train(spec, tmp_path / "run")
     folder = RunFolder(tmp_path / "run")
     assert folder.load_checkpoint()["epoch"] == 1
     assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
@@ -368,7 +369,8 @@ def test_the_stages_alone_give_the_same_run(finished, tiny, tmp_path):
     assert not (out / "metrics.jsonl").exists()
     run.adapt(tiny, out)
     assert_same_run(finished, out)
-    assert run.evaluate(tiny, out)["mAP"] == json.loads((finished / "summary.json").read_text())["last"]["mAP"]
+    summary = json.loads((finished / "summary.json").read_text())
+    assert run.evaluate(tiny, out)["mAP"] == summary[summary["result"]]["mAP"]
 
 
 def test_adapting_without_a_network_says_what_to_do(tiny, tmp_path):
@@ -411,12 +413,15 @@ def test_one_cluster_is_said_and_trained_on(tiny, tmp_path, finished, capsys):
     assert "epoch 1: 1 clusters for batches of 4" in said
 
 
-def test_features_that_are_not_finite_name_the_epoch(tiny, tmp_path, finished, monkeypatch):
+@pytest.mark.parametrize(("looked_at", "where"), [(True, "before adaptation"), (False, "epoch 1")])
+def test_features_that_are_not_finite_name_the_epoch(tiny, tmp_path, finished, monkeypatch, looked_at, where):
     nothing = lambda self, network, images, epoch=None: torch.full((len(images.store), 16), torch.nan)  # noqa: E731
     monkeypatch.setattr(Session, "embed", nothing)
     monkeypatch.setattr(run, "starting_points", lambda *_: {})
-    spec = changed(tiny, pretrain={"checkpoint": str(finished / "checkpoints/pretrained.pt")})
-    with pytest.raises(RunError, match=r"epoch 1: features: .*48"):
+    checkpoint = str(finished / "checkpoints/pretrained.pt")
+    evaluation = {"guard": looked_at, "pick": "last"}
+    spec = changed(tiny, pretrain={"checkpoint": checkpoint}, training={"source": None}, evaluation=evaluation)
+    with pytest.raises(RunError, match=f"{where}: features: .*48"):
         run.train(spec, tmp_path / "run")
 
 

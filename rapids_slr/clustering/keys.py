@@ -33,6 +33,7 @@ class JaccardDBSCANKeys:
     solver: Literal["auto", "cuml", "graph"] = "auto"
     """DBSCAN on CUDA: `cuml` on all N x N distances, own kernels on the `graph`, or `auto`: cuML where it is installed
     and these distances take a quarter of the free memory at most. Labels are equal."""
-    cameras: Literal["ignore", "centre", "auto"] = "ignore"
-    """What is done with the cameras of the images, where `fit` is given them: nothing, or the mean feature of its
-    camera is subtracted from every feature (`centre`). `auto` centres where two cameras or more have 8 images each."""
+    cameras: Literal["ignore", "centre", "auto"] = "auto"
+    """What is done with the cameras of the images, where `fit` is given them: nothing (paper), or the mean feature of
+    its camera is subtracted from every feature (`centre`). `auto` centres where two cameras or more have 8 images
+    each."""

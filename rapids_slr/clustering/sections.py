@@ -75,8 +75,8 @@ class HDBSCANSpec(ClustererSpec):
     def look_at_foreign(cls, values: Mapping[str, Any]) -> None:
         if values.get("also"):  # to pass it over would leave out what was asked for
             raise ValueError("also needs method: dbscan, whose radius it changes")
-        if values.get("cameras", "ignore") != "ignore":
-            raise ValueError("cameras needs method: dbscan")
+        if values.get("cameras") == "centre":
+            raise ValueError("cameras: centre needs method: dbscan")
 
     @property
     def cuml_for(self) -> dict[str, str]:

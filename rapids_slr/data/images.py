@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ from rapids_slr.errors import InputError
 from rapids_slr.seeds import generator
 from rapids_slr.settings.spec import DomainSpec, RunSpec
 
+Role = Literal["target", "source"]
+"""What a domain is in a run."""
 Bar = Callable[[str, int], AbstractContextManager[Callable[..., None]]]
 """bar(label, total) opens a progress bar and gives what is called with the images done."""
 
@@ -49,10 +52,14 @@ class RunImages:
         """The labelled source, its training split."""
         if self._spec.data.source is None:
             raise InputError("data.source is missing: pre-training and clusters.source_weight need a labelled source")
-        domain = self._domain(self._spec.data.source)
-        if not domain.is_labelled:
-            raise InputError(f"data.source: {domain.name} tells no identity of its images; give a labelled source")
-        return self._load(domain, "train", "source")
+        if not self.source_domain.is_labelled:
+            name = self.source_domain.name
+            raise InputError(f"data.source: {name} tells no identity of its images; give a labelled source")
+        return self._load(self.source_domain, "train", "source")
+
+    @cached_property
+    def source_domain(self) -> Domain:
+        return self._domain(self._spec.data.source)
 
     @cached_property
     def target(self) -> Images:
@@ -63,9 +70,12 @@ class RunImages:
     def target_domain(self) -> Domain:
         return self._domain(self._spec.data.target)
 
-    def test(self, split: SplitName) -> Images:
-        """A split of the target that tests a network; whoever asks keeps it."""
-        return self._load(self.target_domain, split, "target")
+    def domain(self, role: Role) -> Domain:
+        return self.target_domain if role == "target" else self.source_domain
+
+    def test(self, split: SplitName, role: Role = "target") -> Images:
+        """A split of a domain that tests a network; whoever asks keeps it."""
+        return self._load(self.domain(role), split, role)
 
     def training_batches(self, images: Images) -> Iterator[Tensor]:
         """All images once, in random order and augmented as in training, float32 (B, C, H, W)."""

@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from rapids_slr.engine.arrays import on_torch_stream
 from rapids_slr.engine.blocks import product
 from rapids_slr.errors import InputError
-from rapids_slr.evaluation.retrieval import query_results
 
 BLOCK = 2**22  # similarities held at once
 ALIKE = 1e-6  # similarities that differ by no more are equal; rounding would decide between them
@@ -122,27 +121,6 @@ def soft_neighbourhood_density(features_ND: Tensor, temperature: float = 0.05) -
             block_BN.diagonal(row).fill_(0)  # its weight is 0
             total += (norm_B - (weight_BN * block_BN).sum(dim=1)).sum()
     return max(0.0, float(total) / len(features_ND))
-
-
-def source_map(
-    query: Tensor,
-    gallery: Tensor,
-    query_identities: Tensor,
-    query_cameras: Tensor,
-    gallery_identities: Tensor,
-    gallery_cameras: Tensor,
-) -> float | None:
-    """mAP on the source's own test split: what the network still knows of what the source taught.
-
-    The arguments are those of `query_results`, for the query and gallery of the source, whose identities are known.
-
-    Returns: 0..1; None where no query has a match, as without a test split.
-    """
-    if not len(query) or not len(gallery):
-        return None
-    results = query_results(query, gallery, query_identities, query_cameras, gallery_identities, gallery_cameras)
-    precision_Q = results.average_precision[results.matches > 0]
-    return float(precision_Q.mean()) if len(precision_Q) else None
 
 
 def _similarities(features_ND: Tensor) -> Iterator[tuple[int, Tensor]]:

@@ -15,7 +15,16 @@ from torch import Tensor
 
 from rapids_slr.data.images import Images
 from rapids_slr.data.store import ImageStore
-from rapids_slr.hosts.loop import Batch, Batches, GuardedAdam, Report, meter_of, step_memory, train_steps
+from rapids_slr.hosts.loop import (
+    Batch,
+    Batches,
+    GuardedAdam,
+    Report,
+    adaptation_rate,
+    meter_of,
+    step_memory,
+    train_steps,
+)
 from rapids_slr.hosts.losses import (
     Terms,
     cross_entropy,
@@ -121,7 +130,7 @@ def adapt_epoch(
     if source is not None:
         trained += source.begin(student)
     # Afresh every epoch, as classifiers are; so no state of it is in a checkpoint.
-    optimizer = GuardedAdam(trained, lr=settings.lr, weight_decay=settings.weight_decay)
+    optimizer = GuardedAdam(trained, lr=adaptation_rate(settings, epoch), weight_decay=settings.weight_decay)
 
     def loss_of(batch: Batch) -> tuple[Tensor, Terms]:
         outputs = student(batch.images)

@@ -21,7 +21,7 @@ from rapids_slr.engine.memory import memory_advice
 from rapids_slr.errors import RunError
 from rapids_slr.hosts.losses import Terms
 from rapids_slr.seeds import generator
-from rapids_slr.settings.spec import RunSpec
+from rapids_slr.settings.spec import RunSpec, TrainingSpec
 
 LOG_INTERVAL = 10
 """Steps between two readings of the losses; reading them waits for the device."""
@@ -122,6 +122,12 @@ class GuardedAdam(Adam):
         for parameter, state in self.state.items():  # moments lie in memory as their parameter does
             for name in ("exp_avg", "exp_avg_sq"):
                 state[name] = torch.empty_like(parameter).copy_(state[name])
+
+
+def adaptation_rate(spec: TrainingSpec, epoch: int) -> float:
+    """Learning rate of an epoch of the adaptation (from 1)."""
+    fall = (1 + math.cos(math.pi * (epoch - 1) / spec.epochs)) / 2 if spec.decay == "cosine" else 1.0
+    return spec.lr * fall
 
 
 def meter_of(report: Report, where: str, device: torch.device) -> LossMeter:

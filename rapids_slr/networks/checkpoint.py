@@ -108,7 +108,8 @@ def load_network(path: Path, spec: RunSpec) -> Network:
 
 
 def load_trained(path: Path) -> Trained:
-    """The network that evaluation uses: a host's that embeds, or before an adaptation the pre-trained network.
+    """The network that a run has: the one that its guard has picked, else the host's that embeds, or before an
+    adaptation the pre-trained network.
 
     Args:
         path: a run folder, finished, going on or broken off; or one of its checkpoints (last.pt, previous.pt,
@@ -141,6 +142,8 @@ def _kind(state: Mapping[str, Any]) -> str:
 
 def _state_of_folder(path: Path) -> dict[str, Any]:
     folder = RunFolder(path)
+    if folder.picked_file.exists():
+        return load_tensors(folder.picked_file)
     state = folder.load_checkpoint()
     # Between the end of pre-training and the first epoch of the adaptation last.pt is still that of pre-training.
     if (state is None or state.get("stage") == "pretrain") and folder.pretrained_file.exists():

@@ -14,8 +14,8 @@ LOSS, SECONDS, RAW = "loss/", "seconds/", "raw_"
 """What keys of a family begin with: a loss term, the time of a stage, a figure of the clusters before refinement."""
 GUARD = "guard/"
 """What scores without identities begin with."""
-PICKS_BY = "guard/views"
-"""The column by which `evaluation.pick: guard` chooses among start and epochs; the highest is picked."""
+PICKS_BY = "guard/source"
+"""The column by which `evaluation.pick: guard` chooses among start and epochs."""
 WHOLE = "seconds/epoch"
 """Seconds of all stages of an epoch, and of what lies between them."""
 DIGITS = {"%": 1, "s": 1, "images": 1, "cameras": 1}
@@ -123,6 +123,7 @@ add_columns(
     Column("missed_repeated", "missed pairs repeated", "%", "repeated", "less"),
     Column("purity", "purity", "%", "right", "more"),
     Column("rescued_rightly", "rescued rightly", "%", "right", "more"),
+    Column("guard/source", "source", "%", "guard", "more", "the headline on test images of the source"),
     Column(
         "guard/views", "agreement of views", "%", "guard", "more", "neighbours of an image that two views of it share"
     ),

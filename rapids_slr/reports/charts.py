@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rapids_slr.hosts.loop import adaptation_rate
 from rapids_slr.record.columns import SECONDS, WHOLE, Column, column_of, columns_in
 from rapids_slr.reports.drawings import COLOURS, Line, Scale, counts, curves, legend, percent, plain
 from rapids_slr.reports.gather import Run
@@ -162,8 +163,8 @@ def rows_of(run: Run, chart: Chart) -> Sequence[Mapping[str, Any]]:
     if chart.group == "entropy":
         return [{"epoch": epoch, "entropy": value} for epoch, value in run.mean_entropy]
     if chart.group == "rate":
-        # metrics.jsonl has none, as it is the same all along.
-        return [{"epoch": row["epoch"], "lr": run.spec.training.lr} for row in run.epochs]
+        # metrics.jsonl has none, as it follows from the spec.
+        return [{"epoch": row["epoch"], "lr": adaptation_rate(run.spec.training, row["epoch"])} for row in run.epochs]
     if chart.group == "scores" and (start := starting_scores(run)):
         return [{"epoch": 0, **start}, *run.epochs]
     if chart is GUARD and "guard" in run.start:

@@ -7,7 +7,7 @@ naming the faults of a spec with their lines, is the work of `specfile.py`.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -251,8 +251,8 @@ class FeatureSpec(Settings):
     """Images in a forward pass; halved, with a warning, where the GPU's memory does not suffice."""
     views: Count = 1
     """Augmented views whose features are averaged before clustering; 1 takes the plain image."""
-    bn_recalibrate: bool = False
-    """Re-estimate BatchNorm statistics on the target before the first clustering."""
+    bn_recalibrate: bool = True
+    """Re-estimate BatchNorm statistics on the target before the first clustering (not in the paper)."""
 
 
 class SourceLossSpec(Settings):
@@ -260,7 +260,7 @@ class SourceLossSpec(Settings):
 
     triplet_weight: NotNegative = 1.0
     """Weight of the soft-margin triplet loss on the source identities."""
-    ce_weight: NotNegative = 0.0
+    ce_weight: NotNegative = 1.0
     """Weight of the cross entropy with them; above 0 the source is embedded every epoch, for its classifiers."""
     identities: Count = 16
     """Source identities in a step."""
@@ -281,6 +281,8 @@ class TrainingSpec(Settings):
     """Images of a cluster in a batch (K)."""
     lr: Positive = 3.5e-4
     """Learning rate of Adam, which starts afresh every epoch."""
+    decay: Literal["none", "cosine"] = "cosine"
+    """How the learning rate falls from epoch to epoch: not at all (paper), or as half a cosine towards 0."""
     weight_decay: NotNegative = 5e-4
     """Weight decay of Adam."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
@@ -293,15 +295,15 @@ class TrainingSpec(Settings):
     """Weight of the cross entropy with the teacher's other branch."""
     triplet_weight: NotNegative = 1.0
     """Weight of the triplet loss."""
-    triplet: Literal["softened", "plain", "both"] = "softened"
+    triplet: Literal["softened", "plain", "both"] = "plain"
     """The triplet loss: softened by the teacher's other branch (paper), the plain soft-margin one on the refined
     labels, or the mean of both."""
     teacher_ce: bool = False
     """Train the teacher's classifiers with cross entropy as well (paper, section 3.9, Eq. 5)."""
     labels: Literal["clusters", "shuffled", "identities"] = "clusters"
     """What to train on; the other two are controls: the refined labels shuffled, or the true identities."""
-    source: SourceLossSpec | None = None
-    """Train on the labelled source beside the target; `none` leaves it."""
+    source: SourceLossSpec | None = SourceLossSpec()
+    """Train on the labelled source beside the target, where there is a source; `none` leaves it (paper)."""
 
 
 class EvaluationSpec(Settings):
@@ -309,14 +311,15 @@ class EvaluationSpec(Settings):
 
     every: Count = 1
     """Epochs between evaluations; the last epoch is always evaluated."""
-    guard: bool = False
+    guard: bool = True
     """Tell without identities whether adaptation helps: columns `guard/...` of the start and of every evaluated epoch,
-    from neighbours among the training images of the target."""
+    from the source's test images and from neighbours among the training images of the target."""
     guard_images: Annotated[int, Field(ge=3)] = 2000
     """Images that the guard looks at, at most; drawn once."""
-    pick: Literal["last", "guard"] = "last"
-    """`guard` keeps, beside the last network, the one that the guard finds best, in checkpoints/picked.pt; that before
-    adaptation takes part."""
+    pick: Literal["last", "guard"] = "guard"
+    """The network that a run ends with: the last one, or with `guard` the latest one that has not forgotten more than
+    a twentieth of what the best knew of the source's test images, in checkpoints/picked.pt; the start takes part.
+    Without such images it is the last one."""
 
     @model_validator(mode="after")
     def _picked_by_a_guard(self) -> EvaluationSpec:
@@ -367,7 +370,18 @@ class RunSpec(Settings):
     @property
     def adapts_with_source(self) -> bool:
         """Whether the epochs of the adaptation look at source images."""
-        return self.clusters.needs_source or self.training.source is not None
+        return self.data.source is not None and (self.clusters.needs_source or self.training.source is not None)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_source_to_train_on(cls, values: Any) -> Any:
+        # What is on by default is off without a source; who asks for it there is told.
+        data = values.get("data") if isinstance(values, dict) else None
+        if isinstance(data, dict) and data.get("source") is None:
+            training = values.get("training", {})
+            if isinstance(training, dict) and "source" not in training:
+                return values | {"training": training | {"source": None}}
+        return values
 
     @model_validator(mode="after")
     def _source_or_checkpoint(self) -> RunSpec:

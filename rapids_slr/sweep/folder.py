@@ -157,6 +157,7 @@ def record_of(run: Run, folder: RunFolder, fault: str | None = None) -> dict[str
         **{name: summary[name] for name in ("device", "versions", "seconds")},
         **{name: start.get(name) for name in ("commit", "threads")},
         "stage_seconds": seconds_by_stage(rows),
+        "result": summary.get("result", "last"),
         "scores": {name: summary[name] for name in (*SCORES, *GUARDED) if name in summary},
         "epochs": [{key: value for key, value in row.items() if not key.startswith(SECONDS)} for row in rows],
     }

@@ -1,4 +1,4 @@
-"""The figures of a sweep: scores of the last epoch, and differences to the baseline by equal pair and seed."""
+"""The figures of a sweep: scores of the networks that runs end with, and differences to the baseline, paired by seed."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from rapids_slr.record.columns import Column, column_of
 from rapids_slr.settings.tables import task_of
 from rapids_slr.sweep.folder import Results
 
+RESULT = "result"
+"""The scores of the network that a run ends with: the last epoch's, or where a guard picks, of the picked one."""
 STARTS = ("direct", "direct_bn")
 """Scores before adaptation, which open a table; those of the baseline's runs."""
 UNLABELLED = ("clusters", "refined_clusters", "outliers", "left_out", "ari_prev", "guard/views", "guard/start")
@@ -81,7 +83,7 @@ def sections(results: Results) -> list[str]:
     return [*pairs, ALL_PAIRS] if len(pairs) > 1 else pairs
 
 
-def scores_of(results: Results, section: str, method: str, score: str, stage: str = "last") -> dict[int, float]:
+def scores_of(results: Results, section: str, method: str, score: str, stage: str = RESULT) -> dict[int, float]:
     """A score of every seed; over all pairs the mean of the seeds that are done in each of them."""
     return figures_of(results, section, method, score_figure(score, stage))
 
@@ -100,8 +102,14 @@ def figures_of(results: Results, section: str, method: str, figure: Figure) -> d
     return {seed: float(np.mean([pair[seed] for pair in pairs])) for seed in pairs[0] if all(seed in p for p in pairs)}
 
 
-def score_figure(score: str, stage: str = "last") -> Figure:
-    return lambda run: run["scores"].get(stage, {}).get(score)
+def score_figure(score: str, stage: str = RESULT) -> Figure:
+    """A score of the network that a run ends with, or of another stage of its summary."""
+
+    def figure(run: Mapping[str, Any]) -> float | None:
+        # Records of 0.1.0 have no `result`.
+        return run["scores"].get(run.get("result", "last") if stage == RESULT else stage, {}).get(score)
+
+    return figure
 
 
 def over_epochs(column: str, epochs: slice) -> Figure:
@@ -149,8 +157,8 @@ def rows_of(results: Results, section: str) -> list[dict[str, str]]:
     """
     baseline, shown = results["baseline"], {column.key: column.name for column in task_of(results["base"]).shown()}
     rows = []
-    for stage, method in [*((stage, baseline) for stage in STARTS), *(("last", name) for name in results["methods"])]:
-        row = {"method": method if stage == "last" else stage, "seeds": ""}
+    for stage, method in [*((stage, baseline) for stage in STARTS), *((RESULT, name) for name in results["methods"])]:
+        row = {"method": method if stage == RESULT else stage, "seeds": ""}
         # A row is left out (`break`) unless it has all scores.
         for score, label in shown.items():
             found = scores_of(results, section, method, score, stage)
@@ -158,7 +166,7 @@ def rows_of(results: Results, section: str) -> list[dict[str, str]]:
                 break
             spread = spread_of(found)
             row |= {"seeds": str(spread.n), label: spread_text(spread)}
-            compared = stage == "last" and method != baseline
+            compared = stage == RESULT and method != baseline
             against = compare(results, section, method, baseline, score_figure(score)) if compared else None
             row[f"{label} − {baseline}"] = difference_text(against) if against else "–"
         else:
@@ -204,8 +212,8 @@ def legend(results: Results) -> list[str]:
     runs, baseline = results["runs"], results["baseline"]
     done = [run for run in runs if run["state"] == "done"]
     lines = [
-        "Percent, last epoch: mean ± standard deviation over seeds. `direct` is the network before adaptation, "
-        "`direct_bn` with BatchNorm re-estimated on the target.",
+        "Percent, last epoch, or where a guard picks the picked one: mean ± standard deviation over seeds. "
+        "`direct` is the network before adaptation, `direct_bn` with BatchNorm re-estimated on the target.",
         f"− {baseline}: mean difference to {baseline} over equal seeds [95 % confidence interval, Student t] "
         "and in how many of these seeds it is higher.",
     ]

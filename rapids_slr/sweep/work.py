@@ -272,9 +272,9 @@ class Work:
             if job.command == "adapt":
                 bar.advance()
                 self.save()
-                last = self.records[job.name]["scores"]["last"]
-                scores = task_of(self.sweep.base).shown()
-                shown = [f"{column.name} {column.text(last[column.key])}" for column in scores if column.key in last]
+                record, scores = self.records[job.name], task_of(self.sweep.base).shown()
+                ends = record["scores"][record["result"]]
+                shown = [f"{column.name} {column.text(ends[column.key])}" for column in scores if column.key in ends]
                 self.progress.say(f"{job.name}: {'  '.join(shown) or 'done, without scores'}")
         else:
             self.fail(job, child.message(), bar)

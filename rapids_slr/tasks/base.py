@@ -12,20 +12,22 @@ from rapids_slr.settings.base import Section
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rapids_slr.data.images import Images, RunImages
+    from rapids_slr.data.images import Images, Role, RunImages
 
 
 class Task(Protocol):
     """How a network is scored."""
 
-    def read(self, images: RunImages) -> None:
+    def read(self, images: RunImages, role: Role = "target") -> None:
         """Decode what tests the network, so that bad data stops a run before it trains."""
 
-    def test_images(self, images: RunImages) -> int:
-        """How many images an evaluation embeds."""
+    def test_images(self, images: RunImages, role: Role = "target") -> int:
+        """How many images an evaluation embeds; 0 where nothing tests a network."""
 
-    def evaluate(self, embed: Callable[[Images], Tensor], images: RunImages) -> Mapping[str, float]:
-        """Scores of a network.
+    def evaluate(
+        self, embed: Callable[[Images], Tensor], images: RunImages, role: Role = "target"
+    ) -> Mapping[str, float]:
+        """Scores of a network on the target, or on the source, by which a guard tells how the target fares.
 
         Args:
             embed: gives the features (N, D) of images, float32 unit rows where the images are trained on.

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rapids_slr.data.images import Images, RunImages
+from rapids_slr.data.images import Images, Role, RunImages
 from rapids_slr.evaluation.retrieval import retrieval_scores
 from rapids_slr.tasks.sections import ReIDSpec
 
@@ -19,29 +19,29 @@ class Test(NamedTuple):
 
 
 class ReID:
-    """Query and gallery of the target; their identities and cameras are looked at here and nowhere else."""
+    """Query and gallery of a domain; their identities and cameras are looked at here and nowhere else."""
 
     def __init__(self) -> None:
-        self._test: Test | None = None
+        self._tests: dict[Role, Test] = {}
 
-    def read(self, images: RunImages) -> None:
-        if images.target_domain.is_tested:
-            self.test(images)
+    def read(self, images: RunImages, role: Role = "target") -> None:
+        if images.domain(role).is_tested:
+            self.test(images, role)
 
-    def test(self, images: RunImages) -> Test:
+    def test(self, images: RunImages, role: Role = "target") -> Test:
         """The two splits, decoded once."""
-        if self._test is None:
-            self._test = Test(images.test("query"), images.test("gallery"))
-        return self._test
+        if role not in self._tests:
+            self._tests[role] = Test(images.test("query", role), images.test("gallery", role))
+        return self._tests[role]
 
-    def test_images(self, images: RunImages) -> int:
-        return sum(len(part.store) for part in self.test(images)) if images.target_domain.is_tested else 0
+    def test_images(self, images: RunImages, role: Role = "target") -> int:
+        return sum(len(part.store) for part in self.test(images, role)) if images.domain(role).is_tested else 0
 
-    def evaluate(self, embed: Callable[[Images], Tensor], images: RunImages) -> dict[str, float]:
-        """mAP and CMC as fractions; none of a target without query and gallery."""
-        if not images.target_domain.is_tested:
+    def evaluate(self, embed: Callable[[Images], Tensor], images: RunImages, role: Role = "target") -> dict[str, float]:
+        """mAP and CMC as fractions; none of a domain without query and gallery."""
+        if not images.domain(role).is_tested:
             return {}
-        query, gallery = self.test(images)
+        query, gallery = self.test(images, role)
         query_QD, gallery_GD = embed(query), embed(gallery)
         identities_Q, cameras_Q, identities_G, cameras_G = (
             torch.as_tensor(labels).to(query_QD.device)

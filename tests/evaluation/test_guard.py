@@ -18,7 +18,6 @@ from rapids_slr.evaluation.guard import (
     neighbour_lists,
     shared_neighbours,
     soft_neighbourhood_density,
-    source_map,
 )
 from tests.reference import guard as plain
 
@@ -157,13 +156,6 @@ def test_equal_features_are_the_densest_and_clear_pairs_the_least():
 
 
 # The source -----------------------------------------------------------------------------------------------------------
-
-
-def test_the_map_of_the_source_is_that_of_retrieval():
-    rng = torch.Generator().manual_seed(0)
-    rows = [unit_rows(0, 12), unit_rows(1, 30)]
-    labels = [torch.randint(0, most, (len(x),), generator=rng) for x in rows for most in (4, 3)]
-    assert source_map(*rows, *labels) == pytest.approx(retrieval_scores(*rows, *labels)["mAP"])
 
 
 def test_without_a_query_that_has_a_match_there_is_none():

@@ -153,7 +153,7 @@ def test_faults_between_keys_stand_at_their_section(write):
     (fault,) = faults_of(write(DRAWN + "clusters: {method: hdbscan, also: [{eps: 0.5}]}\n"))
     assert "also needs method: dbscan" in fault
     (fault,) = faults_of(write(DRAWN + "clusters: {method: hdbscan, cameras: centre}\n"))
-    assert "cameras needs method: dbscan" in fault
+    assert "cameras: centre needs method: dbscan" in fault
 
 
 def test_faults_in_a_list_name_their_place(write):
