@@ -68,7 +68,7 @@ def pretrain(spec: RunSpec, out: Path | None = None, resume: bool = False) -> Pa
 
 
 def adapt(spec: RunSpec, out: Path | None = None, resume: bool = False) -> Path:
-    """Adaptation alone, from pretrain.checkpoint, the folder's pretrained.pt or, with `pretrain: none`, from neither."""
+    """Adaptation alone, from pretrain.checkpoint, the folder's pretrained.pt or, with `pretrain: none`, neither."""
     with RunSession(spec, out, resume, builds_on_pretraining=True) as session:
         if spec.pretrains and not session.folder.pretrained_file.exists():
             raise InputError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -67,6 +67,30 @@ class Domain:
 
     def split(self, name: SplitName) -> Split:
         return {"train": self.train, "query": self.query, "gallery": self.gallery}[name]
+
+
+def joined(domains: Sequence[Domain]) -> Domain:
+    """The training images of several domains, which share neither identities nor cameras: both are numbered anew, one
+    domain after the other. Names begin with the place of their domain in the list, from 1."""
+    names: list[str] = []
+    identities, cameras = [np.empty(0, np.int32)], [np.empty(0, np.int32)]
+    people = places = 0
+    for number, domain in enumerate(domains, 1):
+        train = domain.train
+        names += [f"{number}/{name}" for name in train.names]
+        known, seen = np.unique(train.identities[train.identities > DISTRACTOR]), np.unique(train.cameras)
+        # Nobody in particular (0 and below) stays so.
+        person = np.searchsorted(known, train.identities) + 1 + people
+        identities.append(np.where(train.identities > DISTRACTOR, person, train.identities).astype(np.int32))
+        cameras.append((np.searchsorted(seen, train.cameras) + 1 + places).astype(np.int32))
+        people, places = people + len(known), places + len(seen)
+
+    def opener(name: str) -> Image.Image:
+        number, _, own = name.partition("/")
+        return domains[int(number) - 1].open(own)
+
+    none, train = make_split([]), Split(tuple(names), np.concatenate(identities), np.concatenate(cameras))
+    return Domain(" and ".join(domain.name for domain in domains), "several", train, none, none, opener=opener)
 
 
 def open_image(files: Files, name: str) -> Image.Image:
