@@ -19,9 +19,14 @@ from rapids_slr.errors import InputError, RunError
 INERT: list[Any] = [
     argparse.Namespace,
     np.dtype,
+    np.ndarray,
     *{type(np.dtype(code)) for code in "?bhilqBHILQefd"},
     # By both names, before NumPy 2 and since.
-    *((np.float64().__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *(
+        (of.__reduce__()[0], f"numpy.{core}.multiarray.{name}")
+        for name, of in (("scalar", np.float64()), ("_reconstruct", np.empty(0)))
+        for core in ("core", "_core")
+    ),
 ]
 """What checkpoints of other programs hold beside tensors and plain values; it runs no code."""
 RESUME = "free some space, then go on with --resume"

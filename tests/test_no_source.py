@@ -21,7 +21,7 @@ from tests.test_run import changed, metrics_without_times
 
 
 def without_source(tiny, **sections):
-    return changed(tiny, data={"source": None}, pretrain=None, training={"epochs": 1}, **sections)
+    return changed(tiny, data={"source": None}, pretrain=None, training={"epochs": 1, "source": None}, **sections)
 
 
 def backbone_of(network) -> dict[str, torch.Tensor]:

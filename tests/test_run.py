@@ -70,7 +70,16 @@ def test_a_run_leaves_what_the_readme_promises(finished, tiny):
         assert all(0 <= summary[name][score] <= 1 for score in SCORES)
     assert summary.keys() >= {"seconds", "device", "refine", "seed", "versions"}
     stages = summary["stage_seconds"]
-    assert stages.keys() == {"features", "clusters", "refinement", "targets", "training", "evaluation", "guard", "epoch"}
+    assert stages.keys() == {
+        "features",
+        "clusters",
+        "refinement",
+        "targets",
+        "training",
+        "evaluation",
+        "guard",
+        "epoch",
+    }
     assert sum(stages.values()) - stages["epoch"] <= stages["epoch"] <= summary["seconds"] + 1e-3
     rows = metrics_without_times(finished)
     assert [row["epoch"] for row in rows] == [1, 2, 3]
@@ -169,7 +178,10 @@ def test_further_clusterings_are_projected(tiny, tmp_path, finished, monkeypatch
     monkeypatch.setattr(run, "cluster", lambda now, n, x, *rest: embedded.append(x) or cluster(now, n, x, *rest))
     spec = changed(
         tiny,
-        clusters={"cameras": "ignore", "also": [{"pairs_per_image": 5}, {"branch": "maximum"}, {"branch": "average", "eps": 0.6}]},
+        clusters={
+            "cameras": "ignore",
+            "also": [{"pairs_per_image": 5}, {"branch": "maximum"}, {"branch": "average", "eps": 0.6}],
+        },
         training={"epochs": 2, "iterations": 2},
         pretrain={"checkpoint": str(finished / "checkpoints/pretrained.pt")},
     )

@@ -61,7 +61,7 @@ def test_a_run_leaves_figures_that_need_no_labels(adapted, spec):
     summary = json.loads((adapted / "summary.json").read_text())
     assert summary["direct"] == summary["direct_bn"] == summary["last"] == {}
     assert "best" not in summary
-    assert summary["picked"].keys() == {"guard/views", "epoch", "by"}
+    assert summary["picked"].keys() == {"guard/source", "epoch", "by"}
     table = pd.read_parquet(adapted / "labels/epoch-003.parquet")
     assert set(table["camera"]) == {1}
     assert len(table) == 48

@@ -100,7 +100,7 @@ def data_check(
         print_table(name, summarise(domain))
         if len(domain.train) and not domain.is_labelled:
             print(f"{name}: no identity is known, so it serves as a target and not as a source")
-        if not domain.is_tested and name != "source":
+        if not domain.is_tested and not name.startswith("source"):
             print(f"{name}: no query and gallery images, so there is nothing to evaluate on")
         with Progress() as progress, progress.task(f"checking {name}", count_images(domain), "images") as task:
             faults += map(str, check_domain(domain, decode, progress=task.advance))
@@ -122,7 +122,8 @@ def domains_to_check(what: str, layout: str, changes: Sequence[str] | None) -> d
     # A folder may be called as an embedded spec is: what is there comes first.
     if is_yaml or not exists:
         data = load_spec(what, changes or ()).data
-        return {"source": data.source, "target": data.target} if data.source else {"target": data.target}
+        names = ["source"] if len(data.sources) == 1 else [f"source {i}" for i in range(1, len(data.sources) + 1)]
+        return {**dict(zip(names, data.sources, strict=True)), "target": data.target}
     if changes:
         raise InputError("--set changes a spec, and none was given; use --layout with a path")
     try:

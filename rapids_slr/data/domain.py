@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -67,6 +67,41 @@ class Domain:
 
     def split(self, name: SplitName) -> Split:
         return {"train": self.train, "query": self.query, "gallery": self.gallery}[name]
+
+
+def joined(domains: Sequence[Domain]) -> Domain:
+    """Several domains as one, which share neither identities nor cameras: both are numbered anew, one domain after the
+    other. Names begin with the place of their domain in the list, from 1."""
+    parts: dict[SplitName, list[Split]] = {name: [] for name in SPLITS}
+    people = places = 0
+    for number, domain in enumerate(domains, 1):
+        splits = {name: domain.split(name) for name in SPLITS}
+        known = np.unique(np.concatenate([split.identities for split in splits.values()]))
+        known = known[known > DISTRACTOR]  # nobody in particular stays so
+        seen = np.unique(np.concatenate([split.cameras for split in splits.values()]))
+        for name, split in splits.items():
+            person = np.searchsorted(known, split.identities) + 1 + people
+            identities = np.where(split.identities > DISTRACTOR, person, split.identities).astype(np.int32)
+            cameras = (np.searchsorted(seen, split.cameras) + 1 + places).astype(np.int32)
+            parts[name].append(Split(tuple(f"{number}/{own}" for own in split.names), identities, cameras))
+        people, places = people + len(known), places + len(seen)
+
+    def opener(name: str) -> Image.Image:
+        number, _, own = name.partition("/")
+        return domains[int(number) - 1].open(own)
+
+    return Domain(
+        " and ".join(domain.name for domain in domains),
+        "several",
+        *(_beside(parts[name]) for name in SPLITS),
+        opener=opener,
+        numbered_together=all(domain.numbered_together for domain in domains),
+    )
+
+
+def _beside(splits: Sequence[Split]) -> Split:
+    names = tuple(name for split in splits for name in split.names)
+    return Split(names, *(np.concatenate([getattr(split, of) for split in splits]) for of in ("identities", "cameras")))
 
 
 def open_image(files: Files, name: str) -> Image.Image:

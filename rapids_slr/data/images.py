@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rapids_slr.data.augment import augment
-from rapids_slr.data.domain import Domain, Split
+from rapids_slr.data.domain import Domain, Split, joined
 from rapids_slr.data.layouts import SplitName
 from rapids_slr.data.read import read_domain
 from rapids_slr.data.store import ImageStore, load_images
@@ -49,17 +49,18 @@ class RunImages:
 
     @cached_property
     def source(self) -> Images:
-        """The labelled source, its training split."""
-        if self._spec.data.source is None:
+        """The labelled source, its training split; of several sources all images, one source after the other."""
+        if not self._spec.data.sources:
             raise InputError("data.source is missing: pre-training and clusters.source_weight need a labelled source")
-        if not self.source_domain.is_labelled:
-            name = self.source_domain.name
-            raise InputError(f"data.source: {name} tells no identity of its images; give a labelled source")
         return self._load(self.source_domain, "train", "source")
 
     @cached_property
     def source_domain(self) -> Domain:
-        return self._domain(self._spec.data.source)
+        domains = [self._domain(spec) for spec in self._spec.data.sources]
+        for domain in domains:
+            if not domain.is_labelled:
+                raise InputError(f"data.source: {domain.name} tells no identity of its images; give a labelled source")
+        return domains[0] if len(domains) == 1 else joined(domains)
 
     @cached_property
     def target(self) -> Images:

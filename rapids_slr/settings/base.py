@@ -141,6 +141,8 @@ def sections_of(info: FieldInfo) -> list[type[BaseModel]]:
 
 def without_none_words(values: Any, model: type[BaseModel]) -> Any:
     """`values` with the word `none` turned into None where a setting may be left out."""
+    if isinstance(values, list):
+        return [without_none_words(value, model) for value in values]
     if not isinstance(values, Mapping):
         return values
     result = dict(values)

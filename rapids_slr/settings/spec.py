@@ -9,7 +9,14 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    TypeAdapter,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 
 from rapids_slr.clustering.base import ClustererSpec
 from rapids_slr.clustering.sections import DBSCANSpec
@@ -104,13 +111,31 @@ class DomainSpec(Settings):
         return self
 
 
+def one_or_several(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+    """A domain, or a list of them; a fault names its place in the list. By itself pydantic would name all kinds."""
+    if isinstance(value, list):
+        return TypeAdapter(DomainSpecs).validate_python(value, strict=True)
+    return read(value) if value is None else DomainSpec.model_validate(value, strict=True)
+
+
+DomainSpecs = Annotated[list[DomainSpec], Field(min_length=1)]
+
+
 class PlacesSpec(Settings):
     """Where images come from."""
 
-    source: DomainSpec | None = None
-    """Labelled domain for pre-training; not needed with pretrain.checkpoint or `pretrain: none`."""
+    source: Annotated[DomainSpec | DomainSpecs | None, WrapValidator(one_or_several)] = None
+    """Labelled domain for pre-training, or a list of them, which share neither identities nor cameras; not needed with
+    pretrain.checkpoint or `pretrain: none`."""
     target: DomainSpec
     """Domain to adapt to. Its training labels are used for nothing but the label-quality columns of the reports."""
+
+    @property
+    def sources(self) -> list[DomainSpec]:
+        """The labelled domains; none without a source."""
+        if self.source is None:
+            return []
+        return self.source if isinstance(self.source, list) else [self.source]
 
 
 class ImageSpec(Settings):
@@ -392,7 +417,7 @@ class RunSpec(Settings):
                 "or start without one by pretrain: none"
             )
         if self.data.source is None and self.training.source is not None:
-            raise ValueError("training.source needs data.source")
+            raise ValueError("training.source needs data.source; leave it out by training.source: none")
         if self.data.source is None and self.clusters.needs_source:
             raise ValueError("clusters.source_weight > 0 needs data.source")
         if unknown := self.clusters.heads - set(self.host.heads):

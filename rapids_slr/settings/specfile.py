@@ -410,6 +410,8 @@ def valid_keys() -> tuple[str, ...]:
 def with_none_words(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: with_none_words(below) for key, below in value.items()}
+    if isinstance(value, list):
+        return [with_none_words(below) for below in value]
     return "none" if value is None else value
 
 

@@ -1,4 +1,4 @@
-"""The figures of a sweep: scores of the networks that runs end with, and differences to the baseline, paired by seed."""
+"""The figures of a sweep: scores of the networks that runs end with, and paired differences to the baseline."""
 
 from __future__ import annotations
 

@@ -115,8 +115,8 @@ def missing_files(sweep: Sweep) -> list[str]:
     wanted: dict[tuple[str, str], str] = {}
     for run in sweep.runs:
         spec = run.spec
-        for role, domain in (("source", spec.data.source), ("target", spec.data.target)):
-            if domain and domain.path and not domain.layout.startswith(COMES_DOWNLOADED):
+        for role, domain in (*(("source", source) for source in spec.data.sources), ("target", spec.data.target)):
+            if domain.path and not domain.layout.startswith(COMES_DOWNLOADED):
                 wanted.setdefault((f"data.{role}.path", domain.path), run.name)
         if spec.checkpoint is not None:
             wanted.setdefault(("pretrain.checkpoint", spec.checkpoint), run.name)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from rapids_slr.errors import InputError
-from rapids_slr.evaluation import guard, retrieval_scores
+from rapids_slr.evaluation import guard
 from rapids_slr.evaluation.guard import (
     head_agreement,
     neighbour_agreement,
@@ -153,16 +153,6 @@ def test_equal_features_are_the_densest_and_clear_pairs_the_least():
     assert soft_neighbourhood_density(pairs_ND) == pytest.approx(0, abs=1e-5)
     fives_ND = torch.eye(4).repeat(5, 1)
     assert soft_neighbourhood_density(fives_ND) == pytest.approx(math.log(4), abs=1e-5)
-
-
-# The source -----------------------------------------------------------------------------------------------------------
-
-
-def test_without_a_query_that_has_a_match_there_is_none():
-    one, two = torch.ones(1, 2), torch.tensor([1])
-    assert source_map(one, one, two, two, two, two) is None  # the same camera
-    assert source_map(one[:0], one, two[:0], two[:0], two, two) is None
-    assert source_map(one, one[:0], two, two, two[:0], two[:0]) is None
 
 
 # Bad input ------------------------------------------------------------------------------------------------------------
