@@ -9,7 +9,7 @@ import importlib.metadata
 from pathlib import Path
 
 NAVIGATION = {
-    "Start": ["README </README>", "first-steps", "commands", "run-spec", "datasets"],
+    "Start": ["README </README>", "first-steps", "choosing", "commands", "run-spec", "datasets"],
     "Guides": ["library", "reports", "search", "profiling", "gpu", "container"],
     "The method": ["method", "paper", "results", "questions", "performance"],
     "Contributing": ["architecture", "adding", "add-a-kernel", "/CONTRIBUTING", "/CHANGELOG"],

@@ -85,6 +85,7 @@ def data_check(
 ) -> None:
     """Count the images of a data set, or of a spec's data sets, and list all that is wrong with them."""
     domains = domains_to_check(what, layout, changes)
+    from rapids_slr.data.advice import advice
     from rapids_slr.data.check import check_domain
     from rapids_slr.data.domain import summarise
     from rapids_slr.data.read import scan_domain
@@ -102,6 +103,8 @@ def data_check(
             print(f"{name}: no identity is known, so it serves as a target and not as a source")
         if not domain.is_tested and not name.startswith("source"):
             print(f"{name}: no query and gallery images, so there is nothing to evaluate on")
+        if len(domain.train) and not name.startswith("source"):
+            print(f"{name}, {advice(domain)}")
         with Progress() as progress, progress.task(f"checking {name}", count_images(domain), "images") as task:
             faults += map(str, check_domain(domain, decode, progress=task.advance))
     if faults:

@@ -112,12 +112,26 @@ def dbscan(graph: Graph, eps: float, min_samples: int, solver: str = "auto") -> 
 
 
 @step("DBSCAN")
-def drop_small(labels_N: Array, min_size: int) -> Array:
-    """Labels (N,) int32 in which clusters of fewer than min_size images are outliers; the rest keep their order."""
-    if min_size <= 1:
+def drop_small(labels_N: Array, min_size: int, min_share: float = 0.0) -> Array:
+    """Labels (N,) int32 in which small clusters are outliers; the rest keep their order.
+
+    Args:
+        min_size: images of the smallest cluster that is kept.
+        min_share: the same as a share of the typical size, the median over clustered images of the size of their own
+            cluster (of two in the middle the smaller).
+    """
+    if min_size <= 1 and min_share == 0:
         return labels_N
     xp = array_module(labels_N)
-    kept = xp.bincount(labels_N + 1, minlength=1) >= min_size  # outliers are the first
+    size_K = xp.bincount(labels_N + 1, minlength=1)  # outliers are the first
+    size_K[0] = 0
+    least = min_size
+    if min_share > 0:
+        sorted_K = xp.sort(size_K)
+        held_K = xp.cumsum(sorted_K)
+        typical = sorted_K[xp.searchsorted(held_K, (held_K[-1:] + 1) // 2)]
+        least = xp.maximum(min_share * typical, min_size)
+    kept = size_K >= least
     kept[0] = False
     renumbered = xp.where(kept, xp.cumsum(kept, dtype=xp.int32) - 1, -1).astype(xp.int32)
     return renumbered[labels_N + 1]

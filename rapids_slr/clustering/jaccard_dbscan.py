@@ -98,7 +98,9 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
     def _labels_at(self, pairs_per_image: float | None, rho: float | None, eps: float | None) -> tuple[Array, float]:
         if eps is None:
             eps = radius(self._graph, pairs_per_image=pairs_per_image, rho=rho)
-        return drop_small(dbscan(self._graph, eps, self.min_samples, self.solver), self.min_size), float(eps)
+        return drop_small(
+            dbscan(self._graph, eps, self.min_samples, self.solver), self.min_size, self.min_share
+        ), float(eps)
 
     def _check_settings(self) -> None:
         check_keys(self, choices=CHOICES)

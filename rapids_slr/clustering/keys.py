@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from rapids_slr.settings.keys import Count, Positive
+from rapids_slr.settings.keys import Count, Fraction, Positive
 
 
 # An estimator is equal to itself alone, and has a hash; its repr is that of Estimator.
@@ -26,6 +26,9 @@ class JaccardDBSCANKeys:
     """Images within the radius, the image itself included, that make a core point."""
     min_size: Count = 1
     """Clusters with fewer images become outliers."""
+    min_share: Fraction = 0.0
+    """So do clusters with fewer than this share of the images that a typical image's cluster has (the median over
+    clustered images)."""
     source_weight: Annotated[float, Ge(0), Lt(1)] = 0.0
     """lambda of the source term of the distance (ABMT: 0.1), which needs source features; 0 leaves it out."""
     search: Literal["exact", "approximate"] = "exact"

@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le
 from rapids_slr.clustering.base import Clusterer, ClustererSpec
 from rapids_slr.clustering.keys import JaccardDBSCANKeys
 from rapids_slr.settings.base import Settings
-from rapids_slr.settings.keys import Positive
+from rapids_slr.settings.keys import Fraction, Positive
 
 
 class OtherClustersSpec(Settings):
@@ -37,6 +37,9 @@ class DBSCANSpec(ClustererSpec, JaccardDBSCANKeys):
 
     method: Literal["dbscan"] = "dbscan"
     """DBSCAN on the k-reciprocal Jaccard distance."""
+    min_share: Fraction = 0.33
+    """Clusters with fewer than this share of the images that a typical image's cluster has (the median over clustered
+    images) become outliers; 0 keeps them (paper)."""
     also: list[OtherClustersSpec] = []
     """Further clusterings of every epoch, by other radii or branches. `refine` projects them onto the clusters as it
     does last epoch's, and takes the mean (beyond the paper)."""

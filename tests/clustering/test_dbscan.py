@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from sklearn.cluster import DBSCAN
 
@@ -55,3 +57,17 @@ def test_small_clusters_become_outliers():
     assert drop_small(labels, 99).tolist() == [-1] * 10
     assert drop_small(np.full(3, -1, np.int32), 3).tolist() == [-1] * 3
     assert drop_small(np.array([-1, -1, 0, 1, 1], np.int32), 2).tolist() == [-1, -1, -1, 0, 0]
+
+
+@given(
+    st.lists(st.integers(0, 12), max_size=9), st.integers(1, 5), st.sampled_from([0.0, 0.2, 0.33, 0.5, 1.0]), st.data()
+)
+def test_a_share_counts_from_the_cluster_of_a_typical_image(sizes, min_size, min_share, data):
+    """Sizes of clusters, the first of them the outliers; against counting image by image."""
+    labels_N = [cluster - 1 for cluster, size in enumerate(sizes) for _ in range(size or (cluster > 0))]
+    labels_N = data.draw(st.permutations(labels_N))
+    own = sorted(labels_N.count(label) for label in labels_N if label >= 0)
+    least = max(min_size, min_share * own[(len(own) - 1) // 2] if own else 0)
+    kept = [label for label in sorted(set(labels_N) - {-1}) if labels_N.count(label) >= least]
+    expected = [kept.index(label) if label in kept else -1 for label in labels_N]
+    assert drop_small(np.array(labels_N, np.int32), min_size, min_share).tolist() == expected

@@ -99,6 +99,7 @@ def test_a_radius_that_reaches_the_nearest_pair_that_is_not_stored(device, host)
 def test_small_clusters_become_outliers(device, host):
     labels = device(np.array([0, 1, 1, -1, 2, 2, 2, 3, 3, 3], np.int32))
     np.testing.assert_array_equal(host(drop_small(labels, 3)), [-1, -1, -1, -1, 0, 0, 0, 1, 1, 1])
+    np.testing.assert_array_equal(host(drop_small(labels, 1, 0.75)), [-1, -1, -1, -1, 0, 0, 0, 1, 1, 1])
     np.testing.assert_array_equal(host(drop_small(device(np.full(3, -1, np.int32)), 3)), [-1] * 3)
     outliers = device(np.array([-1, -1, 0, 1, 1], np.int32))  # more of them than min_size: still no cluster
     np.testing.assert_array_equal(host(drop_small(outliers, 2)), [-1, -1, -1, 0, 0])
