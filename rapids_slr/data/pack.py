@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rapids_slr.data.files import hidden, is_image, natural_order
 from rapids_slr.errors import InputError
+from rapids_slr.files import is_stream, write_atomically
 
 UNCOMPRESSED = frozenset({".bmp", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff", ".tga"})
 """Image formats that deflation makes smaller; the others are stored as they are."""
@@ -25,12 +26,13 @@ def pack(folder: str | Path, zip_path: str | Path, progress: Callable[[int], Non
     Args:
         progress: called with the number of files written since its last call.
     Returns: files written.
-    Raises: InputError if the folder is none, holds no image, or the archive exists or would lie in the folder.
+    Raises: InputError if the folder is none, holds no image, or the archive exists or would lie in the folder;
+        RunError if it cannot be written.
     """
     folder, zip_path = Path(folder), Path(zip_path)
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; give the folder of a data set")
-    if zip_path.exists():
+    if zip_path.exists() and not is_stream(zip_path):
         raise InputError(f"{zip_path} exists; remove it or name another file")
     if zip_path.resolve().is_relative_to(folder.resolve()):
         raise InputError(f"{zip_path} lies in the folder it is made from; put it elsewhere")
@@ -40,19 +42,15 @@ def pack(folder: str | Path, zip_path: str | Path, progress: Callable[[int], Non
     names = natural_order(name for name in found if not hidden(name))
     if not any(map(is_image, names)):
         raise InputError(f"{folder} holds no image; give the folder of a data set")
-    # Beside its place, so that the last step is a rename within one file system.
-    unfinished = zip_path.with_name(f".{zip_path.name}.{os.getpid()}.tmp")
-    try:
+
+    def write(unfinished: Path) -> None:
         with zipfile.ZipFile(unfinished, "w") as archive:
             for name in names:
                 _add(archive, folder, name)
                 if progress is not None:
                     progress(1)
-        with open(unfinished, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(unfinished, zip_path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+
+    write_atomically(zip_path, write, "free some space, or name another file")
     return len(names)
 
 
