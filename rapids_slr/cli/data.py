@@ -98,6 +98,7 @@ def data_check(
             faults.append(f"{name}: {fault}")
             continue  # the other domain is looked at all the same
         print_table(name, summarise(domain))
+        print("".join(f"{name}, not used: {line}\n" for line in domain.unused), end="")
         with Progress() as progress, progress.task(f"checking {name}", count_images(domain), "images") as task:
             faults += map(str, check_domain(domain, decode, progress=task.advance))
     if faults:

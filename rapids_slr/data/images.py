@@ -49,7 +49,7 @@ class RunImages:
         """The labelled source, its training split."""
         if self._spec.data.source is None:
             raise InputError("data.source is missing: pre-training and clusters.source_weight need a labelled source")
-        return self._load(self._domain(self._spec.data.source), "train", "source")
+        return self._load(self._domain(self._spec.data.source, "source"), "train", "source")
 
     @cached_property
     def target(self) -> Images:
@@ -58,7 +58,7 @@ class RunImages:
 
     @cached_property
     def target_domain(self) -> Domain:
-        return self._domain(self._spec.data.target)
+        return self._domain(self._spec.data.target, "target")
 
     def test(self, split: SplitName) -> Images:
         """A split of the target that tests a network; whoever asks keeps it."""
@@ -72,8 +72,11 @@ class RunImages:
         for indices_B in order_N.split(spec.features.batch):
             yield augment(images.store.batch(indices_B), spec.augment, spec.data, draw)
 
-    def _domain(self, spec: DomainSpec) -> Domain:
-        return read_domain(spec, on_error=self._spec.data.on_error)
+    def _domain(self, spec: DomainSpec, role: str) -> Domain:
+        domain = read_domain(spec, on_error=self._spec.data.on_error)
+        for line in domain.unused:
+            self._warn(f"{role}, not used: {line}")
+        return domain
 
     def _load(self, domain: Domain, split_name: SplitName, role: str) -> Images:
         split = domain.split(split_name)

@@ -17,6 +17,8 @@ JUNK = -1
 """Identity of bad detections, which retrieval leaves out of the gallery."""
 DISTRACTOR = 0
 LARGEST_NUMBER = 2**31 - 1
+LONGEST_NUMBER = 1000
+"""Digits; Python reads no number of more than a few thousand."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Layout:
         """Identity and camera that a file name tells, or None."""
         match = self.pattern.match(PurePosixPath(name).name)
         if match is None:
+            return None
+        if max(len(match["identity"]), len(match["camera"])) > LONGEST_NUMBER:
             return None
         identity, camera = int(match["identity"]), int(match["camera"])
         return (identity, camera) if max(identity, camera) <= LARGEST_NUMBER else None
