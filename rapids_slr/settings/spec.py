@@ -19,7 +19,7 @@ from rapids_slr.networks.base import BACKBONES
 from rapids_slr.refinement.base import RefinerSpec
 from rapids_slr.refinement.sections import SLRSpec
 from rapids_slr.settings.base import Chosen, Settings, not_in_table
-from rapids_slr.settings.keys import Count, CountOrZero, Fraction, NotNegative, Positive
+from rapids_slr.settings.keys import Count, CountOrZero, Fraction, NotNegative, Positive, at_home
 from rapids_slr.settings.tables import CLUSTERERS, HOSTS, REFINERS, TASKS
 from rapids_slr.tasks.base import TaskSpec
 from rapids_slr.tasks.sections import ReIDSpec
@@ -63,6 +63,8 @@ class DomainSpec(Settings):
     appearance: Literal["mid", "hard"] | None = None
     """A stated gap on top of what is stored: thicker dark strokes, blur, less contrast, texture and noise (`mid`), or
     all of that inverted (`hard`); for experiments."""
+
+    _at_home = field_validator("path")(at_home)
 
     @field_validator("layout")
     @classmethod
@@ -183,6 +185,8 @@ class WeightsSpec(Settings):
     weights: str | None = None
     """Start of the backbone: `imagenet` (torchvision's or IBN-Net's file by name), a file of weights, or none."""
 
+    _at_home = field_validator("weights")(at_home)
+
 
 class ModelSpec(ComputeSpec, WeightsSpec, ArchitectureSpec):
     """The network: its architecture, what it starts from, how it is computed."""
@@ -215,6 +219,8 @@ class PretrainSpec(Settings):
     """Label smoothing of the cross entropy."""
     target_forward: bool = True
     """Pass target images through the network without a loss, so that BatchNorm sees them."""
+
+    _at_home = field_validator("checkpoint")(at_home)
 
 
 class FeatureSpec(Settings):
