@@ -39,8 +39,6 @@ def search(
     DIR gets search.html, matches.csv and matches.json. Names are free. Of a data set, QUERY takes the query images and
     GALLERY the gallery. Unreadable images are named and left out; a file is not its own answer.
     """
-    from rapids_slr.files import make_folder
-    from rapids_slr.lock import held
     from rapids_slr.progress import Progress
     from rapids_slr.reports.matches import shown_queries, write_sheet
     from rapids_slr.search import search as run_search
@@ -53,9 +51,8 @@ def search(
             progress.say(f"warning: left out: {fault}")
         if itself := int(matches.itself_Q.sum()):
             progress.say(f"{itself} of {len(matches.query)} queries are in the gallery; a file is not its own answer")
-        make_folder(out)
-        with held(out), progress.task("drawing the sheet", shown_queries(matches), "queries") as task:
-            write_matches(matches, out)
+        write_matches(matches, out)
+        with progress.task("drawing the sheet", shown_queries(matches), "queries") as task:
             sheet = write_sheet(matches, out, task.advance)
     names = matches.query.split.names, matches.gallery.split.names
     rows: list[dict[str, object]] = [
