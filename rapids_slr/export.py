@@ -24,7 +24,7 @@ from rapids_slr.data.augment import scale_and_shift
 from rapids_slr.data.collect import collect
 from rapids_slr.data.store import ImageStore, load_images
 from rapids_slr.errors import InputError, RunError
-from rapids_slr.files import write_atomically
+from rapids_slr.files import check_output, write_atomically
 from rapids_slr.networks.checkpoint import Trained, load_trained
 from rapids_slr.networks.embed import embed
 from rapids_slr.networks.network import Network
@@ -95,6 +95,7 @@ def export(checkpoint: Path, out: Path, images: Path | None = None) -> Export:
         the file's features differ from the network's by more than TOLERANCE, or it cannot be written. No file is left.
     """
     check_format(out)
+    check_output(out, checkpoint, images)
     trained = load_trained(Path(checkpoint))
     batches = list(_batches(trained.data, images))
     facts = facts_of(trained)

@@ -6,6 +6,8 @@ then matched by it. Arrays (.npy, .safetensors) hold their images in order.
 
 from __future__ import annotations
 
+import csv
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,11 @@ from rapids_slr.refinement.slr.label_arrays import check_labels
 IMAGE_COLUMNS = ("path", "sample")
 """Columns that name an image; the first that both tables have matches their rows."""
 LABEL_COLUMNS = ("label", "cluster")
+WHOLE = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
+"""A whole number that no zeros begin, as 64 bits have it."""
+ZEROS = re.compile(r"[-+]?0[0-9]")
+SEPARATORS = re.compile(r"[;\t|]")
+"""What separates columns in a .csv of some programs."""
 ADVICE = "free some space, or name another file"
 
 
@@ -171,11 +178,53 @@ def _labels_of_npy(path: Path, column: str | None) -> tuple[np.ndarray, str, pd.
 
 
 def _labels_of_csv(path: Path, column: str | None) -> tuple[np.ndarray, str, pd.DataFrame]:
-    # Text, or names that are numbers would lose their zeros; utf-8-sig for the mark that Excel puts first.
-    table = pd.read_csv(path, dtype={"path": str}, encoding="utf-8-sig")
-    if all(_reads_as_number(name) for name in table.columns):
+    table = _read_csv(path)
+    numbers = [name for name in table.columns if _reads_as_number(name)]
+    named = {*IMAGE_COLUMNS, *LABEL_COLUMNS} & {*table.columns}
+    if column is None and numbers and (not named or len(numbers) == len(table.columns) - len(named)):
         raise InputError(f"{path}: the first line holds numbers; put a line with the names of the columns before it")
-    return _labels_of_table(path, table, column)
+    labels, name, images = _labels_of_table(path, table, column)
+    if "sample" in images and all(map(WHOLE.fullmatch, images["sample"])):
+        images = images.assign(sample=images["sample"].astype(np.int64))  # as the tables of a run have it
+    return _numbers(labels, f"{path}: {name}"), name, images.replace("", None)
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """All columns as text: numbers would lose the zeros they begin with.
+
+    Raises: InputError for columns that are not told apart; ValueError for a line with more or fewer values than names.
+    """
+    with open(path, encoding="utf-8-sig", newline="") as file:  # with the mark that Excel puts first
+        lines = csv.reader(file, strict=True)
+        rows = [(lines.line_num, row) for row in lines if row]
+    if not rows:
+        raise ValueError("No columns to parse")
+    names = [name.strip() for name in rows[0][1]]
+    if len(names) == 1 and (other := SEPARATORS.search(names[0])):
+        raise InputError(f"{path}: columns are separated by {other[0]!r}; save it with commas")
+    if len(set(names)) < len(names):
+        raise InputError(f"{path}: two columns have one name; the first line is {','.join(rows[0][1])}")
+    for number, row in rows:
+        if len(row) != len(names):
+            raise ValueError(f"Error tokenizing data: line {number} has {len(row)} values for {len(names)} columns")
+    return pd.DataFrame([row for _, row in rows[1:]], columns=names)
+
+
+def _numbers(texts: np.ndarray, name: str) -> np.ndarray:
+    """Labels (N,) of a .csv as numbers, NaN where there is none; as they are if one is no number.
+
+    Raises: InputError for one that begins with zeros, which may be a name.
+    """
+    texts = np.array([text.strip() or "nan" for text in texts], object)
+    if not all(map(_reads_as_number, texts)):
+        return texts
+    if padded := [row for row, text in enumerate(texts) if ZEROS.match(text)]:
+        raise InputError(
+            f"{name}[{padded[0]}] is {texts[padded[0]]!r}, which begins with zeros as a name does ({len(padded)} such "
+            "labels); number clusters 0, 1, ... without them"
+        )
+    # Whole numbers as such, since floats do not have all of them.
+    return np.array([int(text) if WHOLE.fullmatch(text) else float(text) for text in texts])
 
 
 def _labels_of_parquet(path: Path, column: str | None) -> tuple[np.ndarray, str, pd.DataFrame]:
@@ -315,7 +364,7 @@ def _read(path: Path, readers: Mapping[str, Callable[[Path, str | None], Any]], 
     # Says already what is wrong; it would be a ValueError below.
     except InputError:
         raise
-    except (OSError, EOFError, ValueError, SafetensorError, pa.ArrowException) as fault:
+    except (OSError, EOFError, ValueError, SafetensorError, pa.ArrowException, csv.Error) as fault:
         reason = getattr(fault, "strerror", None) or str(fault).splitlines()[0]
         raise InputError(f"{path} is damaged or no {path.suffix} file ({reason})") from fault
 

@@ -40,7 +40,7 @@ from rapids_slr.refinement.base import Refined
 from rapids_slr.seeds import generator
 from rapids_slr.session import RunSession, Session
 from rapids_slr.settings.spec import RunSpec
-from rapids_slr.state import Adaptation
+from rapids_slr.state import Adaptation, check_images
 
 NOTHING_TO_EVALUATE = "the target has no images that test a network (query and gallery), so nothing to evaluate on"
 IDLE, IDLE_EPOCHS = 0.03, 3
@@ -136,6 +136,7 @@ def pretrain_network(session: RunSession) -> None:
     optimizer = pretrain_optimizer(network, spec.pretrain)
     done = 0
     if state := session.checkpoint("pretrain"):
+        check_images(state, source.split.names, "source")
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         done = state["epoch"]
@@ -154,6 +155,7 @@ def pretrain_network(session: RunSession) -> None:
                 "format": FORMAT,
                 "stage": "pretrain",
                 "epoch": epoch,
+                "names": list(source.split.names),
                 "network": network.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 **description(spec),
@@ -186,6 +188,7 @@ def begin_adaptation(session: RunSession, now: Adaptation) -> None:
     """Let the host begin from the pre-trained network, or go on as the checkpoint to resume from left it."""
     network = load_network(session.folder.pretrained_file, session.spec).place(session.device)
     if state := session.checkpoint("adapt"):
+        check_images(state, session.images.target.split.names, "target")
         now.host.begin(network, session)  # makes the networks that the state goes into
         now.restore(state)
     else:
@@ -339,7 +342,7 @@ def record(session: RunSession, now: Adaptation, epoch: int, made: Epoch, second
     folder.write_labels(epoch, table)
     keep_picked(session, now, epoch, made.scores)
     now.epoch, now.clusters_N, now.refined_N = epoch, clusters_N, refined_N
-    folder.save_checkpoint(now.checkpoint())
+    folder.save_checkpoint(now.checkpoint(split.names))
 
 
 def keep_picked(session: RunSession, now: Adaptation, epoch: int, scores: Mapping[str, float]) -> None:

@@ -13,8 +13,10 @@ from torch import Tensor
 from rapids_slr.data.images import Images, RunImages
 from rapids_slr.engine.arrays import on_torch_stream
 from rapids_slr.engine.backend import choose_backend
-from rapids_slr.files import make_folder
+from rapids_slr.errors import InputError
+from rapids_slr.files import fresh_folder, make_folder
 from rapids_slr.kernels import warm_up
+from rapids_slr.lock import held
 from rapids_slr.marks import Clock
 from rapids_slr.networks.embed import embed
 from rapids_slr.networks.network import Network
@@ -26,16 +28,19 @@ from rapids_slr.settings.spec import RunSpec
 
 
 class Session(ExitStack):
-    """The surroundings of one command; entered, it has its engine warm and its bars on the screen.
+    """The surroundings of one command; entered, it has its folder to itself, its engine warm, its bars on the screen.
 
     Args:
-        out: the folder that the command writes to.
-    Raises: InputError if the engine that the spec asks for is not to be had.
+        out: the folder that the command writes to; None makes runs/<name>-<time>.
+    Raises: InputError if the engine that the spec asks for is not to be had; on entering, if the folder is in use.
     """
 
-    def __init__(self, spec: RunSpec, out: Path) -> None:
+    out: Path
+    """The folder, once entered."""
+
+    def __init__(self, spec: RunSpec, out: Path | None) -> None:
         super().__init__()
-        self.spec, self.out = spec, out
+        self.spec, self._wanted = spec, out
         # Before anything touches the GPU: the shared pool can be taken until torch's first use of it.
         needs_cuml = spec.clusters.cuml_for | spec.refine.cuml_for
         self.backend = choose_backend(spec.device, spec.memory_pool, needs_cuml)
@@ -46,7 +51,10 @@ class Session(ExitStack):
 
     def __enter__(self) -> Session:
         with ExitStack() as opening:  # what is open is closed again, last first, if the rest cannot be opened
+            self.out = self._wanted or fresh_folder(self.spec.name)
             make_folder(self.out)
+            opening.enter_context(held(self.out))
+            self._open_folder()
             opening.enter_context(self.progress)
             opening.push(self._how_to_go_on)  # which is called before the bars close
             self.progress.say(f"{self.out} on {self.device_name} ({self.backend.why})")
@@ -58,6 +66,9 @@ class Session(ExitStack):
             # All is open: from here on it is this session that closes it.
             self.push(opening.pop_all().__exit__)
         return self
+
+    def _open_folder(self) -> None:
+        """Look into the folder, and begin it, before all else."""
 
     def _how_to_go_on(self, kind: Any, *_: object) -> None:
         """What a user who stopped the command can do next; nothing, but for a run."""
@@ -119,24 +130,36 @@ class RunSession(Session):
     Raises: InputError if the folder holds another run, or none to resume.
     """
 
+    folder: RunFolder
+    log: Log
+
     def __init__(
         self, spec: RunSpec, out: Path | None = None, resume: bool = False, builds_on_pretraining: bool = False
     ) -> None:
-        self.folder = RunFolder.for_run(spec, out, resume, builds_on_pretraining)
-        super().__init__(spec, self.folder.path)
-        self._resumed = resume
+        self._resumed, self._builds_on_pretraining = resume, builds_on_pretraining
+        if resume and out is None:
+            raise InputError("a run that is to go on needs its folder")
+        if out is not None:
+            self._check(RunFolder(out), spec)  # before anything is made
+        super().__init__(spec, out)
         self._state: dict[str, Any] | None = None
-        self.log = Log(self.folder, self.progress, spec.task)
 
     def __enter__(self) -> RunSession:
-        make_folder(self.folder.path)
+        super().__enter__()
+        self.callback(self.log.close)
+        return self
+
+    def _check(self, folder: RunFolder, spec: RunSpec) -> None:
+        folder.check(spec, self._resumed, self._builds_on_pretraining)
+
+    def _open_folder(self) -> None:
+        self.folder = RunFolder(self.out)
+        self._check(self.folder, self.spec)  # again: another process may have had it
         # A resumed run may name another device; the spec in the folder stays the one it was started with.
         if not self._resumed:
             self.folder.write_spec(self.spec)
         self._state = self.folder.load_checkpoint()
-        super().__enter__()
-        self.callback(self.log.close)
-        return self
+        self.log = Log(self.folder, self.progress, self.spec.task)
 
     def checkpoint(self, stage: str) -> dict[str, Any] | None:
         """The checkpoint this run resumes from, if it was left in `stage`."""

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from rapids_slr.clustering.base import Clusterer
+from rapids_slr.errors import InputError
 from rapids_slr.guard import Guard
 from rapids_slr.hosts.base import Host
 from rapids_slr.networks.checkpoint import FORMAT, description
 from rapids_slr.refinement.base import Refiner
 from rapids_slr.settings.spec import RunSpec
 from rapids_slr.tasks.base import Task
+
+NAMED = 3
+"""Images of each kind that an error names."""
 
 
 @dataclass
@@ -49,10 +53,20 @@ class Adaptation:
         """The labels (N,) that the next epoch is refined with."""
         return self.refined_N if self.spec.refine.remembers == "refined" else self.clusters_N
 
-    def checkpoint(self) -> dict[str, Any]:
-        """All that a resumed run goes on from; entries of the host stand beside those of the run."""
+    def checkpoint(self, names: Sequence[str]) -> dict[str, Any]:
+        """All that a resumed run goes on from; entries of the host stand beside those of the run.
+
+        Args:
+            names: the N images, whose rows the labels are.
+        """
         own = {name: getattr(self, name) for name in ("start", "epoch", "clusters_N", "refined_N")}
-        own |= {"format": FORMAT, "stage": "adapt", "refiner": self.refiner.state_dict(), **description(self.spec)}
+        own |= {
+            "format": FORMAT,
+            "stage": "adapt",
+            "names": list(names),
+            "refiner": self.refiner.state_dict(),
+            **description(self.spec),
+        }
         if self.guard is not None:
             own["guard"] = self.guard.state_dict()
         host = self.host.state_dict()
@@ -69,3 +83,35 @@ class Adaptation:
         if self.guard is not None:
             self.guard.load_state_dict(state["guard"])
         self.host.load_state_dict(state)
+
+
+def check_images(state: Mapping[str, Any], names: Sequence[str], role: str) -> None:
+    """Compare the images that are there with those of a checkpoint, whose labels and classes go by row.
+
+    Args:
+        state: a checkpoint; one of 0.1.0 has no names, and its labels are counted.
+        names: in order.
+        role: `source` or `target`.
+    Raises: InputError naming the first that differ.
+    """
+    labels, before = state.get("clusters_N"), state.get("names")
+    if before is None:
+        before = names if labels is None or len(labels) == len(names) else [""] * len(labels)
+    if list(before) == list(names):
+        return
+    advice = "put them back as they were, or start a new run with another --out"
+    raise InputError(f"the {role} images are not those of the checkpoint: {_changes(before, names)}; {advice}")
+
+
+def _changes(before: Sequence[str], now: Sequence[str]) -> str:
+    if not any(before):
+        return f"{len(now)}, and it knows {len(before)}"
+    gone, new = set(before) - set(now), set(now) - set(before)
+    found = [
+        f"{len(names)} {'is' if len(names) == 1 else 'are'} {what} ({', '.join(sorted(names)[:NAMED])}"
+        f"{', ...' if len(names) > NAMED else ''})"
+        for names, what in ((gone, "gone"), (new, "new"))
+        if names
+    ]
+    row = next((row for row, (one, other) in enumerate(zip(before, now, strict=False)) if one != other), 0)
+    return " and ".join(found) or f"they stand in another order, from image {row} on ({now[row]} for {before[row]})"

@@ -339,3 +339,48 @@ def test_a_failed_write_leaves_the_old_file_and_says_what_to_do(monkeypatch):
 def test_a_suffix_that_cannot_be_written_is_named():
     with pytest.raises(InputError, match=r"a\.txt: expected a name that ends in \.npy, \.csv, \.parquet, got \.txt"):
         write_labels(Path("a.txt"), pd.DataFrame({"cluster": [1]}), "cluster")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a.jpg,0\nb.jpg,1\n", "the first line holds numbers; put a line with the names of the columns before it"),
+        ("path,3\nb.jpg,1\n", "the first line holds numbers"),
+        ("-1,4\n0,5\n", "the first line holds numbers"),
+        ("path;label\na;0\n", r"a\.csv: columns are separated by ';'; save it with commas"),
+        ("0\t1\n0\t1\n", r"a\.csv: columns are separated by '\\t'; save it with commas"),
+        ("label,label\n0,1\n", r"a\.csv: two columns have one name; the first line is label,label"),
+        ("path,label\na,0,7\nb,1,8\n", "Error tokenizing data: line 2 has 3 values for 2 columns"),
+        ("path,label\na,0\nb\n", "Error tokenizing data: line 3 has 1 values for 2 columns"),
+        ("label\n001\n000\n", r"label\[0\] is '001', which begins with zeros as a name does \(2 such labels\)"),
+        ('path,label\n"a,0\n', r"a\.csv is damaged or no \.csv file"),
+        ("label\n0\n\x00\n", r"expected \(N,\) integers|NUL"),
+    ],
+)
+def test_csv_labels_lose_no_line_and_no_zero(text, message):
+    Path("a.csv").write_bytes(text.encode())
+    with pytest.raises(InputError, match=message):
+        read_labels(Path("a.csv"))
+
+
+def test_names_in_a_csv_stay_as_they_are():
+    Path("a.csv").write_text("sample,path,label\n001,NA,0\n002,null,1\n010,nan,-1\n")
+    found = read_labels(Path("a.csv"))
+    assert found.labels_N.tolist() == [0, 1, -1]
+    assert found.images["path"].tolist() == ["NA", "null", "nan"]
+    assert found.images["sample"].tolist() == ["001", "002", "010"]
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.uint32, np.uint64])
+@pytest.mark.parametrize("suffix", [".npy", ".parquet"])
+def test_outliers_that_have_lost_their_sign_are_refused(kind, suffix):
+    labels_N = np.array([0, 1, -1, 2]).astype(kind)
+    if suffix == ".npy":
+        np.save("a.npy", labels_N)
+    else:
+        pd.DataFrame({"label": labels_N}).to_parquet("a.parquet")
+    most = np.iinfo(kind).max
+    with pytest.raises(
+        InputError, match=rf"\[2\] is {most}, expected .*, which is what -1 \(outlier\) becomes without"
+    ):
+        read_labels(Path("a" + suffix))

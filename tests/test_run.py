@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -16,16 +18,20 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rapids_slr import SLR, JaccardDBSCAN, run
+from rapids_slr.cli import main
+from rapids_slr.data import read
 from rapids_slr.data.drawn.synth import synth_domain, write_domain
 from rapids_slr.data.store import load_images
 from rapids_slr.errors import InputError, RunError
 from rapids_slr.evaluation import retrieval_scores
+from rapids_slr.files import write_text
 from rapids_slr.networks.checkpoint import load_trained
 from rapids_slr.networks.embed import embed
 from rapids_slr.record.folder import RunFolder
 from rapids_slr.session import Session
 from rapids_slr.settings.spec import FeatureSpec, RunSpec
 from rapids_slr.settings.specfile import dump_spec, load_spec
+from rapids_slr.state import check_images
 
 SCORES = {"mAP", "rank1", "rank5", "rank10"}
 
@@ -333,6 +339,48 @@ def test_resuming_with_another_spec_names_the_keys(finished, tiny):
         run.train(changed(tiny, clusters={"k1": 5}), finished, resume=True)
 
 
+def test_resuming_with_other_images_names_them(finished, tiny, tmp_path, monkeypatch):
+    """A run whose images have changed since its checkpoint, and one of a version that did not write them down."""
+    spec = changed(tiny, training={"epochs": 4})
+    shutil.copytree(finished, tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    write_text(folder.spec_file, dump_spec(spec))
+    state, scan = folder.load_checkpoint(), read.scan_domain
+    assert state["names"] == list(pd.read_parquet(finished / "labels/epoch-003.parquet")["path"])
+
+    def without_the_first(spec):
+        domain = scan(spec)
+        return replace(domain, train=domain.train.take(slice(1, None)))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(read, "scan_domain", without_the_first)
+        first = re.escape(state["names"][0])
+        message = rf"target images are not those of the checkpoint: 1 is gone \({first}\); put them back"
+        with pytest.raises(InputError, match=message):
+            run.train(spec, folder.path, resume=True)
+        del state["names"]
+        folder.save_checkpoint(state)
+        with pytest.raises(InputError, match="not those of the checkpoint: 47, and it knows 48; put them back"):
+            run.train(spec, folder.path, resume=True)
+    run.train(spec, folder.path, resume=True)
+    assert len(folder.rows(folder.metrics_file)) == 4
+
+
+@pytest.mark.parametrize(
+    ("now", "message"),
+    [
+        (["a", "c", "b"], r"they stand in another order, from image 1 on \(c for b\)"),
+        (["a", "x", "y", "z", "w"], r"2 are gone \(b, c\) and 4 are new \(w, x, y, \.\.\.\)"),
+        (["a", "b", "c", "c"], "they stand in another order, from image 0 on"),
+    ],
+)
+def test_changes_of_images_are_told(now, message):
+    with pytest.raises(InputError, match=f"the source images are not those of the checkpoint: {message}"):
+        check_images({"names": ["a", "b", "c"]}, now, "source")
+    check_images({"names": now}, now, "source")
+    check_images({}, now, "source")
+
+
 def test_resuming_nothing_says_so(tiny, tmp_path):
     with pytest.raises(InputError, match="holds no run to go on with"):
         run.train(tiny, tmp_path / "nothing", resume=True)
@@ -479,6 +527,22 @@ def test_a_truncated_image_is_left_out_and_counted_where_asked(with_a_broken_ima
     out = run.train(spec, tmp_path / "run")
     assert "target train: 1 of 48 images could not be read; left out" in capsys.readouterr().err
     assert len(pd.read_parquet(out / "labels/epoch-001.parquet")) == 47
+
+
+def test_names_in_no_encoding_go_from_check_to_report(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    folder = tmp_path / "target"
+    write_domain(synth_domain(tiny.data.target.synth), folder)
+    for file in (folder / "bounding_box_train").iterdir():
+        os.rename(file, os.path.join(file.parent, f"{file.stem}_\udce9\n{file.suffix}"))
+    assert main(["data", "check", str(folder)]) == 0
+    once = {"epochs": 1, "iterations": 1}
+    spec = changed(tiny, data={"target": {"path": str(folder)}}, training=once, pretrain={**once, "milestones": []})
+    write_text(tmp_path / "spec.yaml", dump_spec(spec))
+    assert main(["train", str(tmp_path / "spec.yaml"), "--out", str(tmp_path / "run")]) == 0
+    assert all("_%E9\n." in name for name in pd.read_parquet(tmp_path / "run/labels/epoch-001.parquet")["path"])
+    assert "without pictures" not in capsys.readouterr().err
+    assert "data:image/" in (tmp_path / "run/report.html").read_text()
 
 
 def test_fewer_images_than_neighbours_stop_the_run_before_it_trains(tiny, tmp_path):

@@ -6,6 +6,7 @@ import fcntl
 import itertools
 import json
 import os
+import platform
 import re
 import shlex
 import signal
@@ -25,6 +26,8 @@ from scipy import stats
 from rapids_slr import run
 from rapids_slr.cli import main
 from rapids_slr.errors import InputError
+from rapids_slr.files import make_folder
+from rapids_slr.lock import held
 from rapids_slr.record.folder import RunFolder
 from rapids_slr.reports.style import DARK, LIGHT
 from rapids_slr.settings.spec import RunSpec
@@ -517,7 +520,9 @@ def test_a_stopped_sweep_goes_on_where_it_was(here, standin, capsys, how):
             sweep.kill()
             sweep.wait()
             assert main(["sweep", "sweep.yaml", "--resume", "--out", "out"]) == 2
-            assert "out is in use by another sweep, or by a run that is left of one" in capsys.readouterr().err
+            assert f"out is in use by process {sweep.pid} on {platform.node()}, or by one that it started" in (
+                capsys.readouterr().err
+            )
             os.kill(calls(here)[-1]["pid"], signal.SIGKILL)
             while in_use(here / "out/lock"):
                 time.sleep(0.05)
@@ -533,15 +538,31 @@ def test_a_stopped_sweep_goes_on_where_it_was(here, standin, capsys, how):
 
 def test_a_run_that_outlived_its_sweep_keeps_others_out(here, standin):
     sweep, folder = load_sweep("sweep.yaml", ["seeds=[0]"]), SweepFolder(here / "out")
-    with folder.held() as lock:
+    make_folder(folder.path)
+    with held(folder.path) as lock:
         child = subprocess.Popen(["sleep", "60"], pass_fds=[lock])
     try:
-        with pytest.raises(InputError, match=r"out is in use by another sweep, or by a run that is left of one; "):
+        with pytest.raises(InputError, match="out is in use by a process that another one has left, "):
             work.run_sweep(sweep, here / "out")
     finally:
         child.kill()
         child.wait()
     assert set(states(work.run_sweep(sweep, here / "out")).values()) == {"done"}
+
+
+def test_a_sweep_file_of_the_user_is_not_overwritten(here, standin):
+    (here / "exp").mkdir()
+    file = here / "exp/sweep.yaml"
+    file.write_text("# mine\nspec: ../base.yaml\nseeds: [0]\nmethods: {slr: {}}\n")
+    before = file.read_bytes()
+    with pytest.raises(InputError, match=r"exp holds a sweep\.yaml that no sweep has written; name another folder"):
+        work.run_sweep(load_sweep(file), here / "exp", resume=True)
+    assert file.read_bytes() == before
+    work.run_sweep(load_sweep(file), here / "out")
+    written = here / "out/sweep.yaml"
+    written.write_text("# noted later\n" + written.read_text())
+    work.run_sweep(load_sweep(written), here / "out", resume=True)
+    assert written.read_text().startswith("# noted later\n")
 
 
 def test_a_folder_with_something_else_is_refused(here, standin):

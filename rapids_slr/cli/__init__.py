@@ -26,6 +26,7 @@ from rapids_slr.cli.reports import report
 from rapids_slr.cli.runs import adapt, evaluate, pretrain, train
 from rapids_slr.cli.search import embed, export, search
 from rapids_slr.cli.specs import spec_check, spec_schema, spec_show
+from rapids_slr.cli.streams import lasting_streams
 from rapids_slr.cli.sweeps import sweep
 from rapids_slr.errors import InputError
 
@@ -69,8 +70,21 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; gives the exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = [at_home(word) for word in (sys.argv[1:] if argv is None else argv)]
     debug = "--debug" in words or os.environ.get("RAPIDS_SLR_DEBUG", "0") not in ("", "0")
+    with lasting_streams():
+        return run_command(words, debug)
+
+
+def at_home(word: str) -> str:
+    """A word, or what stands behind the = of an option, with its `~` as a folder: shells leave that of --out=~/a."""
+    option, equals, path = word.partition("=")
+    if equals and option.startswith("--") and path.startswith("~"):
+        return f"{option}={os.path.expanduser(path)}"
+    return os.path.expanduser(word)
+
+
+def run_command(words: Sequence[str], debug: bool) -> int:
     log_to_stderr()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # `docker stop` ends a run as Ctrl-C does
     try:
@@ -131,8 +145,8 @@ def reported(command: Callable[..., None], debug: bool) -> Callable[..., None]:
     def guarded(*args: Any, **options: Any) -> None:
         try:
             command(*args, **options)
-            sys.stdout.flush()  # a closed pipe shows here, not when Python ends
-        except (typer.Exit, BrokenPipeError):  # `rapids-slr spec show | head` is no fault
+            sys.stdout.flush()  # a full disk shows here, not when Python ends
+        except typer.Exit:
             raise
         except KeyboardInterrupt:  # the run itself says how to go on
             raise typer.Exit(STOPPED) from None

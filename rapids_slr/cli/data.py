@@ -105,6 +105,7 @@ def data_check(
             print(f"{name}: no query and gallery images, so there is nothing to evaluate on")
         if len(domain.train) and not name.startswith("source"):
             print(f"{name}, {advice(domain)}")
+        print("".join(f"{name}, not used: {line}\n" for line in domain.unused), end="")
         with Progress() as progress, progress.task(f"checking {name}", count_images(domain), "images") as task:
             faults += map(str, check_domain(domain, decode, progress=task.advance))
     if faults:

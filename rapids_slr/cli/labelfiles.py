@@ -42,10 +42,12 @@ def cluster(
 
     A table of labels has the columns sample and path of FEATURES, or else sample, the number of a row; and cluster.
     """
+    from rapids_slr.files import check_output
     from rapids_slr.labelfiles import LABEL_WRITERS, check_suffix, read_features, write_labels
 
     # What cannot be written, or read, is said before anything is computed.
     check_suffix(out, LABEL_WRITERS)
+    check_output(out, features)
     features_ND, images = read_features(features, key, normalise)
 
     import torch
@@ -118,6 +120,7 @@ def refine(
 
     OUT keeps the order of CUR: sample, path, previous, cluster, refined, confidence; as .npy the refined labels alone.
     """
+    from rapids_slr.files import check_output
     from rapids_slr.labelfiles import (
         LABEL_WRITERS,
         SOFT_SUFFIXES,
@@ -129,8 +132,10 @@ def refine(
     )
 
     check_suffix(out, LABEL_WRITERS)
+    check_output(out, previous, current)
     if soft is not None:
         check_suffix(soft, SOFT_SUFFIXES)
+        check_output(soft, previous, current, out)
     pair = join_labels(read_labels(previous, column), read_labels(current, column))
 
     from rapids_slr.refinement import SLR

@@ -50,7 +50,7 @@ def run_spec(
         of_folder: without SPEC take that of the run folder, else the quick-start.
     Raises: InputError if the folder is asked for its spec and holds none.
     """
-    from rapids_slr.settings.specfile import load_spec
+    from rapids_slr.settings.specfile import dump_spec, load_spec
 
     if of_folder and out is None:
         raise InputError("--resume needs the run folder to go on with: --out DIR")
@@ -61,7 +61,16 @@ def run_spec(
         if not file.is_file():
             raise InputError(f"{out} holds no run (no spec.yaml); name the folder of one with --out, or give a SPEC")
     # The later wins, and so --device over --set.
-    return load_spec(file, [*(changes or ()), *([f"device={device}"] if device else ())], of_run=its_own)
+    found = load_spec(file, [*(changes or ()), *([f"device={device}"] if device else ())], of_run=its_own)
+    if not of_folder and out is not None and spec is not None:
+        keep_spec(Path(spec), out / "spec.yaml", dump_spec(found))
+    return found
+
+
+def keep_spec(file: Path, written: Path, text: str) -> None:
+    """Raises: InputError if a command would write another text over the spec that it was given."""
+    if file.is_file() and written.exists() and file.samefile(written) and file.read_bytes() != text.encode():
+        raise InputError(f"{file} would be overwritten with the spec of this run; name another folder with --out")
 
 
 def is_run(out: Path | None) -> bool:

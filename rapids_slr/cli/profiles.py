@@ -30,9 +30,12 @@ def profile(
     `pretrain.checkpoint` the networks have random weights.
     """
     settings = run_spec(spec, changes, device, out, of_folder=False)
+    from rapids_slr.files import check_output
     from rapids_slr.profiling.profile import profile_run, read_profile
     from rapids_slr.profiling.report import show
 
+    if out is not None and compare is not None:
+        check_output(out / "profile.json", compare / "profile.json" if compare.is_dir() else compare)
     other = None if compare is None else read_profile(compare)
     folder, result = profile_run(settings, out, repetitions, other)
     show(result, other)

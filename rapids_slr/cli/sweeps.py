@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,11 +63,10 @@ def sweep(
     from rapids_slr.sweep.plan import load_sweep
 
     plan = load_sweep(sweep_file(file, out, resume), [*(changes or ()), *([f"device={device}"] if device else ())])
-    folder = out or Path("runs") / f"{plan.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     if dry_run:
-        list_runs(plan, folder, resume)
+        list_runs(plan, out or Path("runs", f"{plan.name}-<time>"), resume)
     else:
-        do_runs(plan, folder, resume, jobs)
+        do_runs(plan, out, resume, jobs)
 
 
 def sweep_file(file: str | None, out: Path | None, resume: bool) -> str | Path:
@@ -83,14 +81,17 @@ def sweep_file(file: str | None, out: Path | None, resume: bool) -> str | Path:
     return out / "sweep.yaml"
 
 
-def do_runs(plan: Sweep, path: Path, resume: bool, jobs: int | None) -> None:
+def do_runs(plan: Sweep, out: Path | None, resume: bool, jobs: int | None) -> None:
     """Run what is left, and show the results.
 
     Raises: RunError naming the runs that failed, after the others.
     """
+    from rapids_slr.files import fresh_folder
     from rapids_slr.sweep.folder import SweepFolder
-    from rapids_slr.sweep.work import failures, run_sweep
+    from rapids_slr.sweep.work import check_files, failures, run_sweep
 
+    check_files(plan)  # before a folder is made
+    path = out or fresh_folder(plan.name)
     results = run_sweep(plan, path, resume, jobs)
     show(SweepFolder(path), results)
     if fault := failures(results):
@@ -107,7 +108,7 @@ def show_again(path: Path) -> None:
 
 def show(folder: SweepFolder, results: Results) -> None:
     """Print the tables and the folder; write table.md and plot.svg."""
-    from rapids_slr.sweep.folder import write_text
+    from rapids_slr.files import write_text
     from rapids_slr.sweep.plot import draw
     from rapids_slr.sweep.table import legend, markdown, rows_of, sections
 
@@ -123,7 +124,7 @@ def list_runs(plan: Sweep, path: Path, resume: bool) -> None:
     """What is done and what is left, in order, and what each method changes."""
     from rapids_slr.sweep.folder import SweepFolder
     from rapids_slr.sweep.plan import in_words
-    from rapids_slr.sweep.work import jobs_of, missing_files
+    from rapids_slr.sweep.work import check_files, jobs_of
 
     folder = SweepFolder(path)
     if resume:
@@ -136,5 +137,4 @@ def list_runs(plan: Sweep, path: Path, resume: bool) -> None:
     print("\n".join(["", *(job.name for job in jobs), ""]))
     left = sum(job.command == "adapt" for job in jobs)
     print(f"{len(plan.runs)} runs, {len(plan.runs) - left} of them done, and {len(jobs) - left} pre-trainings to do")
-    if faults := missing_files(plan):
-        raise InputError("\n".join(faults))
+    check_files(plan)

@@ -12,7 +12,7 @@ import numpy as np
 
 from rapids_slr.data.decode import decode_or_fault
 from rapids_slr.data.domain import Domain, Split
-from rapids_slr.data.faults import Fault
+from rapids_slr.data.faults import Fault, dark_images
 from rapids_slr.data.layouts import DISTRACTOR
 from rapids_slr.data.read import scan_domain
 from rapids_slr.data.store import cores
@@ -86,14 +86,15 @@ def _unreadable(domain: Domain, progress: Callable[[int], None] | None) -> list[
     anything = StoredSpec(height=16, width=16)  # the size does not matter here
 
     def fault_of(name: str) -> Fault | None:
-        found = decode_or_fault(domain, name, anything)
+        found = decode_or_fault(domain, name, anything, dark=dark)
         return found if isinstance(found, Fault) else None
 
     faults: list[Fault] = []
+    dark: list[str] = []
     names = iter(dict.fromkeys((*domain.train.names, *domain.query.names, *domain.gallery.names)))
     with ThreadPoolExecutor(cores()) as pool:
         while block := list(islice(names, 256)):
             faults += [fault for fault in pool.map(fault_of, block) if fault is not None]
             if progress is not None:
                 progress(len(block))
-    return faults
+    return [*faults, Fault(domain.name, dark_images(dark))] if dark else faults

@@ -16,6 +16,7 @@ from rapids_slr.data.faults import Fault, faults_error
 from rapids_slr.data.files import Files, FolderFiles, is_image, open_files
 from rapids_slr.data.layouts import DUKEMTMC, JUNK, LAYOUTS, MARKET1501, PERSONX, Layout, find_layout
 from rapids_slr.data.read import read_place
+from rapids_slr.data.unused import not_images
 from rapids_slr.errors import InputError
 
 NAMING_RULES = (MARKET1501, DUKEMTMC, PERSONX)
@@ -52,8 +53,9 @@ class Collection:
 
     def file(self, name: str) -> str:
         """Where an image lies, the same whatever path the collection was found by."""
-        path = self.files.path
-        return os.path.realpath(path / name) if path.is_dir() else f"{os.path.realpath(path)}/{name}"
+        if isinstance(self.files, FolderFiles):
+            return os.path.realpath(self.files.at(name))
+        return f"{os.path.realpath(self.files.path)}/{name}"
 
     def take(self, rows: np.ndarray) -> Collection:
         """The images of these rows (indices or a mask), in that order."""
@@ -71,21 +73,27 @@ def collect(path: Path, role: Literal["query", "gallery", "all"]) -> Collection:
     if not path.exists():
         raise InputError(f"{path} does not exist; give an image, or a folder or .zip of images")
     if path.is_file() and is_image(path.name):
-        return _any_images(path, FolderFiles(path.parent), [path.name])
+        folder = FolderFiles(path.parent)
+        return _any_images(path, folder, [folder.name_of(path.name)])
     files = open_files(path)
-    found = find_layout(files, "auto")
+    found, others = find_layout(files, "auto"), list[str]()
     if role != "all" and not isinstance(found, str) and _is_whole(files, *found):
         layout, top = found
-        faults = list(files.faults)
+        faults: list[Fault] = []
         split = read_place(files, layout, top, layout.place(role), faults)
+        faults = [*files.faults, *faults]
         numbering = Path(os.path.realpath(path / top if path.is_dir() else path))
         collection = Collection(path, files, split, numbering, faults)
     else:
-        collection = _any_images(path, files, [name for name in files.under("") if is_image(name)])
+        names = files.under("")
+        collection = _any_images(path, files, [name for name in names if is_image(name)])
+        others = not_images([name for name in names if not is_image(name)])
     if not len(collection):
         if collection.faults:
             raise faults_error(f"{path}: no image is left", collection.faults, "mend these, or give other images")
-        raise InputError(f"{path} holds no image; give an image, or a folder or .zip of images")
+        there = f" ({others[0]})" if others else ""
+        raise InputError(f"{path} holds no image; give an image, or a folder or .zip of images{there}")
+    collection.faults.extend(Fault(str(path), line) for line in others)
     return collection
 
 

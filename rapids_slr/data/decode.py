@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import numpy as np
 import torch
@@ -15,6 +16,12 @@ from rapids_slr.data.faults import Fault
 from rapids_slr.errors import InputError
 from rapids_slr.settings.spec import StoredSpec
 
+BITS_PER_SAMPLE, MAX_SAMPLE_VALUE = 258, 281
+"""Tags of TIFF files."""
+PNG_HEAD = 1 << 12
+"""Bytes of a PNG file in which its sBIT stands, before colours and pixels."""
+WHOLE_RANGE = ("PPM", "JPEG2000")
+"""Formats whose pixels Pillow brings to 16 bits by what their files say."""
 SIXTEEN_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 JPEG_BATCH = 64
 """JPEG files that the GPU decodes at once, each in its own size."""
@@ -24,7 +31,7 @@ END_OF_JPEG = b"\xff\xd9"
 def decode(image: Image.Image, data: StoredSpec) -> np.ndarray:
     """Pixels (C, H, W) uint8 of an image, upright, resized bilinearly with antialiasing.
 
-    Transparent pixels show white. 16-bit grey keeps its 8 highest bits.
+    Transparent pixels show white. 16-bit grey keeps the 8 highest of the bits that its file says it has.
 
     Raises: what the codec raises on a damaged file; ValueError for floating-point pixels, whose range is not known.
     """
@@ -39,12 +46,14 @@ def decode(image: Image.Image, data: StoredSpec) -> np.ndarray:
 
 def upright(image: Image.Image, mode: str) -> Image.Image:
     """The image as its EXIF data turns it, RGB or L, with 8 bits a channel; transparent pixels show white."""
-    return _eight_bits(ImageOps.exif_transpose(image)).convert(mode)
+    bits = bits_said(image) or 16  # before it is turned, which forgets the file
+    return _eight_bits(ImageOps.exif_transpose(image), bits).convert(mode)
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
+def _eight_bits(image: Image.Image, bits: int) -> Image.Image:
     if image.mode in SIXTEEN_BITS:
-        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+        highest = np.asarray(image).clip(0, 65535) >> (bits - 8)
+        return Image.fromarray(highest.clip(0, 255).astype(np.uint8))
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range; save it with 8 bits a channel")
     if image.has_transparency_data:
@@ -53,14 +62,60 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return image
 
 
-def decode_or_fault(domain: Domain, name: str, data: StoredSpec, jpegs: bool = False) -> np.ndarray | Tensor | Fault:
+def bits_said(image: Image.Image) -> int | None:
+    """Bits of a grey pixel of more than 8 by what its file says, 8 to 16; None where it says nothing.
+
+    Source: TIFF 6.0, BitsPerSample and MaxSampleValue; PNG 1.2, sBIT.
+    """
+    if image.mode not in SIXTEEN_BITS:
+        return None
+    if image.format in WHOLE_RANGE:
+        return 16
+    largest = _tag(image, MAX_SAMPLE_VALUE)
+    stored, significant = _stored_bits(image)
+    bits = largest.bit_length() if 0 < largest < 65535 else stored if 8 < stored < 16 else significant
+    return bits if 8 <= bits <= 16 else None
+
+
+def too_dark(image: Image.Image) -> bool:
+    """Whether pixels of 16 bits end where those of 12 bits do, of which the file says nothing."""
+    if image.mode in SIXTEEN_BITS:
+        return bits_said(image) is None and 0 < np.asarray(image).max() < 1 << 12
+    # Of colours Pillow keeps the 8 highest bits.
+    return _stored_bits(image)[0] == 16 and 0 < np.asarray(image.convert("RGB")).max() < 1 << 4
+
+
+def _stored_bits(image: Image.Image) -> tuple[int, int]:
+    """Bits of a sample in an opened TIFF or PNG file, and those that a PNG calls significant; 0 where none are told."""
+    file = getattr(image, "fp", None)
+    if image.format != "PNG" or file is None:
+        return _tag(image, BITS_PER_SAMPLE), 0
+    place = file.tell()
+    file.seek(0)
+    head = file.read(PNG_HEAD)
+    file.seek(place)
+    found = re.search(rb"sBIT(.)", head.partition(b"IDAT")[0], re.DOTALL)
+    return head[24], found[1][0] if found else 0
+
+
+def _tag(image: Image.Image, tag: int) -> int:
+    """The number of a tag of a TIFF file, the largest of several; 0 without."""
+    return int(np.max(getattr(image, "tag_v2", {}).get(tag, 0)))
+
+
+def decode_or_fault(
+    domain: Domain, name: str, data: StoredSpec, jpegs: bool = False, dark: list[str] | None = None
+) -> np.ndarray | Tensor | Fault:
     """As `decode`; an image that cannot be read gives its fault.
 
     Args:
         jpegs: give a file that `decode_jpegs` takes as it is, (bytes,) uint8, and do not decode it.
+        dark: gets the name of an image that is `too_dark`.
     """
     try:
         with domain.open(name) as image:
+            if dark is not None and too_dark(image):
+                dark.append(name)
             encoded = _encoded(image, data) if jpegs else None
             return decode(image, data) if encoded is None else encoded
     except Exception as fault:  # codecs raise nearly every kind

@@ -47,6 +47,8 @@ class Domain:
     gallery: Split
     faults: list[Fault] = field(default_factory=list)
     """What was found wrong and left out of the splits."""
+    unused: list[str] = field(default_factory=list)
+    """Other files that lie there and are in no split, in words."""
     opener: Callable[[str], Image.Image] = field(repr=False, kw_only=True)
     numbered_together: bool = field(default=True, kw_only=True)
     """The same number in train and test is the same person."""

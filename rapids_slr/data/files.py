@@ -1,12 +1,16 @@
-"""A folder and a .zip read alike: names with forward slashes, relative to the top."""
+"""A folder and a .zip read alike: names with forward slashes, relative to the top, that any encoding can write.
+
+Bytes of a name in a folder that are no UTF-8 are written as %NN.
+"""
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import threading
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -52,28 +56,64 @@ def open_files(path: str | Path) -> Files:
 
 
 class FolderFiles:
+    """A folder, with the folders that links in it lead to."""
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self.faults: list[Fault] = []
+        self._stored: dict[str, str] = {}
+        """Parts of names as the file system has them, where these are no UTF-8."""
 
     def folders(self) -> list[str]:
-        return natural_order(entry.name for entry in os.scandir(self.path) if entry.is_dir() and not hidden(entry.name))
+        names = [self.name_of(entry.name) for entry in os.scandir(self.path) if entry.is_dir()]
+        return natural_order(name for name in names if not hidden(name))
 
     def is_folder(self, name: str) -> bool:
-        return (self.path / name).is_dir()
+        return self.at(name).is_dir()
 
     def is_file(self, name: str) -> bool:
-        return (self.path / name).is_file()
+        return self.at(name).is_file()
 
     def under(self, folder: str) -> list[str]:
         names = []
-        for top, _, files in os.walk(self.path / folder):
+        for top, files in self._walk(str(self.at(folder))):
             inside = Path(top).relative_to(self.path)
-            names += [(inside / name).as_posix() for name in files]
+            names += [self.name_of((inside / name).as_posix()) for name in files]
         return natural_order(name for name in names if not hidden(name))
 
     def read(self, name: str) -> bytes:
-        return (self.path / name).read_bytes()
+        return self.at(name).read_bytes()
+
+    def _walk(self, start: str) -> Iterator[tuple[str, list[str]]]:
+        """Folders and the files in each; a link that leads back to where it is met is not followed."""
+        met = {start: {os.path.realpath(start)}}
+        for top, folders, files in os.walk(start, onerror=self._not_read, followlinks=True):
+            yield top, files
+            for name in list(folders):
+                path = os.path.join(top, name)
+                if (real := os.path.realpath(path)) in met[top]:
+                    folders.remove(name)
+                else:
+                    met[path] = met[top] | {real}
+
+    def _not_read(self, error: OSError) -> None:
+        fault = Fault(str(error.filename), f"folder cannot be read ({error.strerror})")
+        if fault not in self.faults:
+            self.faults.append(fault)
+
+    def name_of(self, stored: str) -> str:
+        """The name of what the file system calls `stored`."""
+        name = writable(stored)
+        if name != stored:
+            self._stored.update(zip(name.split("/"), stored.split("/"), strict=True))
+        return name
+
+    def at(self, name: str) -> Path:
+        """Where a file lies."""
+        path = self.path / name
+        if not self._stored or path.exists():
+            return path
+        return self.path.joinpath(*(self._stored.get(part, part) for part in name.split("/")))
 
 
 class ZipFiles:
@@ -124,8 +164,19 @@ class ZipFiles:
 
 
 def natural_order(names: Iterable[str]) -> list[str]:
-    """c2 before c10."""
-    return sorted(names, key=lambda name: [int(p) if p.isdecimal() else p for p in re.split(r"([0-9]+)", name)])
+    """c2 before c10; names that differ in leading zeros alone as they are written."""
+
+    def key(name: str) -> tuple[list[object], str]:
+        words = re.split(r"([0-9]+)", name)  # text and digits in turn, of any length
+        digits = (word.lstrip("0") for word in words[1::2])
+        return [*itertools.chain(*zip(words[::2], ((len(x), x) for x in digits), strict=False)), words[-1]], name
+
+    return sorted(names, key=key)
+
+
+def writable(name: str) -> str:
+    """A name of the file system as text that any encoding can write: bytes that are no UTF-8 become %NN."""
+    return "".join(f"%{ord(c) - 0xDC00:02X}" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in name)
 
 
 def is_image(name: str) -> bool:

@@ -56,7 +56,7 @@ class RunImages:
 
     @cached_property
     def source_domain(self) -> Domain:
-        domains = [self._domain(spec) for spec in self._spec.data.sources]
+        domains = [self._domain(spec, "source") for spec in self._spec.data.sources]
         for domain in domains:
             if not domain.is_labelled:
                 raise InputError(f"data.source: {domain.name} tells no identity of its images; give a labelled source")
@@ -69,7 +69,7 @@ class RunImages:
 
     @cached_property
     def target_domain(self) -> Domain:
-        return self._domain(self._spec.data.target)
+        return self._domain(self._spec.data.target, "target")
 
     def domain(self, role: Role) -> Domain:
         return self.target_domain if role == "target" else self.source_domain
@@ -86,8 +86,11 @@ class RunImages:
         for indices_B in order_N.split(spec.features.batch):
             yield augment(images.store.batch(indices_B), spec.augment, spec.data, draw)
 
-    def _domain(self, spec: DomainSpec) -> Domain:
-        return read_domain(spec, on_error=self._spec.data.on_error)
+    def _domain(self, spec: DomainSpec, role: str) -> Domain:
+        domain = read_domain(spec, on_error=self._spec.data.on_error)
+        for line in domain.unused:
+            self._warn(f"{role}, not used: {line}")
+        return domain
 
     def _load(self, domain: Domain, split_name: SplitName, role: str) -> Images:
         split = domain.split(split_name)

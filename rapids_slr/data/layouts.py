@@ -19,6 +19,8 @@ DISTRACTOR = 0
 UNKNOWN = -2
 """Identity of training images that nothing tells one of; they can be adapted to, and not learnt from."""
 LARGEST_NUMBER = 2**31 - 1
+LONGEST_NUMBER = 1000
+"""Digits; Python reads no number of more than a few thousand."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Layout:
         """Identity and camera that a file name tells, or None."""
         match = self.pattern.match(PurePosixPath(name).name)
         if match is None:
+            return None
+        if max(len(match["identity"]), len(match["camera"])) > LONGEST_NUMBER:
             return None
         identity, camera = int(match["identity"]), int(match["camera"])
         return (identity, camera) if max(identity, camera) <= LARGEST_NUMBER else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -15,7 +16,7 @@ from rapids_slr.data.drawn.appearance import APPEARANCES, alter
 from rapids_slr.data.drawn.omniglot import scan_omniglot
 from rapids_slr.data.drawn.synth import synth_domain
 from rapids_slr.data.faults import Fault, faults_error
-from rapids_slr.data.files import Files, is_image, leads_outside, natural_order, open_files
+from rapids_slr.data.files import Files, is_image, leads_outside, natural_order, open_files, writable
 from rapids_slr.data.layouts import (
     DISTRACTOR,
     JUNK,
@@ -28,6 +29,7 @@ from rapids_slr.data.layouts import (
     find_layout,
 )
 from rapids_slr.data.loose import is_table, scan_images, scan_table
+from rapids_slr.data.unused import unused_files
 from rapids_slr.settings.spec import DomainSpec
 
 log = logging.getLogger(__name__)
@@ -77,7 +79,8 @@ def scan_domain(spec: DomainSpec) -> Domain:
 
 
 def _scan_files(files: Files, wanted: str) -> Domain:
-    faults = list(files.faults)
+    faults: list[Fault] = []
+    unused: list[str] = []
     found = find_layout(files, wanted)
     if isinstance(found, str):
         faults.append(Fault(str(files.path), found))
@@ -89,24 +92,31 @@ def _scan_files(files: Files, wanted: str) -> Domain:
         tested = layout.is_tested(files, top)
         for split in ("query", "gallery"):
             splits[split] = read_place(files, layout, top, layout.place(split), faults) if tested else make_split([])
+        unused = unused_files(files, layout, top, splits, faults)
+        splits["train"] = _to_train_on(splits["train"])
     return Domain(
         files.path.name if files.path.is_dir() else files.path.stem,
         layout.name if layout else wanted,
         **splits,
-        faults=faults,
+        faults=[*files.faults, *faults],
+        unused=unused,
         opener=lambda name: open_image(files, name),
         numbered_together=layout is None or layout.numbered_together,
     )
 
 
 def _train_split(files: Files, layout: Layout, top: str, wanted: str, faults: list[Fault]) -> Split:
-    """The training images: all of them with an identity, or none where no name tells one."""
+    """The training images with junk; all of them without identity where no name tells one."""
     folder = top + layout.train.folder
     names = [name for name in files.under(folder) if is_image(name)] if wanted == "auto" else []
     if names and not layout.train.lists and not any(map(layout.read_name, names)):
         return make_split((name, UNKNOWN, 1) for name in names)
-    split = read_place(files, layout, top, layout.train, faults)
-    # Junk beside people has no identity to train on; in the gallery the protocol leaves it out itself.
+    return read_place(files, layout, top, layout.train, faults)
+
+
+def _to_train_on(split: Split) -> Split:
+    """Without junk, which has no identity to train on; in the gallery the protocol leaves it out itself. Of people whom
+    nobody knows all are kept."""
     known = split.identities != JUNK
     return split.take(known) if known.any() else replace(split, identities=np.full_like(split.identities, UNKNOWN))
 
@@ -128,9 +138,10 @@ def read_place(files: Files, layout: Layout, top: str, place: Place, faults: lis
 
 def _in_folder(files: Files, layout: Layout, folder: str, faults: list[Fault]) -> Iterable[tuple[str, int, int]]:
     for name in files.under(folder):
-        if not is_image(name):
-            continue
         numbers = layout.read_name(name)
+        # A name of the layout without an ending is that of an image.
+        if not is_image(name) and (numbers is None or PurePosixPath(name).suffix):
+            continue
         if numbers is None:
             faults.append(_misnamed(files, name, layout))
         else:
@@ -141,17 +152,20 @@ def _listed(
     files: Files, layout: Layout, top: str, place: Place, faults: list[Fault]
 ) -> Iterable[tuple[str, int, int]]:
     images: dict[str, tuple[int, int]] = {}
+    there = set(files.under(top + place.folder))
     for list_name in place.lists:
         if not files.is_file(top + list_name):
             faults.append(Fault(f"{files.path}/{top}{list_name}", "list is missing"))
             continue
-        lines = files.read(top + list_name).decode("utf-8", errors="replace").splitlines()
+        # utf-8-sig for the mark that some editors put first; what is no UTF-8 as names have it.
+        lines = writable(files.read(top + list_name).decode("utf-8-sig", errors="surrogateescape")).splitlines()
         for number, line in enumerate(lines, 1):
             where = f"{files.path}/{top}{list_name}:{number}"
-            path, _, identity = line.strip().rpartition(" ")
             if not line.strip():
                 continue
-            if not path or not identity.isdecimal() or int(identity) >= LARGEST_NUMBER:
+            path, identity = ("", *line.rsplit(maxsplit=1))[-2:]
+            path = _below(path.strip().replace("\\", "/"), top, place.folder)
+            if not path or not re.fullmatch(r"[0-9]{1,10}", identity) or int(identity) >= LARGEST_NUMBER:
                 faults.append(Fault(where, f"expected `path identity`, found `{line.strip()[:80]}`"))
             elif leads_outside(path):
                 faults.append(Fault(where, f"{path} leads outside of {place.folder}"))
@@ -159,11 +173,19 @@ def _listed(
                 faults.append(Fault(where, f"{path} is listed a second time"))
             elif (numbers := layout.read_name(name)) is None:
                 faults.append(_misnamed(files, name, layout))
-            elif not files.is_file(name):
+            elif name not in there:
                 faults.append(Fault(where, f"{path} is listed but not in {place.folder}"))
             else:
                 images[name] = (int(identity) - layout.first_identity + 1, numbers[1])
     return [(name, *images[name]) for name in natural_order(images)]
+
+
+def _below(path: str, top: str, folder: str) -> str:
+    """A path of a list as it is below the folder: some lists begin with the folder itself, or with those around it."""
+    path = path.removeprefix("./")
+    return next(
+        (path.removeprefix(start) for start in (f"{top}{folder}/", f"{folder}/") if path.startswith(start)), path
+    )
 
 
 def _misnamed(files: Files, name: str, layout: Layout) -> Fault:

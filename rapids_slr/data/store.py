@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rapids_slr.data.decode import decode_jpegs, decode_or_fault, decodes_jpegs
 from rapids_slr.data.domain import Domain, Split
-from rapids_slr.data.faults import Fault, faults_error
+from rapids_slr.data.faults import Fault, dark_images, faults_error
 from rapids_slr.engine.memory import device_memory, out_of_memory
 from rapids_slr.errors import InputError
 from rapids_slr.marks import step
@@ -85,11 +85,12 @@ def load_images(
     pixels = _allocate((len(split), data.channels, data.height, data.width), data, device)
     block = torch.empty((min(BLOCK, len(split)), *pixels.shape[1:]), dtype=torch.uint8, pin_memory=pixels.is_cuda)
     faults: list[Fault] = []
+    dark: list[str] = []
     kept, filled = np.zeros(len(split), bool), 0
     with ThreadPoolExecutor(cores()) as pool:
         for start in range(0, len(split), BLOCK):
             names = split.names[start : start + BLOCK]
-            outcomes = _decode_block(domain, names, data, block.numpy(), pool, device if on_gpu else None)
+            outcomes = _decode_block(domain, names, data, block.numpy(), pool, device if on_gpu else None, dark)
             good = [row for row, found in enumerate(outcomes) if not isinstance(found, Fault)]
             faults += [found for found in outcomes if isinstance(found, Fault)]
             pixels[filled : filled + len(good)].copy_(block[good] if len(good) < len(block) else block)
@@ -104,6 +105,8 @@ def load_images(
         raise faults_error(
             f"{domain.name}: unreadable images", faults, "mend or remove these, or set data.on_error: skip"
         )
+    if dark:
+        log.warning("%s: %s", domain.name, dark_images(dark))
     if on_fault is not None:
         for fault in faults:
             on_fault(fault)
@@ -119,16 +122,18 @@ def _decode_block(
     rows_BCHW: np.ndarray,
     pool: ThreadPoolExecutor,
     gpu: torch.device | None,
+    dark: list[str],
 ) -> list[Tensor | Fault | None]:
     """Decode images into the rows of a block.
 
     Args:
         gpu: decodes the JPEG files; None leaves all to the cores.
+        dark: gets the names of images that are `too_dark`.
     Returns: for each image None if it is in its row, its pixels if the GPU has decoded it, or its fault.
     """
 
     def decode_into(row: int, name: str, jpegs: bool = False) -> Tensor | Fault | None:
-        found = decode_or_fault(domain, name, data, jpegs)
+        found = decode_or_fault(domain, name, data, jpegs, dark)
         if not isinstance(found, np.ndarray):
             return found
         rows_BCHW[row] = found

@@ -102,6 +102,8 @@ def _checked(first: Any, second: Any, *names: str) -> tuple[Labels, Labels]:
     for name, array in zip(names, arrays, strict=True):
         if array.ndim != 1 or array.dtype.kind not in "iu":
             raise InputError(f"{name}: expected (N,) integers, got {array.shape} {array.dtype}")
+        if array.dtype.kind == "u" and name != "identities" and (array == np.iinfo(array.dtype).max).any():
+            raise InputError(f"{name}: -1 without a sign is {array.max()}; give labels with one (int32)")
     if len(arrays[0]) != len(arrays[1]) or len(arrays[0]) == 0:
         raise InputError(
             f"{' and '.join(names)}: expected labels of the same images, got {len(arrays[0])} and {len(arrays[1])}"

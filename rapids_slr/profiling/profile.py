@@ -7,7 +7,6 @@ ones, one for memory, one for FLOP and bytes, one under the profiler.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 from rapids_slr import __version__
 from rapids_slr.engine.backend import takes_bfloat16
 from rapids_slr.errors import InputError
-from rapids_slr.files import write_atomically
+from rapids_slr.files import write_text
 from rapids_slr.profiling.ledger import StageWork
 from rapids_slr.profiling.measure import Memory, Meter, Peak, Roofline, Work, measured, overhead, probe, traced
 from rapids_slr.profiling.page import page_of
@@ -47,15 +46,16 @@ def profile_run(
     Returns: the folder, and what profile.json holds.
     Raises: InputError if the folder holds a run, or as a run does for its spec and data.
     """
-    folder = out or Path("runs") / f"{spec.name}-profile-{time.strftime('%Y%m%d-%H%M%S')}"
-    RunFolder.for_run(spec, folder).write_spec(spec)  # refuses that of a run
-    with Session(short(spec), folder) as session:
-        result = _measure(session, spec, folder / "trace.json", repetitions)
-    text = json.dumps(result, indent=2, allow_nan=False) + "\n"
-    page = page_of(result, other)
-    write_atomically(folder / "profile.json", lambda temporary: temporary.write_text(text, "utf-8"), AGAIN)
-    write_atomically(folder / "profile.html", lambda temporary: temporary.write_text(page, "utf-8"), AGAIN)
-    return folder, result
+    if out is not None:
+        RunFolder(out).check(spec)  # refuses that of a run
+    with Session(short(spec).model_copy(update={"name": f"{spec.name}-profile"}), out) as session:
+        folder = RunFolder(session.out)
+        folder.check(spec)  # again: another process may have had it
+        folder.write_spec(spec)
+        result = _measure(session, spec, folder.path / "trace.json", repetitions)
+        write_text(folder.path / "profile.json", json.dumps(result, indent=2, allow_nan=False) + "\n", AGAIN)
+        write_text(folder.path / "profile.html", page_of(result, other), AGAIN)
+    return folder.path, result
 
 
 def read_profile(path: Path) -> dict[str, Any]:

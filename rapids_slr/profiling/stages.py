@@ -136,7 +136,7 @@ class Workload:
         self.shape = (len(self._features_ND), self._features_ND.shape[1])
         run_epoch(session, self._now, FIRST)
         # A state dict holds the very tensors that training goes on to change.
-        self._start = copy.deepcopy(self._now.checkpoint())
+        self._start = copy.deepcopy(self._now.checkpoint(images.target.split.names))
 
         steps, batch = spec.training.iterations, spec.training.identities * spec.training.images
         self.units = dict.fromkeys(STAGES, len(images.target.store)) | {

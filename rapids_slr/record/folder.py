@@ -1,6 +1,6 @@
 """The run folder: everything a run leaves behind, written so that a kill at any moment loses one epoch at most.
 
-    spec.yaml  summary.json  metrics.jsonl  pretrain.jsonl  labels/epoch-NNN.parquet  checkpoints/  tensorboard/
+    spec.yaml  summary.json  metrics.jsonl  pretrain.jsonl  labels/epoch-NNN.parquet  checkpoints/  tensorboard/  lock
 
 Files are written whole or not at all (temporary file, fsync, rename). Metrics of an epoch are written before its
 checkpoint; resuming drops the lines that no checkpoint vouches for.
@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rapids_slr.errors import InputError, RunError
-from rapids_slr.files import load_tensors, save_tensors, write_atomically
+from rapids_slr.errors import InputError
+from rapids_slr.files import append_line, load_tensors, move, save_tensors, write_atomically, write_text
+from rapids_slr.lock import LOCK
 from rapids_slr.record.tables import Frame, write_parquet
 from rapids_slr.settings.spec import RunSpec
 from rapids_slr.settings.specfile import dump_spec, load_spec, spec_differences
@@ -42,30 +42,39 @@ class RunFolder:
         self.pretrained_file = path / "checkpoints" / "pretrained.pt"
         self.picked_file = path / "checkpoints" / "picked.pt"
 
-    @classmethod
-    def for_run(
-        cls, spec: RunSpec, out: Path | None, resume: bool = False, builds_on_pretraining: bool = False
-    ) -> RunFolder:
-        """The folder that a command of a run may write to.
+    def check(self, spec: RunSpec, resume: bool = False, builds_on_pretraining: bool = False) -> None:
+        """Look whether a command of a run may write here.
 
         Args:
-            out: None makes runs/<name>-<time>.
-            resume: go on with the run of that folder.
+            resume: go on with the run of this folder.
             builds_on_pretraining: the folder may hold a finished pre-training of an earlier command.
-        Raises: InputError if the folder holds another run, or none to resume.
+        Raises: InputError if the folder holds another run or a spec that is none of its own, or no run to resume.
         """
-        folder = cls(out or Path("runs") / f"{spec.name}-{time.strftime('%Y%m%d-%H%M%S')}")
-        path = folder.path
-        if not folder.spec_file.exists():
+        path, waits = self.path, builds_on_pretraining and self._waits_for_adaptation()
+        if not self.spec_file.exists():
             if resume:
                 raise InputError(f"{path} holds no run to go on with (no spec.yaml); leave --resume out to start one")
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            # A lock alone is left of a command that ended before its first file.
+            if path.exists() and (not path.is_dir() or {file.name for file in path.iterdir()} - {LOCK}):
                 raise InputError(f"{path} exists and is not a run folder; name an empty or new folder with --out")
         elif resume:
-            folder._is_of(spec)
-        elif folder._is_begun() and not (builds_on_pretraining and folder._waits_for_adaptation()):
+            self._is_of(spec)
+        elif self._is_begun() and not waits:
             raise InputError(f"{path} already holds a run; go on with --resume, or name another folder with --out")
-        return folder
+        elif not self._may_write_spec(spec):
+            raise InputError(
+                f"{self.spec_file} is there and would be overwritten; remove it, or name another folder with --out"
+            )
+
+    def _may_write_spec(self, spec: RunSpec) -> bool:
+        """Whether nothing of a user's is lost: the spec there is the same, or one that a command has left."""
+        there = self.spec_file.read_bytes()
+        if there == dump_spec(spec).encode():
+            return True
+        traces = self.path / LOCK, self.path / "profile.json", self.pretrained_file
+        with suppress(InputError):
+            return any(map(Path.exists, traces)) and there == dump_spec(load_spec(self.spec_file)).encode()
+        return False
 
     def _is_of(self, spec: RunSpec) -> None:
         differing = spec_differences(load_spec(self.spec_file, of_run=True), spec)
@@ -84,23 +93,14 @@ class RunFolder:
         return self.pretrained_file.exists() and not self.metrics_file.exists()
 
     def write_spec(self, spec: RunSpec) -> None:
-        self.write_text(self.spec_file, dump_spec(spec))
-
-    def write_text(self, path: Path, text: str) -> None:
-        write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        write_text(self.spec_file, dump_spec(spec))
 
     def write_json(self, path: Path, value: Mapping[str, Any]) -> None:
-        self.write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+        write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
     def append(self, path: Path, row: Mapping[str, Any]) -> None:
         """Add a line to a .jsonl file; a line is whole once this returns."""
-        try:
-            with open(path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(row, allow_nan=False) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as fault:
-            raise RunError(f"{path} could not be written: {fault.strerror}; go on later with --resume") from fault
+        append_line(path, json.dumps(row, allow_nan=False))
 
     def rows(self, path: Path) -> list[dict[str, Any]]:
         """The whole lines of a .jsonl file; a line cut off by a kill is left out."""
@@ -116,7 +116,7 @@ class RunFolder:
         """Drop the lines of epochs that no checkpoint holds."""
         kept = [row for row in self.rows(path) if row["epoch"] <= epoch]
         if path.exists():
-            self.write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+            write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def seconds(self) -> float:
         """Seconds of all epochs, those before a resume included."""
@@ -133,8 +133,8 @@ class RunFolder:
         save_tensors(next_file, state)
         # A kill between the two renames leaves previous.pt, which load_checkpoint finds.
         if self.last_file.exists():
-            os.replace(self.last_file, self.previous_file)
-        os.replace(next_file, self.last_file)
+            move(self.last_file, self.previous_file)
+        move(next_file, self.last_file)
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """The last whole checkpoint, None where there is none yet.

@@ -9,7 +9,7 @@ from pathlib import Path
 from rapids_slr import __version__
 from rapids_slr.data.collect import Collection
 from rapids_slr.data.decode import upright
-from rapids_slr.files import write_atomically
+from rapids_slr.files import write_text
 from rapids_slr.reports.figures import strip_of
 from rapids_slr.reports.markup import Html, el
 from rapids_slr.reports.pictures import Part, Strip, Thumb, uri_of
@@ -51,7 +51,7 @@ def write_sheet(matches: Matches, folder: Path, progress: Callable[[int], None] 
             progress(1)
     page = sheet_page(matches, strips)
     out = folder / "search.html"
-    write_atomically(out, lambda temporary: temporary.write_text(page, encoding="utf-8"), AGAIN)
+    write_text(out, page, AGAIN)
     return out
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -25,8 +26,14 @@ from rapids_slr.errors import InputError
 Fraction = Annotated[float, Ge(0), Le(1)]
 Positive = Annotated[float, Gt(0)]
 NotNegative = Annotated[float, Ge(0)]
+
 Count = Annotated[int, Ge(1)]
 CountOrZero = Annotated[int, Ge(0)]
+
+
+def at_home(path: str | None) -> str | None:
+    """A path with `~` at its start as the folder of the user that it means."""
+    return path and os.path.expanduser(path)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from rapids_slr.networks.base import BACKBONES
 from rapids_slr.refinement.base import RefinerSpec
 from rapids_slr.refinement.sections import SLRSpec
 from rapids_slr.settings.base import Chosen, Settings, not_in_table
-from rapids_slr.settings.keys import Count, CountOrZero, Fraction, NotNegative, Positive
+from rapids_slr.settings.keys import Count, CountOrZero, Fraction, NotNegative, Positive, at_home
 from rapids_slr.settings.tables import CLUSTERERS, HOSTS, REFINERS, TASKS
 from rapids_slr.tasks.base import TaskSpec
 from rapids_slr.tasks.sections import ReIDSpec
@@ -78,6 +78,8 @@ class DomainSpec(Settings):
     appearance: Literal["mid", "hard"] | None = None
     """A stated gap on top of what is stored: thicker dark strokes, blur, less contrast, texture and noise (`mid`), or
     all of that inverted (`hard`); for experiments."""
+
+    _at_home = field_validator("path")(at_home)
 
     @field_validator("layout")
     @classmethod
@@ -235,6 +237,8 @@ class WeightsSpec(Settings):
     """Start of the backbone: `imagenet` (torchvision's or IBN-Net's file by name), a file of weights, or none. Of a
     checkpoint of another program the tensors with the backbone's names are taken, and the others named."""
 
+    _at_home = field_validator("weights")(at_home)
+
 
 class ModelSpec(ComputeSpec, WeightsSpec, ArchitectureSpec):
     """The network: its architecture, what it starts from, how it is computed."""
@@ -267,6 +271,8 @@ class PretrainSpec(Settings):
     """Label smoothing of the cross entropy."""
     target_forward: bool = True
     """Pass target images through the network without a loss, so that BatchNorm sees them."""
+
+    _at_home = field_validator("checkpoint")(at_home)
 
 
 class FeatureSpec(Settings):

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import difflib
 import importlib.resources
+import json
+import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -34,7 +37,10 @@ LIKENESS = 0.65
 # Beyond any chain of `extends`, which counts up from 0.
 OVERRIDE = 1000
 """Rank of `--set` among the places of faults."""
+SET = "--set "
 MISSING = "is missing"
+QUOTED = re.compile(r""""(?:[^"\\]|\\.)*"|'(?:[^']|'')*'""", re.DOTALL)
+"""A text in quotes, as YAML has them."""
 SHOWN = 60
 """Characters of a wrong value that a message repeats."""
 
@@ -248,7 +254,8 @@ for _kind, _pattern in (_WORDS | _NUMBERS).items():
 
 def find_spec(path: str | Path | None) -> Path | Traversable:
     """The file of a path or of an embedded name (`omniglot`, `omniglot.yaml`, `configs/omniglot.yaml`)."""
-    name = QUICKSTART if path is None else str(path)
+    path = None if path is None else os.path.expanduser(path)
+    name = QUICKSTART if path is None else path
     if path is not None and Path(path).is_file():
         return Path(path)
     if path is not None and Path(path).is_dir():
@@ -298,7 +305,7 @@ def read_file(file: Path | Traversable, faults: list[Fault], above: Sequence[str
 def _find_base(name: Any, file: Path | Traversable) -> Path | Traversable:
     if not isinstance(name, str):
         raise InputError(f"expected the name of one spec, got {_show(name)}")
-    beside = Path(str(file)).parent / name
+    beside = Path(str(file)).parent / os.path.expanduser(name)
     return find_spec(beside if beside.is_file() else name)
 
 
@@ -308,7 +315,7 @@ def _identity(file: Path | Traversable) -> str:
 
 def read_override(override: str, faults: list[Fault]) -> Tree | None:
     """The tree of "a.b=value"; None, with a fault, where it cannot be read."""
-    where = Place(OVERRIDE, 0, 0, f"--set {override}")
+    where = Place(OVERRIDE, 0, 0, SET + override)
     key, equals, text = override.partition("=")
     keys = key.strip().split(".")
     if not equals or not all(keys):
@@ -317,10 +324,25 @@ def read_override(override: str, faults: list[Fault]) -> Tree | None:
     if not text.strip():
         faults.append(Fault(where, key, f"has no value; `{key}=none` leaves out what may be left out"))
         return None
-    tree = read_yaml(text, where, faults, tuple(keys))
+    tree = read_value(text, where, faults, tuple(keys))
     for key in reversed(keys):
         tree = tree and Tree({key: tree}, where)
     return tree
+
+
+def read_value(text: str, where: Place, faults: list[Fault], keys: tuple[str, ...]) -> Tree | None:
+    """The value of an override: YAML in brackets or quotes, else a number, a word or a text, taken whole.
+
+    A word of the command line is one value: in it ` #` begins no comment and `: ` no section. A key that takes text may
+    have brackets in it.
+    """
+    quoted = QUOTED.fullmatch(text.strip())
+    if quoted or (text.lstrip().startswith(("[", "{", '"', "'")) and not _takes_text(".".join(keys))):
+        return read_yaml(text, where, faults, keys)
+    kind = next((kind for kind, pattern in (_WORDS | _NUMBERS).items() if re.fullmatch(pattern, text.strip())), None)
+    if kind is None:
+        return Tree(text, where)
+    return Tree(_scalar(yaml.ScalarNode(f"tag:yaml.org,2002:{kind}", text.strip())), where)
 
 
 def read_yaml(text: str, start: Place, faults: list[Fault], keys: tuple[str, ...] = ()) -> Tree | None:
@@ -407,6 +429,12 @@ def valid_keys() -> tuple[str, ...]:
     return tuple(dict.fromkeys(key for key, _ in _fields(RunSpec)))  # choices share keys
 
 
+def _takes_text(key: str) -> bool:
+    """Whether a key of a spec, or one of a sweep that ends in it, is a text."""
+    texts = (name for name, info in _fields(RunSpec) if str in (info.annotation, *get_args(info.annotation)))
+    return any(f".{key}".endswith(f".{name}") for name in texts)
+
+
 def with_none_words(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: with_none_words(below) for key, below in value.items()}
@@ -440,8 +468,17 @@ def explain(error: ValidationError, tree: Tree) -> list[Fault]:
                 what += f"; write `{key.replace('.', ': {')}: ...{'}' * key.count('.')}`"
             elif near := nearest_key(key):
                 what += f"; did you mean {near}?"
-        faults.append(Fault(tree.place(detail["loc"]), key, what))
+        where = tree.place(detail["loc"])
+        if detail["type"] == "string_type" and where.rank == OVERRIDE:
+            what = f"expected text, got {_show(detail['input'])}; if it is meant as text: {_as_text(where.name)}"
+        faults.append(Fault(where, key, what))
     return faults
+
+
+def _as_text(override: str) -> str:
+    """An override as a shell takes it for text: --set 'name="123"'."""
+    key, _, text = override.removeprefix(SET).partition("=")
+    return SET + shlex.quote(f"{key}={json.dumps(text, ensure_ascii=False)}")
 
 
 def _what(detail: Mapping[str, Any]) -> str:

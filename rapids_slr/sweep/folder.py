@@ -7,15 +7,16 @@ pretrained/<digest>/               a run folder that holds a pre-training, share
 
 from __future__ import annotations
 
-import fcntl
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from rapids_slr.errors import InputError
-from rapids_slr.files import make_folder, write_atomically
+from rapids_slr.files import write_text
+from rapids_slr.lock import LOCK
 from rapids_slr.record.columns import SECONDS
 from rapids_slr.record.folder import MAY_DIFFER, RunFolder
 from rapids_slr.record.rows import seconds_by_stage
@@ -42,7 +43,6 @@ class SweepFolder:
         self.results_file = path / "results.json"
         self.table_file = path / "table.md"
         self.plot_file = path / "plot.svg"
-        self.lock_file = path / "lock"
 
     def of_run(self, run: Run) -> RunFolder:
         return RunFolder(self.path / "runs" / run.pair / run.method / f"seed-{run.seed}")
@@ -59,11 +59,15 @@ class SweepFolder:
             if resume:
                 raise InputError(f"{self.path} holds no sweep to go on with; leave --resume out to start one")
             # A lock alone is left of a sweep that ended before its first file.
-            if self.path.exists() and (not self.path.is_dir() or set(self.path.iterdir()) - {self.lock_file}):
+            if self.path.exists() and (not self.path.is_dir() or {file.name for file in self.path.iterdir()} - {LOCK}):
                 raise InputError(f"{self.path} exists and is not a sweep; name an empty or new folder with --out")
             return
         if not resume:
             raise InputError(f"{self.path} already holds a sweep; go on with --resume, or name another --out")
+        if not self.results_file.exists() and any(not _says(file, text) for file, text in self._texts(sweep).items()):
+            raise InputError(
+                f"{self.path} holds a sweep.yaml that no sweep has written; name another folder with --out"
+            )
         faults = []
         for run in sweep.runs:
             file = self.of_run(run).spec_file
@@ -85,26 +89,13 @@ class SweepFolder:
         assert run.spec.pretrain is not None
         return run.spec.model_copy(update={"pretrain": run.spec.pretrain.model_copy(update={"checkpoint": checkpoint})})
 
-    @contextmanager
-    def held(self) -> Iterator[int]:
-        """The folder for one sweep at a time; gives the descriptor by which the processes of its runs hold it too.
-
-        Raises: InputError if it is held, be it by a run that outlived its sweep.
-        """
-        make_folder(self.path)
-        with open(self.lock_file, "w") as file:
-            try:
-                # Not a file with a process id: however the last process that holds it ends, the lock ends with it.
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(
-                    f"{self.path} is in use by another sweep, or by a run that is left of one; wait for it, or stop it"
-                ) from None
-            yield file.fileno()
+    def _texts(self, sweep: Sweep) -> dict[Path, str]:
+        return {self.spec_file: dump_yaml(sweep.base), self.sweep_file: sweep.text}
 
     def write_sweep(self, sweep: Sweep) -> None:
-        for path, text in ((self.spec_file, dump_yaml(sweep.base)), (self.sweep_file, sweep.text)):
-            write_text(path, text)
+        for path, text in self._texts(sweep).items():
+            if not _says(path, text):  # what a user has written there keeps its comments
+                write_text(path, text)
 
     def write_results(self, results: Results) -> None:
         """results.json, one line a run."""
@@ -126,8 +117,9 @@ class SweepFolder:
         return results
 
 
-def write_text(path: Path, text: str) -> None:
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+def _says(file: Path, text: str) -> bool:
+    """Whether a file holds the same settings as a text."""
+    return file.exists() and yaml.safe_load(file.read_bytes()) == yaml.safe_load(text)
 
 
 def results_of(sweep: Sweep, records: Sequence[dict[str, Any]]) -> Results:

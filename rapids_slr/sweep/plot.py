@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rapids_slr.files import write_atomically
+from rapids_slr.files import write_text
 from rapids_slr.reports.drawings import (
     COLOURS,
     HEIGHT,
@@ -55,7 +55,7 @@ TICKS = (-50, -20, -10, -5, -2, 0, 2, 5, 10, 20, 50)
 def draw(results: Results, path: Path) -> None:
     """Write the plot as SVG; the same results give the same file."""
     plot = plot_of(results)
-    write_atomically(path, lambda temporary: temporary.write_text(plot, encoding="utf-8"))
+    write_text(path, plot)
 
 
 def plot_of(results: Results) -> Html:

@@ -19,13 +19,14 @@ from typing import Any
 import torch
 
 from rapids_slr.errors import InputError, RunError
+from rapids_slr.files import make_folder, write_text
+from rapids_slr.lock import held
 from rapids_slr.progress import Progress, Task
 from rapids_slr.provenance import commit
 from rapids_slr.record.folder import RunFolder
 from rapids_slr.settings.spec import RunSpec
-from rapids_slr.settings.specfile import dump_spec
 from rapids_slr.settings.tables import task_of
-from rapids_slr.sweep.folder import Results, SweepFolder, record_of, results_of, write_text
+from rapids_slr.sweep.folder import Results, SweepFolder, record_of, results_of
 from rapids_slr.sweep.plan import Run, Sweep
 from rapids_slr.sweep.table import markdown
 
@@ -93,9 +94,10 @@ def run_sweep(sweep: Sweep, out: Path, resume: bool = False, jobs: int | None = 
     """
     folder = SweepFolder(out)
     folder.may_use(sweep, resume)
-    if faults := missing_files(sweep):
-        raise InputError("\n".join(faults))
-    with folder.held() as lock, Progress() as progress:
+    check_files(sweep)
+    make_folder(out)
+    with held(out) as lock, Progress() as progress:
+        folder.may_use(sweep, resume)  # again: another process may have had it
         folder.write_sweep(sweep)
         work = Work(sweep, folder, lanes(sweep, jobs), lock, progress)
         try:
@@ -110,8 +112,8 @@ def run_sweep(sweep: Sweep, out: Path, resume: bool = False, jobs: int | None = 
         return work.results()
 
 
-def missing_files(sweep: Sweep) -> list[str]:
-    """Data sets and checkpoints that runs name and that are not there."""
+def check_files(sweep: Sweep) -> None:
+    """Raises: InputError naming the data sets and checkpoints that runs need and that are not there."""
     wanted: dict[tuple[str, str], str] = {}
     for run in sweep.runs:
         spec = run.spec
@@ -120,11 +122,13 @@ def missing_files(sweep: Sweep) -> list[str]:
                 wanted.setdefault((f"data.{role}.path", domain.path), run.name)
         if spec.checkpoint is not None:
             wanted.setdefault(("pretrain.checkpoint", spec.checkpoint), run.name)
-    return [
+    faults = [
         f"{name}: {key}: {path} does not exist; give one with --set {key}=..."
         for (key, path), name in wanted.items()
         if not Path(path).exists()
     ]
+    if faults:
+        raise InputError("\n".join(faults))
 
 
 @dataclass(frozen=True)
@@ -233,7 +237,7 @@ class Work:
     def start(self, job: Job, lane: Lane) -> Child:
         where = job.folder
         if not where.pretrained_file.exists():  # nothing was started from it, and the sweep may have moved
-            where.write_text(where.spec_file, dump_spec(job.spec))
+            where.write_spec(job.spec)
         start = {"commit": commit(), "threads": lane.threads, "time": datetime.now(UTC).isoformat(timespec="seconds")}
         where.append(where.path / "starts.jsonl", start)
         log = where.path / "run.log"

@@ -148,3 +148,11 @@ def test_rightly_placed_equals_looking_at_each_image(rows, bits):
         right.append(counts[identities[i]] == max(counts.values()))
     expected = sum(right) / len(right) if right else 0.0
     assert rightly_placed(labels, identities, placed) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint64])
+def test_outliers_that_have_lost_their_sign_are_refused(kind):
+    labels_N = np.array([0, -1, 1]).astype(kind)
+    with pytest.raises(InputError, match="labels: -1 without a sign is"):
+        label_quality(labels_N, np.array([1, 1, 2]))
+    assert label_quality(np.array([0, 0, 1], kind), np.array([7, 255, 9], np.uint8))["identities"] == 3

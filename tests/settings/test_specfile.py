@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import jsonschema
 import pytest
 import yaml
@@ -348,3 +350,48 @@ def test_differences_are_named_by_their_keys(write):
     assert spec_differences(one, one) == []
     other = load_spec(write(DRAWN), ["clusters.k1=7", "refine=none", "data.target.synth.gap=0"])
     assert spec_differences(one, other) == ["data.target.synth.gap", "clusters.k1", "refine"]
+
+
+# Words of the command line, and homes -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/data/run #3/m.zip", "#5", "a: b", "- a", "*x", "&x", "!x", "| x", "> x", "%x", "@x", "`x`", "a, b", "x ",
+        " x", "[old] run/m.zip", "[a]", "{host}/m.zip", "{a: b}", "it's", '"a" and "b"', "a\tb", "a\nb",
+        "?", "---", "...",
+    ],
+)  # fmt: skip
+def test_a_word_of_set_is_one_value(write, path):
+    assert load_spec(write(DRAWN), [f"data.target.path={path}"]).data.target.path == path
+
+
+def test_no_word_of_set_is_passed_over(write):
+    spec = write(DRAWN)
+    assert faults_of(spec, ["training.epochs=#5"]) == [
+        "--set training.epochs=#5: training.epochs: should be a valid integer, got '#5'"
+    ]
+    assert faults_of(spec, ["training.epochs=3 # for now"])[0].endswith("should be a valid integer, got '3 # for now'")
+    assert load_spec(spec, ["training.epochs= 3", "refine=none", "training.lr=1e-3"]).training.epochs == 3
+
+
+def test_the_advice_on_quotes_works_in_a_shell(write):
+    spec = write(DRAWN)
+    (fault,) = faults_of(spec, ["name=123"])
+    assert fault == "--set name=123: name: expected text, got 123; if it is meant as text: --set 'name=\"123\"'"
+    advised = shlex.split(fault.rpartition(": ")[2])[1]
+    assert load_spec(spec, [advised]).name == "123"
+    (fault,) = faults_of(spec, ["data.target.path=1e3"])
+    assert load_spec(spec, [shlex.split(fault.rpartition(": ")[2])[1]]).data.target.path == "1e3"
+
+
+def test_a_home_is_meant_by_its_sign(write, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    write(DRAWN, "home/base.yaml")
+    sets = ["data.target.path=~/m.zip", "pretrain.checkpoint=~/a.pt", "model.weights=~/w.pth"]
+    spec = load_spec(write("extends: ~/base.yaml\n"), sets)
+    assert spec.data.target.path == f"{tmp_path}/home/m.zip"
+    assert (spec.pretrain.checkpoint, spec.model.weights) == (f"{tmp_path}/home/a.pt", f"{tmp_path}/home/w.pth")
+    assert load_spec("~/base.yaml") == load_spec("home/base.yaml")
+    assert load_spec(write("extends: ~/base.yaml\ndata: {target: {path: ~/m}}\n")).data.target.path.endswith("home/m")
