@@ -64,10 +64,13 @@ def cluster(
     seconds = round(time.perf_counter() - start, 2)
     write_labels(out, images.assign(cluster=labels_N), "cluster")
 
-    print_clusters(out, labels_N, features_ND.shape[1], float(f"{model.eps_:.4g}"), backend.name, seconds)
+    facts = {"engine": backend.name, "seconds": seconds}
+    print_clusters(out, labels_N, features_ND.shape[1], float(f"{model.eps_:.4g}"), model.copies_, facts)
 
 
-def print_clusters(out: Path, labels_N: np.ndarray, D: int, eps: float, engine: str, seconds: float) -> None:
+def print_clusters(
+    out: Path, labels_N: np.ndarray, D: int, eps: float, copies: int, facts: Mapping[str, object]
+) -> None:
     """What `cluster` has found, and a warning where that is no clustering."""
     import numpy as np
 
@@ -75,16 +78,16 @@ def print_clusters(out: Path, labels_N: np.ndarray, D: int, eps: float, engine: 
     largest = int(sizes.max(initial=0))
     summary = {
         "images": N,
+        **({"copies": copies} if copies else {}),
         "dimensions": D,
         "eps": eps,
         "clusters": len(sizes),
         "outliers": N - int(sizes.sum()),
         "largest cluster": largest,
-        "engine": engine,
-        "seconds": seconds,
+        **facts,
     }
     print_table(str(out), [summary])
-    if largest > N / 10:
+    if largest > N / 10 and eps > 0:  # of features that have collapsed the estimator has told
         log.warning(
             "one of %d clusters holds %d of %d images; if that is too many, lower --pairs-per-image, --rho or --eps",
             len(sizes),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -34,10 +34,18 @@ class Graph:
     """Distance of a pair that is not stored, without the source term."""
     reach_N: Array | None = None
     """float32, an image's share of the source term, lambda u_i; None without one."""
+    count_N: Array | None = None
+    """int64, how many equal images an image stands for; None: one each."""
 
     @property
     def N(self) -> int:
         return self.indptr.size - 1
+
+
+def graph_without_pairs(features_ND: Array) -> Graph:
+    """The graph of images that no distance relates."""
+    xp = array_module(features_ND)
+    return Graph(xp.zeros(len(features_ND) + 1, xp.int64), xp.empty(0, xp.int32), xp.empty(0, xp.float32))
 
 
 @step("Jaccard graph")
@@ -94,7 +102,7 @@ def add_source_term(graph: Graph, reach_N: Array, weight: float) -> Graph:
     """
     reach_N = (weight * reach_N).astype(np.float32)
     distances = np.float32(1 - weight) * graph.distances + of_rows(reach_N, graph) + reach_N[graph.indices]
-    return Graph(graph.indptr, graph.indices, distances, 1 - weight, reach_N)
+    return replace(graph, distances=distances, far=1 - weight, reach_N=reach_N)
 
 
 def of_rows(value_N: Array, graph: Graph) -> Array:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
+
 from rapids_slr.clustering.cameras import centre_cameras, check_cameras, takes_centre
+from rapids_slr.clustering.copies import Copies, search_distinct, with_copies
 from rapids_slr.clustering.dbscan import dbscan, drop_small, radius
-from rapids_slr.clustering.jaccard import add_source_term, jaccard_graph, source_reach
+from rapids_slr.clustering.jaccard import Graph, add_source_term, graph_without_pairs, jaccard_graph, source_reach
 from rapids_slr.clustering.keys import JaccardDBSCANKeys
-from rapids_slr.clustering.neighbours import check_features, nearest_neighbours
+from rapids_slr.clustering.neighbours import check_features
 from rapids_slr.engine.arrays import Array, csr_like, like, on_torch_stream
 from rapids_slr.errors import InputError
 from rapids_slr.marks import step
@@ -15,17 +19,29 @@ from rapids_slr.settings.keys import check_keys
 
 checked = step("neighbours")(check_features)  # a look at every feature, which a profile would miss
 
+log = logging.getLogger(__name__)
+
 CHOICES = "be {most} or {last},"
 """How messages list the words that a key takes."""
+COLLAPSED = (
+    "features: of %d images no more than %d are distinct, too few for k1=%d: they have collapsed, and only copies are "
+    "clustered; look at the network that embedded them (weights that were not loaded, a loss that is not finite or has "
+    "nothing to teach, too high a learning rate) and at the images, or lower k1"
+)
 
 
 class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
     """DBSCAN on the k-reciprocal Jaccard distance, without an N x N matrix.
 
+    Copies, images whose features are equal up to rounding, are one image: neighbours, distances and radius are those of
+    the distinct images, and each counts towards `min_samples` as many times as it is there. So copies share a label,
+    and do not change the distances of the others. Where no more than k1 images are distinct, `fit` warns that the
+    features have collapsed; by a rule the radius is then 0, which leaves copies together and nothing else.
+
     After `fit`: `labels_` (N,) int32 with -1 = outlier, `eps_`, `graph_` (CSR of the distances of all pairs with J < 1,
-    both triangles without the diagonal, zeros stored), `recall_` (share of the neighbours that an approximate search
-    found, measured on a sample; 1 for an exact one), `n_features_in_`. Arrays are of the library of the features and on
-    their device.
+    both triangles without the diagonal, zeros stored; of copies, made when it is first asked for), `copies_` (how many
+    images are copies of an earlier one), `recall_` (share of the neighbours that an approximate search found, measured
+    on a sample; 1 for an exact one), `n_features_in_`. Arrays are of the library of the features and on their device.
     """
 
     estimator_type = "clusterer"
@@ -59,19 +75,39 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
         if takes_centre(self.cameras, camera_N):
             assert camera_N is not None
             x_ND = centre_cameras(x_ND, camera_N)
-        neighbours = nearest_neighbours(x_ND, needed, approximate=self.search == "approximate")
-        graph = jaccard_graph(x_ND, neighbours, self.k1, self.k2)
+        x_ND, neighbours, copies = search_distinct(x_ND, needed, approximate=self.search == "approximate")
+        graph = graph_without_pairs(x_ND) if neighbours is None else jaccard_graph(x_ND, neighbours, self.k1, self.k2)
+        if copies is not None:
+            plain_ND = plain_ND[copies.first_U]
+            graph = replace(graph, count_N=copies.count_U)
         if self.source_weight > 0:
             reach_N = source_reach(plain_ND, checked(source, "source"))  # the source has cameras of its own
             graph = add_source_term(graph, reach_N, self.source_weight)
-        # Kept as it is, beside the caller's `graph_`, for labels_at.
-        self._graph = graph
+        self.recall_ = 1.0 if neighbours is None or neighbours.recall is None else neighbours.recall
+        self.n_features_in_ = x_ND.shape[1]
+        self._take(graph, copies, collapsed=neighbours is None)
         labels_N, self.eps_ = self._labels_at(self.pairs_per_image, self.rho, self.eps)
         self.labels_ = like(labels_N, features)
-        self.recall_ = 1.0 if neighbours.recall is None else neighbours.recall
-        self.graph_ = csr_like(graph.indptr, graph.indices, graph.distances, (graph.N, graph.N), features)
-        self.n_features_in_ = x_ND.shape[1]
         return self
+
+    def _take(self, graph: Graph, copies: Copies | None, collapsed: bool) -> None:
+        """Keep the graph of the distinct images, and say how many they are where there are copies."""
+        self._graph, self._copies, self._collapsed, self._whole = graph, copies, collapsed, None
+        N = graph.N if copies is None else copies.of_N.size
+        self.copies_ = N - graph.N
+        if collapsed:
+            log.warning(COLLAPSED, N, graph.N, self.k1)
+        elif self.copies_:
+            log.info("features: %d of %d images are copies of others", self.copies_, N)
+
+    @property
+    def graph_(self):
+        self._check_fitted()
+        if self._whole is None:
+            with on_torch_stream(self.labels_):
+                graph = self._graph if self._copies is None else with_copies(self._graph, self._copies)
+                self._whole = csr_like(graph.indptr, graph.indices, graph.distances, (graph.N, graph.N), self.labels_)
+        return self._whole
 
     def fit_predict(self, features, y=None, *, source=None, cameras=None):
         """fit, then `labels_`: (N,) int32 of the library of the features, -1 = outlier."""
@@ -84,6 +120,20 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
 
         Raises: NotFittedError before fit; InputError for a radius that cannot be used.
         """
+        self._check_fitted()
+        self._check_radius({"pairs_per_image": pairs_per_image, "rho": rho, "eps": eps})
+        with on_torch_stream(self.labels_):
+            return like(self._labels_at(pairs_per_image, rho, eps)[0], self.labels_)
+
+    def _labels_at(self, pairs_per_image: float | None, rho: float | None, eps: float | None) -> tuple[Array, float]:
+        if eps is None:
+            eps = 0.0 if self._collapsed else radius(self._graph, pairs_per_image=pairs_per_image, rho=rho)
+        labels_N = dbscan(self._graph, eps, self.min_samples, self.solver)
+        if self._copies is not None:
+            labels_N = labels_N[self._copies.of_N]
+        return drop_small(labels_N, self.min_size), float(eps)
+
+    def _check_fitted(self) -> None:
         if not hasattr(self, "_graph"):
             from sklearn.exceptions import NotFittedError  # slow to import, and seldom needed
 
@@ -91,14 +141,6 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
                 "This JaccardDBSCAN instance is not fitted yet. Call 'fit' with appropriate arguments before using "
                 "this estimator."
             )
-        self._check_radius({"pairs_per_image": pairs_per_image, "rho": rho, "eps": eps})
-        with on_torch_stream(self.labels_):
-            return like(self._labels_at(pairs_per_image, rho, eps)[0], self.labels_)
-
-    def _labels_at(self, pairs_per_image: float | None, rho: float | None, eps: float | None) -> tuple[Array, float]:
-        if eps is None:
-            eps = radius(self._graph, pairs_per_image=pairs_per_image, rho=rho)
-        return drop_small(dbscan(self._graph, eps, self.min_samples, self.solver), self.min_size), float(eps)
 
     def _check_settings(self) -> None:
         check_keys(self, choices=CHOICES)

@@ -104,3 +104,13 @@ def row_of_entry(indptr: Array, size: int) -> Array:
     if xp is np:
         return np.repeat(np.arange(indptr.size - 1), np.diff(indptr))
     return xp.searchsorted(indptr, xp.arange(size), side="right") - 1  # CuPy repeats by lists of the host only
+
+
+def take_rows(indptr: Array, rows: Array) -> tuple[Array, Array]:
+    """Rows of a CSR matrix, in any order and repeated: their indptr int64, and for each entry where it stood, int64."""
+    xp = array_module(indptr)
+    length = xp.diff(indptr)[rows]
+    taken = xp.concatenate((xp.zeros(1, xp.int64), xp.cumsum(length)))
+    # The entries of a row are in sequence from where it begins.
+    size = int(taken[-1])
+    return taken, xp.arange(size) + (indptr[:-1][rows] - taken[:-1])[row_of_entry(taken, size)]

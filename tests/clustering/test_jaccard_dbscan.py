@@ -14,7 +14,6 @@ from sklearn.preprocessing import Normalizer
 from rapids_slr.clustering import JaccardDBSCAN
 from rapids_slr.errors import InputError
 from tests.clustering.cases import canonical, families, groups
-from tests.clustering.test_jaccard import dense, graph_of
 from tests.reference import jaccard as reference
 
 FAMILIES = families(np.random.default_rng(3))
@@ -26,11 +25,16 @@ def test_labels_equal_the_dense_way(family, rule):
     """eps from the dense rule, then scikit-learn's DBSCAN on the dense matrix: the same labels, number by number."""
     features = FAMILIES[family]
     model = JaccardDBSCAN(k1=12, k2=4, **rule).fit(features)
-    distance = reference.jaccard_distances(features, 12, 4)
-    eps = reference.radius(distance, **rule)
+    distance, among_distinct = reference.with_copies(features, 12, 4)
+    few = len(among_distinct) < 13
+    eps = 0.0 if few else reference.radius(among_distinct, **rule)
     assert model.eps_ == pytest.approx(eps, abs=1e-5)
-    stored, _ = dense(graph_of(features, 12, 4))  # distances next to eps may round either way; decide on ours
-    expected = DBSCAN(eps=max(model.eps_, 1e-9), min_samples=4, metric="precomputed").fit(stored).labels_
+    ours = np.ones(distance.shape)  # distances next to eps may round either way; decide on ours
+    ours[np.arange(len(ours)), np.arange(len(ours))] = 0
+    graph = model.graph_.tocoo()
+    ours[graph.row, graph.col] = graph.data
+    np.testing.assert_allclose(ours, distance, atol=1e-5)
+    expected = DBSCAN(eps=max(model.eps_, 1e-9), min_samples=4, metric="precomputed").fit(ours).labels_
     assert_array_equal(model.labels_, expected)
     if not (np.abs(distance - eps) < 1e-5).any():
         assert_array_equal(model.labels_, DBSCAN(eps=max(eps, 1e-9), min_samples=4, metric="precomputed")
@@ -196,4 +200,4 @@ def test_read_only_features():
 )
 def test_settings_that_cannot_be_used_are_named(settings, message):
     with pytest.raises(InputError, match=message):
-        JaccardDBSCAN(**settings).fit(FAMILIES["constant"])
+        JaccardDBSCAN(**settings).fit(FAMILIES["random"][:60])

@@ -53,6 +53,28 @@ def jaccard_distances(features, k1, k2):
     return J
 
 
+def distinct(features):
+    """(U,) the first image of every distinct one, and (N,) which of these stands for an image.
+
+    An image at distance 0 of an earlier one is a copy of it, and of whatever that is a copy of.
+    """
+    d = squared_distances(features)
+    leader = []
+    for i, row in enumerate(d):
+        earlier = [j for j in range(i) if row[j] == 0]
+        leader.append(leader[earlier[0]] if earlier else i)
+    first = sorted(set(leader))
+    return first, [first.index(i) for i in leader]
+
+
+def with_copies(features, k1, k2):
+    """J (N, N) of images of which copies are one, and (U, U) of the distinct ones; 1 where these are too few."""
+    first, of = distinct(features)
+    few = len(first) < max(k1 + 1, k2)
+    J = 1 - np.eye(len(first)) if few else jaccard_distances(np.asarray(features)[first], k1, k2)
+    return J[np.ix_(of, of)], J
+
+
 def with_source(J, features, source, weight):
     """(1 - weight) J + weight (u_i + u_j)."""
     u = (1 - np.exp(-squared_distances(features, source))).min(axis=1)

@@ -10,7 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from rapids_slr.engine.arrays import Array, array_module, as_array, csr_like, like, on_torch_stream, row_of_entry
+from rapids_slr.engine.arrays import (
+    Array,
+    array_module,
+    as_array,
+    csr_like,
+    like,
+    on_torch_stream,
+    row_of_entry,
+    take_rows,
+)
 from rapids_slr.errors import InputError
 from rapids_slr.kernels.argmax import largest
 from rapids_slr.kernels.renumber import renumber
@@ -78,15 +87,11 @@ class Refined:
     def soft(self) -> Any:
         """(N, K) float32 CSR of soft labels: rows sum to 1, or are empty for images that are left out."""
         soft, row_N = self._soft, self._row_N
-        xp, N = array_module(row_N), row_N.size
-        zero = xp.zeros(1, xp.int64)
-        length_N = xp.concatenate((xp.diff(soft.indptr), zero))[row_N]  # row -1 is the last of these
-        indptr = xp.concatenate((zero, xp.cumsum(length_N)))
-        size = int(indptr[-1])
-        # The entries of an image are those of its row, from where the row begins.
-        entry = xp.arange(size) + (soft.indptr[row_N] - indptr[:-1])[row_of_entry(indptr, size)]
+        xp = array_module(row_N)
+        # Row -1 is the last of these, an empty one.
+        indptr, entry = take_rows(xp.concatenate((soft.indptr, soft.indptr[-1:])), row_N)
         data = soft.values[entry].astype(xp.float32)
-        return csr_like(indptr, soft.indices[entry], data, (N, self._shape[1]), self._labels)
+        return csr_like(indptr, soft.indices[entry], data, (row_N.size, self._shape[1]), self._labels)
 
     @_on_request
     def projection(self) -> Any:
