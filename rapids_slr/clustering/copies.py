@@ -50,20 +50,22 @@ def find_copies(features_ND: Array) -> Copies | None:
 
 
 def search_distinct(
-    features_ND: Array, k: int, approximate: bool = False
+    features_ND: Array, k: int, approximate: bool = False, kept: int = 1
 ) -> tuple[Array, Neighbours | None, Copies | None]:
     """The nearest neighbours of the distinct images, and who the copies are; None where there are no copies.
 
+    Args:
+        kept: copies stay images of their own where no image is there more often than this.
     Returns: the features of the distinct images, the very array where there are no copies; their neighbours, None where
         fewer than k of them are distinct.
     """
-    copies = find_copies(features_ND)
+    copies = _more_than(kept, find_copies(features_ND))
     if copies is not None:
         features_ND = features_ND[copies.first_U]
     if len(features_ND) < k:
         return features_ND, None, copies
     neighbours = nearest_neighbours(features_ND, k, approximate)
-    inner = copies_within_rounding(neighbours)
+    inner = _more_than(kept, copies_within_rounding(neighbours))
     if inner is None:
         return features_ND, neighbours, copies
     # Their places in the lists are for others: searched once more without them.
@@ -71,6 +73,10 @@ def search_distinct(
     copies = inner if copies is None else together(copies, inner)
     neighbours = nearest_neighbours(features_ND, k, approximate) if len(features_ND) >= k else None
     return features_ND, neighbours, copies
+
+
+def _more_than(kept: int, copies: Copies | None) -> Copies | None:
+    return None if copies is None or (kept > 1 and int(copies.count_U.max()) <= kept) else copies
 
 
 def _hashes(features_ND: Array) -> Array:
@@ -90,10 +96,10 @@ def copies_within_rounding(neighbours: Neighbours) -> Copies | None:
     Lists are sorted by distance, then index, so that the second place holds the first of the images at distance 0. The
     leader of an image is the last of a chain of such; no two leaders are at distance 0.
 
-    Args:
-        neighbours: lists of two images or more.
     """
-    xp, N = array_module(neighbours.indices_Nk), len(neighbours.indices_Nk)
+    xp, (N, K) = array_module(neighbours.indices_Nk), neighbours.indices_Nk.shape
+    if K == 1:
+        return None
     second_N = neighbours.indices_Nk[:, 1].astype(xp.int64)
     earlier_N = (neighbours.distances_Nk[:, 1] == 0) & (second_N < xp.arange(N))
     if not bool(earlier_N.any()):

@@ -8,7 +8,14 @@ from dataclasses import replace
 from rapids_slr.clustering.cameras import centre_cameras, check_cameras, takes_centre
 from rapids_slr.clustering.copies import Copies, search_distinct, with_copies
 from rapids_slr.clustering.dbscan import dbscan, drop_small, radius
-from rapids_slr.clustering.jaccard import Graph, add_source_term, graph_without_pairs, jaccard_graph, source_reach
+from rapids_slr.clustering.jaccard import (
+    Graph,
+    add_source_term,
+    graph_without_pairs,
+    jaccard_graph,
+    list_length,
+    source_reach,
+)
 from rapids_slr.clustering.keys import JaccardDBSCANKeys
 from rapids_slr.clustering.neighbours import check_features
 from rapids_slr.engine.arrays import Array, csr_like, like, on_torch_stream
@@ -36,7 +43,8 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
     Copies, images whose features are equal up to rounding, are one image: neighbours, distances and radius are those of
     the distinct images, and each counts towards `min_samples` as many times as it is there. So copies share a label,
     and do not change the distances of the others. Where no more than k1 images are distinct, `fit` warns that the
-    features have collapsed; by a rule the radius is then 0, which leaves copies together and nothing else.
+    features have collapsed; by a rule the radius is then 0, which leaves copies together and nothing else. With
+    `convention="faiss"` copies are images of their own, as in the code it follows, unless one has more than k1.
 
     After `fit`: `labels_` (N,) int32 with -1 = outlier, `eps_`, `graph_` (CSR of the distances of all pairs with J < 1,
     both triangles without the diagonal, zeros stored; of copies, made when it is first asked for), `copies_` (how many
@@ -62,7 +70,7 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
 
     def _fit(self, features, source, cameras) -> JaccardDBSCAN:
         x_ND = checked(features)
-        needed = max(self.k1 + 1, self.k2)  # k2 counts the image itself, k1 does not
+        needed = list_length(self.k1, self.k2, self.convention)
         if len(x_ND) < needed:
             raise InputError(
                 f"features: {len(x_ND)} rows, but k1={self.k1} and k2={self.k2} need at least {needed}; "
@@ -75,8 +83,13 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
         if takes_centre(self.cameras, camera_N):
             assert camera_N is not None
             x_ND = centre_cameras(x_ND, camera_N)
-        x_ND, neighbours, copies = search_distinct(x_ND, needed, approximate=self.search == "approximate")
-        graph = graph_without_pairs(x_ND) if neighbours is None else jaccard_graph(x_ND, neighbours, self.k1, self.k2)
+        # As in the peers' code, as far as their lists can hold copies.
+        kept = self.k1 if self.convention == "faiss" else 1
+        x_ND, neighbours, copies = search_distinct(x_ND, needed, self.search == "approximate", kept)
+        if neighbours is None:
+            graph = graph_without_pairs(x_ND)
+        else:
+            graph = jaccard_graph(x_ND, neighbours, self.k1, self.k2, self.convention)
         if copies is not None:
             plain_ND = plain_ND[copies.first_U]
             graph = replace(graph, count_N=copies.count_U)
