@@ -60,7 +60,7 @@ def cluster(
     with Progress() as progress, progress.task("compiling kernels, kept for later", None, "kernels") as task:
         warm_up(task.advance, cuda=backend.name == "cuda")  # not in the seconds below
     start = time.perf_counter()
-    labels_N = model.fit_predict(torch.as_tensor(features_ND).to(backend.device)).cpu().numpy()
+    labels_N = model.fit_predict(torch.as_tensor(features_ND).to(backend.device)).int().cpu().numpy()
     seconds = round(time.perf_counter() - start, 2)
     write_labels(out, images.assign(cluster=labels_N), "cluster")
 

@@ -71,8 +71,8 @@ def search_distinct(
     # Their places in the lists are for others: searched once more without them.
     features_ND = features_ND[inner.first_U]
     copies = inner if copies is None else together(copies, inner)
-    neighbours = nearest_neighbours(features_ND, k, approximate) if len(features_ND) >= k else None
-    return features_ND, neighbours, copies
+    enough = len(features_ND) >= k
+    return features_ND, nearest_neighbours(features_ND, k, approximate) if enough else None, copies
 
 
 def _more_than(kept: int, copies: Copies | None) -> Copies | None:

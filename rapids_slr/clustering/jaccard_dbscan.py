@@ -18,7 +18,7 @@ from rapids_slr.clustering.jaccard import (
 )
 from rapids_slr.clustering.keys import JaccardDBSCANKeys
 from rapids_slr.clustering.neighbours import check_features
-from rapids_slr.engine.arrays import Array, csr_like, like, on_torch_stream
+from rapids_slr.engine.arrays import Array, csr_like, labels_like, on_torch_stream
 from rapids_slr.errors import InputError
 from rapids_slr.marks import step
 from rapids_slr.settings.estimator import Estimator
@@ -46,10 +46,11 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
     features have collapsed; by a rule the radius is then 0, which leaves copies together and nothing else. With
     `convention="faiss"` copies are images of their own, as in the code it follows, unless one has more than k1.
 
-    After `fit`: `labels_` (N,) int32 with -1 = outlier, `eps_`, `graph_` (CSR of the distances of all pairs with J < 1,
-    both triangles without the diagonal, zeros stored; of copies, made when it is first asked for), `copies_` (how many
-    images are copies of an earlier one), `recall_` (share of the neighbours that an approximate search found, measured
-    on a sample; 1 for an exact one), `n_features_in_`. Arrays are of the library of the features and on their device.
+    After `fit`: `labels_` (N,) int32, in torch int64, with -1 = outlier, `eps_`, `graph_` (CSR of the distances of all
+    pairs with J < 1, both triangles without the diagonal, zeros stored; of copies, made when it is first asked for),
+    `copies_` (how many images are copies of an earlier one), `recall_` (share of the neighbours that an approximate
+    search found, measured on a sample; 1 for an exact one), `n_features_in_`. Arrays are of the library of the features
+    and on their device.
     """
 
     estimator_type = "clusterer"
@@ -100,7 +101,7 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
         self.n_features_in_ = x_ND.shape[1]
         self._take(graph, copies, collapsed=neighbours is None)
         labels_N, self.eps_ = self._labels_at(self.pairs_per_image, self.rho, self.eps)
-        self.labels_ = like(labels_N, features)
+        self.labels_ = labels_like(labels_N, features)
         return self
 
     def _take(self, graph: Graph, copies: Copies | None, collapsed: bool) -> None:
@@ -123,11 +124,11 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
         return self._whole
 
     def fit_predict(self, features, y=None, *, source=None, cameras=None):
-        """fit, then `labels_`: (N,) int32 of the library of the features, -1 = outlier."""
+        """fit, then `labels_`: (N,) int32, int64 in torch, of the library of the features, -1 = outlier."""
         return self.fit(features, source=source, cameras=cameras).labels_
 
     def labels_at(self, *, pairs_per_image=None, rho=None, eps=None):
-        """Labels of the features fitted at another radius: (N,) int32 of the library of `labels_`, -1 = outlier.
+        """Labels of the features fitted at another radius: as `labels_`, -1 = outlier.
 
         The graph is used again, which costs next to nothing beside making it. One of the three, as in the class.
 
@@ -136,7 +137,7 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
         self._check_fitted()
         self._check_radius({"pairs_per_image": pairs_per_image, "rho": rho, "eps": eps})
         with on_torch_stream(self.labels_):
-            return like(self._labels_at(pairs_per_image, rho, eps)[0], self.labels_)
+            return labels_like(self._labels_at(pairs_per_image, rho, eps)[0], self.labels_)
 
     def _labels_at(self, pairs_per_image: float | None, rho: float | None, eps: float | None) -> tuple[Array, float]:
         if eps is None:

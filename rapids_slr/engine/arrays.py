@@ -51,6 +51,12 @@ def like(result: Array, original: Any) -> Any:
     return torch.from_dlpack(result) if array_module(result) is not np else torch.from_numpy(result)
 
 
+def labels_like(labels_N: Array, original: Any) -> Any:
+    """Labels as `like` gives them; in torch int64, which its losses and `one_hot` ask for."""
+    found = like(labels_N, original)
+    return found.long() if isinstance(found, torch.Tensor) else found
+
+
 @contextmanager
 def on_torch_stream(where: Any) -> Iterator[None]:
     """Run CuPy, and the kernels that follow it, on torch's current stream: after what torch was told before.

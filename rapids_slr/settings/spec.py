@@ -287,6 +287,9 @@ class EvaluationSpec(Settings):
     from neighbours among the training images of the target."""
     guard_images: Annotated[int, Field(ge=3)] = 2000
     """Images that the guard looks at, at most; drawn once."""
+    rerank: bool = False
+    """Scores after k-reciprocal re-ranking too (k1 20, k2 6, lambda 0.3; Zhong et al., CVPR 2017), beside the plain
+    ones that runs are compared by."""
     pick: Literal["last", "guard"] = "last"
     """`guard` keeps, beside the last network, the one that the guard finds best, in checkpoints/picked.pt; that before
     adaptation takes part."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rapids_slr.data.images import Images, RunImages
+from rapids_slr.evaluation.reranking import Reranking, check_enough
 from rapids_slr.evaluation.retrieval import retrieval_scores
 from rapids_slr.tasks.sections import ReIDSpec
 
@@ -25,7 +26,9 @@ class ReID:
         self._test: Test | None = None
 
     def read(self, images: RunImages) -> None:
-        self.test(images)
+        query, gallery = self.test(images)
+        if images.evaluation.rerank:
+            check_enough(len(query.store), len(gallery.store))
 
     def test(self, images: RunImages) -> Test:
         """The two splits, decoded once."""
@@ -37,7 +40,7 @@ class ReID:
         return sum(len(part.store) for part in self.test(images))
 
     def evaluate(self, embed: Callable[[Images], Tensor], images: RunImages) -> dict[str, float]:
-        """mAP and CMC as fractions."""
+        """mAP and CMC as fractions, and mAP and rank-1 after re-ranking where the run asks for them."""
         query, gallery = self.test(images)
         query_QD, gallery_GD = embed(query), embed(gallery)
         identities_Q, cameras_Q, identities_G, cameras_G = (
@@ -45,5 +48,9 @@ class ReID:
             for part in (query, gallery)
             for labels in (part.split.identities, part.split.cameras)
         )
-        found = retrieval_scores(query_QD, gallery_GD, identities_Q, cameras_Q, identities_G, cameras_G)
-        return {column.key: found[column.key] for column in ReIDSpec.scores}
+        labels = identities_Q, cameras_Q, identities_G, cameras_G
+        found = retrieval_scores(query_QD, gallery_GD, *labels)
+        if images.evaluation.rerank:
+            again = retrieval_scores(query_QD, gallery_GD, *labels, reranking=Reranking(query_QD, gallery_GD))
+            found |= {f"reranked_{key}": score for key, score in again.items()}
+        return {column.key: found[column.key] for column in ReIDSpec.scores if column.key in found}

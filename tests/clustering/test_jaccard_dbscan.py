@@ -168,7 +168,8 @@ def test_the_last_step_of_a_pipeline():
 def test_torch_in_torch_out():
     features = groups(np.random.default_rng(7), 100, 6)
     ours, theirs = JaccardDBSCAN(k1=10).fit(features), JaccardDBSCAN(k1=10).fit(torch.from_numpy(features))
-    assert theirs.labels_.dtype == torch.int32
+    assert theirs.labels_.dtype == torch.int64
+    assert theirs.labels_at(eps=0.3).dtype == torch.int64
     assert_array_equal(theirs.labels_.numpy(), ours.labels_)
     assert theirs.graph_.layout == torch.sparse_csr
     assert_array_equal(theirs.graph_.values().numpy(), ours.graph_.data)

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from rapids_slr.clustering.neighbours import check_features
 from rapids_slr.engine.arrays import (
     Array,
     array_module,
     as_array,
     csr_like,
+    labels_like,
     like,
     on_torch_stream,
     row_of_entry,
@@ -24,6 +26,7 @@ from rapids_slr.errors import InputError
 from rapids_slr.kernels.argmax import largest
 from rapids_slr.kernels.renumber import renumber
 from rapids_slr.marks import step
+from rapids_slr.refinement.slr.filtered import Filtered, filtered
 from rapids_slr.refinement.slr.hard_labels import by_argmax, by_cuml, by_dbscan, by_hdbscan, place_noise
 from rapids_slr.refinement.slr.keys import SLRKeys
 from rapids_slr.refinement.slr.label_arrays import check_labels
@@ -56,8 +59,8 @@ class Refined:
     """
 
     hard: Any
-    """(N,) int32 refined labels, -1 = left out. Numbered by first image, except for the first epoch and `argmax` of
-    soft labels (`hard="none"`), which keep the numbers of the clusters."""
+    """(N,) int32 refined labels, in torch int64, -1 = left out. Numbered by first image, except for the first epoch and
+    `argmax` of soft labels (`hard="none"`), which keep the numbers of the clusters."""
     rescued: int
     """Images that are outliers in the labels given and have a refined label."""
     _labels: Any
@@ -66,6 +69,25 @@ class Refined:
     _blended: Overlap
     """The pairs of labels that have the soft labels: those of _overlap, unless there were other clusterings."""
     _soft: Soft
+    _own_numbers: bool
+    """Whether `hard` has the numbers of the clusters."""
+
+    def filtered(self, features: Any = None) -> Filtered:
+        """The images that train, their labels, soft labels and centroids, numbered alike: classes 0 .. C - 1.
+
+        Args:
+            features: (N, D) rows of unit length of the library of the labels, for the centroids of the classes.
+        Raises: InputError for features that are not those of the N images.
+        """
+        with on_torch_stream(self._labels):
+            now_N = self._overlap.now_Q[self._overlap.pair_N]
+            x_ND = None if features is None else check_features(features)
+            if x_ND is not None and len(x_ND) != now_N.size:
+                raise InputError(f"features: {len(x_ND)} rows, but there are labels of {now_N.size} images")
+            hard_N = check_labels(self.hard, "hard")
+            return filtered(
+                now_N, self._shape[1], hard_N, self._soft, self._row_N, self._own_numbers, x_ND, self._labels
+            )
 
     @property
     def _shape(self) -> tuple[int, int]:
@@ -81,7 +103,7 @@ class Refined:
         soft = self._soft
         shape = (soft.count_R.size, self._shape[1])
         matrix = csr_like(soft.indptr, soft.indices, soft.values.astype(np.float32), shape, self._labels)
-        return SoftRows(matrix, like(soft.count_R, self._labels), like(self._row_N, self._labels))
+        return SoftRows(matrix, like(soft.count_R, self._labels), labels_like(self._row_N, self._labels))
 
     @_on_request
     def soft(self) -> Any:
@@ -182,7 +204,8 @@ class SLR(SLRKeys, Estimator):
         # was given or returned does not change it.
         self._before_N = hard_N.copy() if self.memory == "refined" else now_N
         rescued = int(((now_N < 0) & (hard_N >= 0)).sum())
-        return Refined(like(hard_N, labels), rescued, labels, last, projection, shared, soft)
+        own_numbers = self.hard == "none" or (first and not other_clusterings)
+        return Refined(labels_like(hard_N, labels), rescued, labels, last, projection, shared, soft, own_numbers)
 
     @step("hard labels")
     def _hard_labels(self, shared: Overlap, soft: Soft) -> Array:
