@@ -1,4 +1,4 @@
-"""Copies: images whose features are equal. Each is searched for and stored once, with a count."""
+"""Copies: images whose features are equal. No more of them are searched for and stored than a neighbour list holds."""
 
 from __future__ import annotations
 
@@ -17,19 +17,36 @@ SEED = 0x5EED
 
 @dataclass(frozen=True)
 class Copies:
-    """Which of N images are equal, and the U distinct ones that stand for them, in the order of the first of each."""
+    """Which of N images are equal, and the U that are kept to stand for all, in order: of every set of copies the first
+    ones, as many as a list holds; the first stands for those beyond.
 
-    first_U: Array
-    """int64, the first image of each."""
+    A list of k1 + 1 images then holds all that are kept of a set, and is the same for each of them; with more of them
+    the order of files would decide who is in whose list.
+    """
+
+    leader_N: Array
+    """int64, the first image that is equal."""
+    kept_U: Array
+    """int64, the images that are kept."""
     of_N: Array
-    """int64, the distinct image that stands for an image."""
+    """int64, which of the kept ones an image is, or which stands for it."""
     count_U: Array
     """int64, how many images each stands for."""
 
+    @property
+    def all_kept(self) -> bool:
+        return bool(self.kept_U.size == self.of_N.size)
+
+    @property
+    def number(self) -> int:
+        """Images that are copies of an earlier one."""
+        xp = array_module(self.leader_N)
+        return int((self.leader_N != xp.arange(self.leader_N.size)).sum())
+
 
 @step("neighbours")
-def find_copies(features_ND: Array) -> Copies | None:
-    """Rows that are equal, number by number; None where there are none. 0 and -0 are equal.
+def find_copies(features_ND: Array) -> Array | None:
+    """The first equal row of each, int64 (N,); None where no two are equal, number by number. 0 and -0 are equal.
 
     Rows are sorted by a hash of 64 bits and then compared, so that a collision parts equal rows at worst.
 
@@ -46,37 +63,40 @@ def find_copies(features_ND: Array) -> Copies | None:
         rows = later[start : start + BLOCK]
         equal = (features_ND[rows] == features_ND[leader_N[rows]]).all(axis=1)
         leader_N[rows] = xp.where(equal, leader_N[rows], rows)
-    return copies_of(leader_N)
+    return leader_N
 
 
-def search_distinct(
-    features_ND: Array, k: int, approximate: bool = False, kept: int = 1
+def search_kept(
+    features_ND: Array, k: int, most: int, approximate: bool = False
 ) -> tuple[Array, Neighbours | None, Copies | None]:
-    """The nearest neighbours of the distinct images, and who the copies are; None where there are no copies.
+    """The nearest neighbours of the images that are kept, and who the copies are; None where there are none.
 
     Args:
-        kept: copies stay images of their own where no image is there more often than this.
-    Returns: the features of the distinct images, the very array where there are no copies; their neighbours, None where
-        fewer than k of them are distinct.
+        k: images of a list, the image itself included.
+        most: images that are kept of a set of copies. Sets that are equal up to rounding, at a squared distance of 0,
+            are looked at where they are larger.
+    Returns: the features of the kept images, the very array where all are; their neighbours, None where fewer than k
+        are distinct.
     """
-    copies = _more_than(kept, find_copies(features_ND))
-    if copies is not None:
-        features_ND = features_ND[copies.first_U]
-    if len(features_ND) < k:
+    leader_N = find_copies(features_ND)
+    copies = None if leader_N is None else keep(leader_N, most)
+    if copies is not None and not copies.all_kept:
+        features_ND = features_ND[copies.kept_U]
+    distinct = len(features_ND) if copies is None else copies.of_N.size - copies.number
+    if distinct < k:
         return features_ND, None, copies
     neighbours = nearest_neighbours(features_ND, k, approximate)
-    inner = _more_than(kept, copies_within_rounding(neighbours))
-    if inner is None:
+    leader_U = equal_up_to_rounding(neighbours)
+    if leader_U is None:
         return features_ND, neighbours, copies
-    # Their places in the lists are for others: searched once more without them.
-    features_ND = features_ND[inner.first_U]
-    copies = inner if copies is None else together(copies, inner)
-    enough = len(features_ND) >= k
-    return features_ND, nearest_neighbours(features_ND, k, approximate) if enough else None, copies
-
-
-def _more_than(kept: int, copies: Copies | None) -> Copies | None:
-    return None if copies is None or (kept > 1 and int(copies.count_U.max()) <= kept) else copies
+    inner = keep(leader_U, most)
+    if inner.all_kept:
+        return features_ND, neighbours, copies
+    # The others' places in the lists are for other images: searched once more without them.
+    distinct = leader_U.size - inner.number
+    features_ND = features_ND[inner.kept_U]
+    copies = inner if copies is None else _together(copies, inner)
+    return features_ND, nearest_neighbours(features_ND, k, approximate) if distinct >= k else None, copies
 
 
 def _hashes(features_ND: Array) -> Array:
@@ -90,12 +110,11 @@ def _hashes(features_ND: Array) -> Array:
     return hash_N
 
 
-def copies_within_rounding(neighbours: Neighbours) -> Copies | None:
-    """Images at distance 0 of an earlier one, which differ by rounding alone; None where there are none.
+def equal_up_to_rounding(neighbours: Neighbours) -> Array | None:
+    """For each image the first of those at distance 0, int64 (N,), by way of others; None where there are none.
 
     Lists are sorted by distance, then index, so that the second place holds the first of the images at distance 0. The
     leader of an image is the last of a chain of such; no two leaders are at distance 0.
-
     """
     xp, (N, K) = array_module(neighbours.indices_Nk), neighbours.indices_Nk.shape
     if K == 1:
@@ -107,27 +126,51 @@ def copies_within_rounding(neighbours: Neighbours) -> Copies | None:
     leader_N = xp.where(earlier_N, second_N, xp.arange(N))
     while bool((leader_N != leader_N[leader_N]).any()):
         leader_N = leader_N[leader_N]
-    return copies_of(leader_N)
+    return leader_N
 
 
-def copies_of(leader_N: Array) -> Copies:
-    """From the leader int64 (N,) of each image; a leader is its own."""
-    xp = array_module(leader_N)
-    leads_N = leader_N == xp.arange(leader_N.size)
-    of_N = (xp.cumsum(leads_N) - 1)[leader_N]
-    return Copies(xp.flatnonzero(leads_N), of_N, xp.bincount(of_N))
+def keep(leader_N: Array, most: int) -> Copies:
+    """Of every set the first `most` images."""
+    xp, N = array_module(leader_N), leader_N.size
+    order = xp.argsort(leader_N, kind="stable")  # sets side by side, each in order
+    place_N = xp.empty(N, xp.int64)
+    place_N[order] = xp.arange(N) - xp.searchsorted(leader_N[order], leader_N[order])
+    kept_N = place_N < most
+    number_N = xp.cumsum(kept_N) - 1
+    of_N = xp.where(kept_N, number_N, number_N[leader_N])
+    return Copies(leader_N, xp.flatnonzero(kept_N), of_N, xp.bincount(of_N))
 
 
-def together(outer: Copies, inner: Copies) -> Copies:
-    """Copies among the distinct images of `outer`, as copies of all images."""
-    return copies_of(outer.first_U[inner.first_U[inner.of_N]][outer.of_N])
+def _together(outer: Copies, inner: Copies) -> Copies:
+    """`inner`, copies among the kept images of `outer`, as copies of all images."""
+    xp = array_module(outer.of_N)
+    of_N = inner.of_N[outer.of_N]
+    leader_N = outer.kept_U[inner.leader_N[outer.of_N]]
+    return Copies(leader_N, outer.kept_U[inner.kept_U], of_N, xp.bincount(of_N))
+
+
+def labels_of_all(label_U: Array, copies: Copies) -> Array:
+    """Labels int32 (N,) of all images from those of the kept: copies share the lowest that one of them has.
+
+    Of copies that lists tell apart at their ends one can be in a cluster, or in another, and its equal not.
+    """
+    xp, N = array_module(label_U), copies.of_N.size
+    label_N = label_U[copies.of_N].astype(xp.int64)
+    value_N = xp.where(label_N < 0, N, label_N)
+    order = xp.argsort(copies.leader_N * (N + 1) + value_N)
+    lowest_N = value_N[order][xp.searchsorted(copies.leader_N[order], copies.leader_N)]
+    label_N = xp.where(lowest_N == N, -1, lowest_N)
+    present = xp.bincount(label_N + 1, minlength=1) > 0  # a cluster may have lost all it had
+    present[0] = False
+    number = xp.where(present, xp.cumsum(present) - 1, -1).astype(xp.int32)
+    return number[label_N + 1]
 
 
 def with_copies(graph: Graph, copies: Copies) -> Graph:
-    """The graph of all images from that of the distinct ones: copies are at distance 0 of each other, and at the
-    distances of the image that stands for them of all others."""
+    """The graph of all images from that of the kept ones: those that an image stands for are at distance 0 of it and of
+    each other, and at its distances of all others."""
     xp, N = array_module(graph.indptr), copies.of_N.size
-    # Every distinct image beside itself: its copies.
+    # Every image beside itself: those that it stands for.
     row = xp.concatenate([row_of_entry(graph.indptr, graph.indices.size), xp.arange(graph.N)])
     column = xp.concatenate([graph.indices, xp.arange(graph.N)])
     distance = xp.concatenate([graph.distances, xp.zeros(graph.N, xp.float32)])

@@ -42,10 +42,10 @@ class Graph:
         return self.indptr.size - 1
 
 
-def graph_without_pairs(features_ND: Array) -> Graph:
-    """The graph of images that no distance relates."""
-    xp = array_module(features_ND)
-    return Graph(xp.zeros(len(features_ND) + 1, xp.int64), xp.empty(0, xp.int32), xp.empty(0, xp.float32))
+def graph_without_pairs(images: Array) -> Graph:
+    """The graph of images, one for each entry of an array, that no distance relates."""
+    xp = array_module(images)
+    return Graph(xp.zeros(len(images) + 1, xp.int64), xp.empty(0, xp.int32), xp.empty(0, xp.float32))
 
 
 def list_length(k1: int, k2: int, convention: str = "rerank") -> int:

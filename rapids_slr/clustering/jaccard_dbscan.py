@@ -5,9 +5,13 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
+import numpy as np
+import torch
+
 from rapids_slr.clustering.cameras import centre_cameras, check_cameras, takes_centre
-from rapids_slr.clustering.copies import Copies, search_distinct, with_copies
+from rapids_slr.clustering.copies import Copies, keep, labels_of_all, search_kept, with_copies
 from rapids_slr.clustering.dbscan import dbscan, drop_small, radius
+from rapids_slr.clustering.given import given_graph, given_lists
 from rapids_slr.clustering.jaccard import (
     Graph,
     add_source_term,
@@ -18,7 +22,7 @@ from rapids_slr.clustering.jaccard import (
 )
 from rapids_slr.clustering.keys import JaccardDBSCANKeys
 from rapids_slr.clustering.neighbours import check_features
-from rapids_slr.engine.arrays import Array, csr_like, labels_like, on_torch_stream
+from rapids_slr.engine.arrays import Array, array_module, as_array, csr_like, labels_like, on_torch_stream
 from rapids_slr.errors import InputError
 from rapids_slr.marks import step
 from rapids_slr.settings.estimator import Estimator
@@ -30,6 +34,16 @@ log = logging.getLogger(__name__)
 
 CHOICES = "be {most} or {last},"
 """How messages list the words that a key takes."""
+DENSE = 1000
+"""Distances an image above which a graph is called dense, if they are a quarter of all."""
+FAR_K1 = (
+    "k1=%d is more than twice the %g images of a median cluster, so that lists hold mostly images of others; "
+    "lower k1 to about the images of an identity"
+)
+DENSE_GRAPH = (
+    "the graph holds %d distances an image, of %d: neighbourhoods meet nearly everywhere, as of features that hardly "
+    "cluster or with k1 far above the images of an identity; lower k1, or look at the network that embedded them"
+)
 COLLAPSED = (
     "features: of %d images no more than %d are distinct, too few for k1=%d: they have collapsed, and only copies are "
     "clustered; look at the network that embedded them (weights that were not loaded, a loss that is not finite or has "
@@ -40,17 +54,18 @@ COLLAPSED = (
 class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
     """DBSCAN on the k-reciprocal Jaccard distance, without an N x N matrix.
 
-    Copies, images whose features are equal up to rounding, are one image: neighbours, distances and radius are those of
-    the distinct images, and each counts towards `min_samples` as many times as it is there. So copies share a label,
-    and do not change the distances of the others. Where no more than k1 images are distinct, `fit` warns that the
-    features have collapsed; by a rule the radius is then 0, which leaves copies together and nothing else. With
-    `convention="faiss"` copies are images of their own, as in the code it follows, unless one has more than k1.
+    Copies, images whose features are equal, share a label (with `convention="faiss"` only if there are more than k1 of
+    one, as in the code it follows). Of more copies than a list holds, k1 + 1, or k1 with
+    `convention="faiss"`, equal up to rounding too, the first that many are searched for and clustered; the others stand
+    beside the first, and count towards `min_samples`. Distances and radius are those of the images that are kept. Where
+    no more than k1 images are distinct, `fit` warns that the features have collapsed; a rule then gives the radius 0,
+    as wherever all related images are copies, which leaves these together and nothing else.
 
     After `fit`: `labels_` (N,) int32, in torch int64, with -1 = outlier, `eps_`, `graph_` (CSR of the distances of all
     pairs with J < 1, both triangles without the diagonal, zeros stored; of copies, made when it is first asked for),
     `copies_` (how many images are copies of an earlier one), `recall_` (share of the neighbours that an approximate
-    search found, measured on a sample; 1 for an exact one), `n_features_in_`. Arrays are of the library of the features
-    and on their device.
+    search found, measured on a sample; 1 for an exact one, None after `fit_graph`), `n_features_in_`. Arrays are of the
+    library of the features and on their device.
     """
 
     estimator_type = "clusterer"
@@ -67,9 +82,11 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
         """
         self._check_settings()
         with on_torch_stream(features):
-            return self._fit(features, source, cameras)
+            self._fit(features, source, cameras)
+            self._say_doubts()
+        return self
 
-    def _fit(self, features, source, cameras) -> JaccardDBSCAN:
+    def _fit(self, features, source, cameras) -> None:
         x_ND = checked(features)
         needed = list_length(self.k1, self.k2, self.convention)
         if len(x_ND) < needed:
@@ -84,35 +101,94 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
         if takes_centre(self.cameras, camera_N):
             assert camera_N is not None
             x_ND = centre_cameras(x_ND, camera_N)
-        # As in the peers' code, as far as their lists can hold copies.
-        kept = self.k1 if self.convention == "faiss" else 1
-        x_ND, neighbours, copies = search_distinct(x_ND, needed, self.search == "approximate", kept)
+        most = self.k1 + (self.convention == "rerank")
+        x_ND, neighbours, copies = search_kept(x_ND, needed, most, self.search == "approximate")
         if neighbours is None:
-            graph = graph_without_pairs(x_ND)
+            assert copies is not None
+            x_ND, copies = x_ND[:0], keep(copies.leader_N, 1)
+            graph = graph_without_pairs(copies.kept_U)
         else:
             graph = jaccard_graph(x_ND, neighbours, self.k1, self.k2, self.convention)
         if copies is not None:
-            plain_ND = plain_ND[copies.first_U]
+            plain_ND = plain_ND[copies.kept_U]
             graph = replace(graph, count_N=copies.count_U)
         if self.source_weight > 0:
             reach_N = source_reach(plain_ND, checked(source, "source"))  # the source has cameras of its own
             graph = add_source_term(graph, reach_N, self.source_weight)
-        self.recall_ = 1.0 if neighbours is None or neighbours.recall is None else neighbours.recall
+        self.recall_: float | None = 1.0 if neighbours is None or neighbours.recall is None else neighbours.recall
         self.n_features_in_ = x_ND.shape[1]
-        self._take(graph, copies, collapsed=neighbours is None)
+        number = 0 if copies is None else copies.number
+        if copies is not None and self.convention == "faiss" and copies.all_kept:
+            copies = None  # images of their own, as in the code it follows
+        self._take(graph, copies, number, collapsed=neighbours is None)
         labels_N, self.eps_ = self._labels_at(self.pairs_per_image, self.rho, self.eps)
         self.labels_ = labels_like(labels_N, features)
+
+    def fit_graph(self, graph, features=None) -> JaccardDBSCAN:
+        """Cluster by distances, or by neighbour lists, that are there already; nothing is searched.
+
+        Copies are images of their own here.
+
+        Args:
+            graph: either distances, a sparse (N, N) matrix of scipy, cupyx or torch (sparse_csr), symmetric, values
+                0..1, where a stored 0 is a distance and what is not stored is at 1; k1, k2 and convention then have no
+                say. Or lists, (N, k) whole numbers: near images of each, in any order, from whatever search; they need
+                `features`, by which they are sorted and measured.
+            features: (N, D) unit rows, for lists.
+        Returns: the estimator; `labels_` and `graph_` are of the library of `graph`.
+        Raises: InputError for what cannot be used.
+        """
+        self._check_settings()
+        if self.source_weight > 0 or self.cameras == "centre":
+            raise InputError("fit_graph knows no source and no cameras: set source_weight=0 and cameras='ignore'")
+        with on_torch_stream(graph):
+            if features is None:
+                if isinstance(graph, np.ndarray) or getattr(graph, "layout", None) is torch.strided:
+                    raise InputError(
+                        "graph: lists of neighbours need features=..., and distances come as a sparse matrix "
+                        "(scipy.sparse.csr_matrix)"
+                    )
+                found = given_graph(graph)
+                original = graph if isinstance(graph, torch.Tensor) else found.distances
+            else:
+                x_ND, original = checked(features), graph
+                needed = list_length(self.k1, self.k2, self.convention)
+                neighbours = given_lists(graph, x_ND, needed)
+                found = jaccard_graph(x_ND, neighbours, self.k1, self.k2, self.convention)
+                self.n_features_in_ = x_ND.shape[1]
+            self.recall_ = None
+            self._take(found, None, 0, collapsed=False)
+            labels_N, self.eps_ = self._labels_at(self.pairs_per_image, self.rho, self.eps)
+            self.labels_ = labels_like(labels_N, original)
         return self
 
-    def _take(self, graph: Graph, copies: Copies | None, collapsed: bool) -> None:
-        """Keep the graph of the distinct images, and say how many they are where there are copies."""
-        self._graph, self._copies, self._collapsed, self._whole = graph, copies, collapsed, None
+    def _take(self, graph: Graph, copies: Copies | None, number: int, collapsed: bool) -> None:
+        """Keep the graph of the images that are kept, and say how many are copies."""
+        self._graph, self._copies, self._whole = graph, copies, None
+        # Copies and nothing else: the mean of what is nonzero would be that of unrelated pairs.
+        self._only_copies = collapsed or (copies is not None and not bool(graph.distances.any()))
         N = graph.N if copies is None else copies.of_N.size
-        self.copies_ = N - graph.N
+        self.copies_ = number
         if collapsed:
-            log.warning(COLLAPSED, N, graph.N, self.k1)
+            log.warning(COLLAPSED, N, N - self.copies_, self.k1)
         elif self.copies_:
             log.info("features: %d of %d images are copies of others", self.copies_, N)
+
+    def _say_doubts(self) -> None:
+        """Warn of what makes graphs large and distances weak; each once, however often this estimator is fitted."""
+        N, entries = self._graph.N, self._graph.indices.size
+        self._said: set[str] = getattr(self, "_said", set())
+        labels_N = as_array(self.labels_)
+        xp = array_module(labels_N)
+        sizes = xp.bincount(labels_N + 1, minlength=2)[1:]  # outliers are the first
+        sizes = sizes[sizes > 0]
+        median = float(xp.median(sizes)) if sizes.size else 0.0
+        if 0 < 2 * median < self.k1 and FAR_K1 not in self._said:
+            self._said.add(FAR_K1)
+            log.warning(FAR_K1, self.k1, median)
+        if entries > N * max(DENSE, N / 4) and DENSE_GRAPH not in self._said:
+            self._said.add(DENSE_GRAPH)
+            log.warning(DENSE_GRAPH, entries // N, N)
 
     @property
     def graph_(self):
@@ -141,10 +217,10 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
 
     def _labels_at(self, pairs_per_image: float | None, rho: float | None, eps: float | None) -> tuple[Array, float]:
         if eps is None:
-            eps = 0.0 if self._collapsed else radius(self._graph, pairs_per_image=pairs_per_image, rho=rho)
+            eps = 0.0 if self._only_copies else radius(self._graph, pairs_per_image=pairs_per_image, rho=rho)
         labels_N = dbscan(self._graph, eps, self.min_samples, self.solver)
         if self._copies is not None:
-            labels_N = labels_N[self._copies.of_N]
+            labels_N = labels_of_all(labels_N, self._copies)
         return drop_small(labels_N, self.min_size), float(eps)
 
     def _check_fitted(self) -> None:

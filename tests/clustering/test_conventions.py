@@ -77,12 +77,13 @@ def test_faiss_convention_by_torch_and_by_its_least_number_of_images():
         JaccardDBSCAN(convention="fais").fit(features)
 
 
-@pytest.mark.parametrize(("copied", "distinct"), [(20, 0), (21, 20 * 4)])
-def test_faiss_convention_keeps_copies_that_its_lists_hold(copied, distinct):
+@pytest.mark.parametrize(("copied", "kept"), [(20, 20), (60, 20)])
+def test_faiss_convention_keeps_copies_that_its_lists_hold(copied, kept):
     """Up to k1 copies are images as in the code it follows; more could only be told apart by the order of files."""
     features = groups(np.random.default_rng(22), 104, 10)
     features = np.concatenate([np.repeat(features[:4], copied, axis=0), features[4:]])
     model = JaccardDBSCAN(k1=20, convention="faiss", eps=0.6).fit(features)
-    assert model.copies_ == distinct
+    assert model.copies_ == 4 * (copied - 1)
+    assert len(model._graph.indptr) == 4 * kept + 101
     assert all(len(set(model.labels_[copied * one : copied * one + copied])) == 1 for one in range(4))
     assert (model.labels_[: 4 * copied] >= 0).all()

@@ -12,6 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer
 
 from rapids_slr.clustering import JaccardDBSCAN
+from rapids_slr.clustering.sections import DBSCANSpec
 from rapids_slr.errors import InputError
 from tests.clustering.cases import canonical, families, groups
 from tests.reference import jaccard as reference
@@ -25,9 +26,9 @@ def test_labels_equal_the_dense_way(family, rule):
     """eps from the dense rule, then scikit-learn's DBSCAN on the dense matrix: the same labels, number by number."""
     features = FAMILIES[family]
     model = JaccardDBSCAN(k1=12, k2=4, **rule).fit(features)
-    distance, among_distinct = reference.with_copies(features, 12, 4)
-    few = len(among_distinct) < 13
-    eps = 0.0 if few else reference.radius(among_distinct, **rule)
+    distance, among_kept = reference.with_copies(features, 12, 4)
+    related = among_kept[(among_kept > 0) & (among_kept < 1)]
+    eps = reference.radius(among_kept, **rule) if related.size else 0.0
     assert model.eps_ == pytest.approx(eps, abs=1e-5)
     ours = np.ones(distance.shape)  # distances next to eps may round either way; decide on ours
     ours[np.arange(len(ours)), np.arange(len(ours))] = 0
@@ -35,10 +36,10 @@ def test_labels_equal_the_dense_way(family, rule):
     ours[graph.row, graph.col] = graph.data
     np.testing.assert_allclose(ours, distance, atol=1e-5)
     expected = DBSCAN(eps=max(model.eps_, 1e-9), min_samples=4, metric="precomputed").fit(ours).labels_
-    assert_array_equal(model.labels_, expected)
+    assert_array_equal(model.labels_, reference.shared_labels(expected, features))
     if not (np.abs(distance - eps) < 1e-5).any():
-        assert_array_equal(model.labels_, DBSCAN(eps=max(eps, 1e-9), min_samples=4, metric="precomputed")
-                           .fit(distance).labels_)  # fmt: skip
+        expected = DBSCAN(eps=max(eps, 1e-9), min_samples=4, metric="precomputed").fit(distance).labels_
+        assert_array_equal(model.labels_, reference.shared_labels(expected, features))
 
 
 def test_a_radius_of_one_reaches_every_pair():
@@ -203,3 +204,30 @@ def test_read_only_features():
 def test_settings_that_cannot_be_used_are_named(settings, message):
     with pytest.raises(InputError, match=message):
         JaccardDBSCAN(**settings).fit(FAMILIES["random"][:60])
+
+
+def test_k1_far_above_the_images_of_an_identity_is_said_once(caplog):
+    features = groups(np.random.default_rng(61), 300, 60, noise=0.3)  # 5 images an identity
+    model = JaccardDBSCAN(k1=30, pairs_per_image=1, min_samples=2)
+    for _ in range(2):
+        model.fit(features)
+    told = [record.getMessage() for record in caplog.records]
+    assert len([text for text in told if text.startswith("k1=30 is more than twice the ")]) == 1
+    caplog.clear()
+    JaccardDBSCAN(k1=5, pairs_per_image=2, min_samples=2).fit(features)
+    assert caplog.records == []
+
+
+def test_a_dense_graph_is_said(caplog):
+    noise = np.random.default_rng(62).normal(size=(2500, 16))
+    JaccardDBSCAN(k1=30, min_samples=1).fit((noise / np.linalg.norm(noise, axis=1, keepdims=True)).astype(np.float32))
+    (text,) = [record.getMessage() for record in caplog.records if "distances an image" in record.getMessage()]
+    assert "of 2500: neighbourhoods meet nearly everywhere" in text
+
+
+def test_a_run_says_a_doubt_once(caplog):
+    features = torch.from_numpy(groups(np.random.default_rng(61), 300, 60, noise=0.3))
+    clusterer = DBSCANSpec(k1=30, pairs_per_image=1, min_samples=2).build()
+    for _ in range(3):
+        clusterer.fit_predict(features)
+    assert len([record for record in caplog.records if "median cluster" in record.getMessage()]) == 1
