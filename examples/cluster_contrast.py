@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> list[float]:
         encoder.train()
         for _ in range(ITERATIONS):
             batch = clustered[torch.randint(len(clustered), (BATCH,))]
-            query_BD, label_B = normalize(encoder(augment(images[batch]))), labels_N[batch].long()
+            query_BD, label_B = normalize(encoder(augment(images[batch]))), labels_N[batch]
             loss = cross_entropy(query_BD @ memory_KD.T / TEMPERATURE, label_B)  # InfoNCE against the centroids
             optimizer.zero_grad()
             loss.backward()

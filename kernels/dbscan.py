@@ -13,17 +13,18 @@ NONE = np.int32(2**31 - 1)  # no cluster yet, above all others
 
 
 @shared
-def _is_core(i, indptr, distances, eps, min_samples):
-    near = 1  # the point itself, which the graph leaves out
+def _is_core(i, indptr, indices, distances, count_N, eps, min_samples):
+    near = count_N[i]  # the point itself, which the graph leaves out
     for e in range(indptr[i], indptr[i + 1]):
-        near += distances[e] <= eps
+        if distances[e] <= eps:
+            near += count_N[indices[e]]
     return near >= min_samples
 
 
-@cpu("void(int64, int64, int64[::1], float32[::1], float32, int64, boolean[::1])")
-def _find_core(start, stop, indptr, distances, eps, min_samples, core_N):
+@cpu("void(int64, int64, int64[::1], int32[::1], float32[::1], int64[::1], float32, int64, boolean[::1])")
+def _find_core(start, stop, indptr, indices, distances, count_N, eps, min_samples, core_N):
     for i in range(start, stop):
-        core_N[i] = _is_core(i, indptr, distances, eps, min_samples)
+        core_N[i] = _is_core(i, indptr, indices, distances, count_N, eps, min_samples)
 
 
 @cpu("int64(int64[::1], int32[::1], float32[::1], float32, boolean[::1], int32[::1])")
@@ -49,11 +50,11 @@ def _grow(indptr, indices, distances, eps, core_N, label_N):
     return clusters
 
 
-@gpu("void(int64[::1], float32[::1], float32, int64, boolean[::1])")
-def _find_core_cuda(indptr, distances, eps, min_samples, core_N):
+@gpu("void(int64[::1], int32[::1], float32[::1], int64[::1], float32, int64, boolean[::1])")
+def _find_core_cuda(indptr, indices, distances, count_N, eps, min_samples, core_N):
     i = cuda.grid(1)
     if i < core_N.size:
-        core_N[i] = _is_core(i, indptr, distances, eps, min_samples)
+        core_N[i] = _is_core(i, indptr, indices, distances, count_N, eps, min_samples)
 
 
 @gpu("void(int64[::1], int32[::1], float32[::1], float32, boolean[::1], int32[::1])")
@@ -91,11 +92,14 @@ def _label_cuda(indptr, indices, distances, eps, core_N, parent_N, number_N, lab
         label_N[i] = label if label != NONE else -1
 
 
-def dbscan_cuda(indptr: Array, indices: Array, distances: Array, eps: float, min_samples: int) -> Array:
+def dbscan_cuda(
+    indptr: Array, indices: Array, distances: Array, eps: float, min_samples: int, count_N: Array | None = None
+) -> Array:
     """`dbscan` on the device: components of core points by union-find, numbered by their least point."""
     xp, N, eps = array_module(indptr), indptr.size - 1, np.float32(eps)
     core_N, parent_N = xp.empty(N, xp.bool_), xp.arange(N, dtype=xp.int32)
-    _find_core_cuda.each(N, indptr, distances, eps, min_samples, core_N)
+    count_N = xp.ones(N, xp.int64) if count_N is None else count_N
+    _find_core_cuda.each(N, indptr, indices, distances, count_N, eps, min_samples, core_N)
     _join_cuda.blocks(N, indptr, indices, distances, eps, core_N, parent_N)
     seed_N, label_N = xp.empty(N, xp.int32), xp.empty(N, xp.int32)
     _find_seeds_cuda.each(N, parent_N, core_N, seed_N)
@@ -104,17 +108,25 @@ def dbscan_cuda(indptr: Array, indices: Array, distances: Array, eps: float, min
     return label_N
 
 
-def dbscan_cpu(indptr: Array, indices: Array, distances: Array, eps: float, min_samples: int) -> Array:
+def dbscan_cpu(
+    indptr: Array, indices: Array, distances: Array, eps: float, min_samples: int, count_N: Array | None = None
+) -> Array:
     N = indptr.size - 1
     core_N, label_N = np.empty(N, np.bool_), np.full(N, -1, np.int32)
-    in_parallel(_find_core, N, indptr, distances, np.float32(eps), min_samples, core_N, smallest=1024)
+    count_N = np.ones(N, np.int64) if count_N is None else count_N
+    in_parallel(_find_core, N, indptr, indices, distances, count_N, np.float32(eps), min_samples, core_N, smallest=1024)
     _grow(indptr, indices, distances, np.float32(eps), core_N, label_N)
     return label_N
 
 
-def dbscan(indptr: Array, indices: Array, distances: Array, eps: float, min_samples: int) -> Array:
+def dbscan(
+    indptr: Array, indices: Array, distances: Array, eps: float, min_samples: int, count_N: Array | None = None
+) -> Array:
     """Labels int32 (N,), -1 = outlier, of a symmetric CSR graph without its diagonal; pairs not stored are far.
 
     Clusters are numbered by their first core point; a border point joins the lowest of the clusters it touches.
+
+    Args:
+        count_N: int64, how many equal points a point stands for; None: one each.
     """
-    return (dbscan_cuda if on_gpu(indptr) else dbscan_cpu)(indptr, indices, distances, eps, min_samples)
+    return (dbscan_cuda if on_gpu(indptr) else dbscan_cpu)(indptr, indices, distances, eps, min_samples, count_N)

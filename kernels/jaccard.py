@@ -115,20 +115,28 @@ def jaccard_distances_cuda(indptr: Array, indices: Array, weights: Array) -> tup
     return out_indptr, out_indices, distances
 
 
-def jaccard_distances_cpu(
-    indptr: np.ndarray, indices: np.ndarray, weights: np.ndarray
+def _upper_pairs_cpu(
+    indptr: np.ndarray, indices: np.ndarray, weights: np.ndarray, rows_below: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The pairs i < j of the rows i < rows_below as CSR, columns in any order."""
     N, nnz = indptr.size - 1, indices.size
     column_indptr, rows = np.zeros(N + 1, np.int64), np.empty(nnz, np.int32)
     column_weights, place = np.empty(nnz, np.float32), np.empty(nnz, np.int64)
     _transpose(indptr, indices, weights, column_indptr, rows, column_weights, place)
-    upper = np.zeros(N + 1, np.int64)
-    in_parallel(_count, N, indptr, indices, place, column_indptr, rows, upper[1:], smallest=256)
+    upper = np.zeros(rows_below + 1, np.int64)
+    in_parallel(_count, rows_below, indptr, indices, place, column_indptr, rows, upper[1:], smallest=256)
     np.cumsum(upper, out=upper)
     upper_indices, upper_distances = np.empty(upper[-1], np.int32), np.empty(upper[-1], np.float32)
-    in_parallel(_fill, N, indptr, indices, weights, place, column_indptr, rows, column_weights,
+    in_parallel(_fill, rows_below, indptr, indices, weights, place, column_indptr, rows, column_weights,
                 upper, upper_indices, upper_distances, smallest=256)  # fmt: skip
-    del rows, column_weights, place  # the two copies of the graph that follow are the peak of memory
+    return upper, upper_indices, upper_distances
+
+
+def jaccard_distances_cpu(
+    indptr: np.ndarray, indices: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    N = indptr.size - 1
+    upper, upper_indices, upper_distances = _upper_pairs_cpu(indptr, indices, weights, N)
     below_N, out_indptr = np.bincount(upper_indices, minlength=N), np.zeros(N + 1, np.int64)
     np.cumsum(np.diff(upper) + below_N, out=out_indptr[1:])
     out_indices, distances = np.empty(2 * upper[-1], np.int32), np.empty(2 * upper[-1], np.float32)
@@ -144,3 +152,15 @@ def jaccard_distances(indptr: Array, indices: Array, weights: Array) -> tuple[Ar
     Returns: CSR (indptr int64, indices int32 ascending, distances float32 in [0, 1)); zeros are stored.
     """
     return (jaccard_distances_cuda if on_gpu(indptr) else jaccard_distances_cpu)(indptr, indices, weights)
+
+
+def jaccard_of_first(indptr: Array, indices: Array, weights: Array, rows: int) -> tuple[Array, Array, Array]:
+    """`jaccard_distances` of the first `rows` rows and all later ones, as rows of CSR with columns in any order.
+
+    On CUDA pairs of later rows are made as well and let go.
+    """
+    if not on_gpu(indptr):
+        return _upper_pairs_cpu(indptr, indices, weights, rows)
+    whole = jaccard_distances_cuda(indptr, indices, weights)
+    last = int(whole[0][rows])
+    return whole[0][: rows + 1], whole[1][:last], whole[2][:last]

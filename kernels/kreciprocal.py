@@ -1,7 +1,7 @@
 """k-reciprocal sets and their weights: rows of V, before query expansion.
 
 An image's set holds the neighbours that list it among their own, and the half-sized sets of those neighbours that agree
-with it; its weights exp(-D) sum to 1.
+with it; its weights exp(-D), or exp(-D^2), sum to 1.
 """
 
 from __future__ import annotations
@@ -32,6 +32,11 @@ def _place(j, i, index_NK):
         if index_NK[i, p] == j:
             return p
     return K
+
+
+@shared
+def _scaled(distance, scale, squares):
+    return (scale * distance) ** 2 if squares else scale * distance
 
 
 @cpu("void(int64, int64, int32[:, ::1], int16[:, ::1])")
@@ -76,8 +81,9 @@ def _count(start, stop, index_NK, back_NK, k1, half, size_N):
 
 
 @cpu("void(int64, int64, Array(float32, 2, 'C', readonly=True), float32[::1], int32[:, ::1], int16[:, ::1], int64,"
-     " int64, float32[:, ::1], int64[::1], int32[::1], float32[::1])")  # fmt: skip
-def _fill(start, stop, features_ND, furthest_N, index_NK, back_NK, k1, half, distance_NK, indptr, indices, weights):
+     " int64, boolean, float32[:, ::1], int64[::1], int32[::1], float32[::1])")  # fmt: skip
+def _fill(start, stop, features_ND, furthest_N, index_NK, back_NK, k1, half, squares, distance_NK,
+          indptr, indices, weights):  # fmt: skip
     listed_N, place_N = np.full(index_NK.shape[0], -1, np.int32), np.empty(index_NK.shape[0], np.int16)
     stamp_N, members = np.full(index_NK.shape[0], -1, np.int64), np.empty((k1 + 1) * (half + 2), np.int32)
     weight = np.empty(members.size)
@@ -93,7 +99,7 @@ def _fill(start, stop, features_ND, furthest_N, index_NK, back_NK, k1, half, dis
                 distance = np.float64(distance_NK[i, place_N[j]])
             else:
                 distance = squared_distance(features_ND[i], features_ND[j])
-            weight[m] = np.exp(-scale * distance)
+            weight[m] = np.exp(-_scaled(distance, scale, squares))
             total += weight[m]
         for m in range(size):
             indices[indptr[i] + m] = members[m]
@@ -183,9 +189,10 @@ def _count_cuda(index_NK, back_NK, k1, half, slots, size_N):
         size_N[i] = found
 
 
-@gpu("void(float32[:, ::1], float32[::1], int32[:, ::1], int16[:, ::1], int64, int64, int64, float32[:, ::1],"
-     " int64[::1], int32[::1], float32[::1])")  # fmt: skip
-def _fill_cuda(features_ND, furthest_N, index_NK, back_NK, k1, half, slots, distance_NK, indptr, indices, weights):
+@gpu("void(float32[:, ::1], float32[::1], int32[:, ::1], int16[:, ::1], int64, int64, boolean, int64,"
+     " float32[:, ::1], int64[::1], int32[::1], float32[::1])")  # fmt: skip
+def _fill_cuda(features_ND, furthest_N, index_NK, back_NK, k1, half, squares, slots, distance_NK,
+               indptr, indices, weights):  # fmt: skip
     table = cuda.shared.array(TABLE, np.int32)
     members = cuda.shared.array(MEMBERS, np.int32)
     total = cuda.shared.array(NEIGHBOURS, np.int32)
@@ -225,21 +232,22 @@ def _fill_cuda(features_ND, furthest_N, index_NK, back_NK, k1, half, slots, dist
 
     scale, part = 1 / np.float64(furthest_N[i]) if furthest_N[i] > 0 else 0.0, 0.0
     for e in range(start + thread, start + found, threads):
-        part += math.exp(-scale * weights[e])
+        part += math.exp(-_scaled(weights[e], scale, squares))
     _, whole = sum_before(part, scratch)
     for e in range(start + thread, start + found, threads):
-        weights[e] = math.exp(-scale * weights[e]) / whole
+        weights[e] = math.exp(-_scaled(weights[e], scale, squares)) / whole
 
 
 def kreciprocal_weights_cuda(
-    features_ND: Array, furthest_N: Array, index_NK: Array, distance_NK: Array, k1: int
-) -> tuple[Array, Array, Array]:
+    features_ND: Array, furthest_N: Array, index_NK: Array, distance_NK: Array, k1: int, half: int | None = None,
+    squares: bool = False,
+) -> tuple[Array, Array, Array]:  # fmt: skip
     """`kreciprocal_weights` on the device, a block to an image; rows are ascending.
 
     Raises: InputError for a k1 whose sets could outgrow a block's shared memory.
     """
-    xp, half = array_module(index_NK), round(k1 / 2)
-    most = largest_set(k1)
+    xp, half = array_module(index_NK), round(k1 / 2) if half is None else half
+    most = largest_set(k1, half)
     if most > MEMBERS:
         fits = next(k for k in range(k1, 0, -1) if largest_set(k) <= MEMBERS)
         raise InputError(
@@ -254,41 +262,47 @@ def kreciprocal_weights_cuda(
     indptr = xp.cumsum(indptr)
     entries = int(indptr[-1])
     indices, weights = xp.empty(entries, xp.int32), xp.empty(entries, xp.float32)
-    _fill_cuda.blocks(N, features_ND, furthest_N, index_NK, back_NK, k1, half, slots, distance_NK,
+    _fill_cuda.blocks(N, features_ND, furthest_N, index_NK, back_NK, k1, half, squares, slots, distance_NK,
                       indptr, indices, weights)  # fmt: skip
     return indptr, indices, weights
 
 
-def largest_set(k1: int) -> int:
+def largest_set(k1: int, half: int | None = None) -> int:
     """Bound on the size of an expanded set: a member of R(i, k1) adds less than a third of its half-sized set."""
-    return (k1 + 1) * (1 + round(k1 / 2) // 3)
+    return (k1 + 1) * (1 + (round(k1 / 2) if half is None else half) // 3)
 
 
 def kreciprocal_weights_cpu(
-    features_ND: np.ndarray, furthest_N: np.ndarray, index_NK: np.ndarray, distance_NK: np.ndarray, k1: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    features_ND: np.ndarray, furthest_N: np.ndarray, index_NK: np.ndarray, distance_NK: np.ndarray, k1: int,
+    half: int | None = None, squares: bool = False,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
     N, K = index_NK.shape
-    half = round(k1 / 2)  # half to even
+    half = round(k1 / 2) if half is None else half  # half to even
     back_NK, indptr = np.empty((N, K), np.int16), np.zeros(N + 1, np.int64)
     in_parallel(_back_ranks, N, index_NK, back_NK, smallest=64)
     in_parallel(_count, N, index_NK, back_NK, k1, half, indptr[1:], smallest=256)
     np.cumsum(indptr, out=indptr)
     indices, weights = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.float32)
-    in_parallel(_fill, N, features_ND, furthest_N, index_NK, back_NK, k1, half, distance_NK, indptr, indices, weights,
-                smallest=256)  # fmt: skip
+    in_parallel(_fill, N, features_ND, furthest_N, index_NK, back_NK, k1, half, squares, distance_NK,
+                indptr, indices, weights, smallest=256)  # fmt: skip
     return indptr, indices, weights
 
 
 def kreciprocal_weights(
-    features_ND: Array, furthest_N: Array, index_NK: Array, distance_NK: Array, k1: int
-) -> tuple[Array, Array, Array]:
+    features_ND: Array, furthest_N: Array, index_NK: Array, distance_NK: Array, k1: int, half: int | None = None,
+    squares: bool = False,
+) -> tuple[Array, Array, Array]:  # fmt: skip
     """Rows of V as CSR (indptr int64, indices int32, weights float32); every row holds its own image and sums to 1.
 
     Args:
         features_ND: (N, D) float32, unit rows.
-        furthest_N: (N,) float32, the largest squared distance of a row; 0 where all images are equal.
-        index_NK: (N, K >= k1 + 1) int32, images by ascending distance, the image itself first.
+        furthest_N: (N,) float32, what the distances of a row are divided by: its largest squared distance, 0 where all
+            images are equal.
+        index_NK: (N, K >= max(k1, half) + 1) int32, images by ascending distance, the image itself first.
         distance_NK: float32, their squared distances.
+        k1: images beside the image itself whose lists must hold each other.
+        half: the same for half-sized sets; None: round(k1 / 2).
+        squares: whether D, the distance over that of furthest_N, is squared again.
     """
     weights = kreciprocal_weights_cuda if on_gpu(index_NK) else kreciprocal_weights_cpu
-    return weights(features_ND, furthest_N, index_NK, distance_NK, k1)
+    return weights(features_ND, furthest_N, index_NK, distance_NK, k1, half, squares)

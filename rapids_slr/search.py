@@ -28,6 +28,8 @@ from rapids_slr.engine.arrays import like, on_torch_stream
 from rapids_slr.engine.backend import Backend, choose_backend
 from rapids_slr.engine.blocks import similarity_blocks
 from rapids_slr.errors import InputError
+from rapids_slr.evaluation import reranking
+from rapids_slr.evaluation.reranking import Reranking
 from rapids_slr.files import write_atomically
 from rapids_slr.networks.checkpoint import Trained, load_trained
 from rapids_slr.networks.embed import embed
@@ -65,6 +67,8 @@ class Matches:
     """Images that were left out, and why."""
     trained: Trained
     backend: Backend
+    reranked: bool = False
+    """Whether answers are in the order of re-ranked distances."""
 
     @property
     def top(self) -> int:
@@ -99,6 +103,7 @@ def search(
     top: int | None = None,
     device: str = "auto",
     progress: Progress | None = None,
+    rerank: bool = False,
 ) -> Matches:
     """The gallery images most like each query, by the network that evaluation uses.
 
@@ -110,8 +115,9 @@ def search(
         top: answers to a query; None takes TOP, or the whole of a smaller gallery.
         device: auto, cpu or cuda.
         progress: where to show how far the work is.
-    Raises: InputError if there is no network, no image, or if `top` is more than the gallery holds; RunError if memory
-        runs out.
+        rerank: rank by k-reciprocal neighbourhoods (evaluation.rerank); similarities stay those of the features.
+    Raises: InputError if there is no network, no image, too few to re-rank, or if `top` is more than the gallery holds;
+        RunError if memory runs out.
     """
     trained = load_trained(Path(checkpoint))
     asked, offered = collect(query, "query"), collect(gallery, "gallery")
@@ -129,7 +135,8 @@ def search(
         else:
             gallery_GD, offered = embed_collection(trained, offered, backend.device, progress, f"embedding {gallery}")
         own_Q = rows_of_themselves(asked, offered)
-        index_QK, similarity_QK = top_matches(query_QD, gallery_GD, min(top or TOP, len(offered)), own_Q)
+        rank = reranked_matches if rerank else top_matches
+        index_QK, similarity_QK = rank(query_QD, gallery_GD, min(top or TOP, len(offered)), own_Q)
     return Matches(
         asked,
         offered,
@@ -139,6 +146,7 @@ def search(
         list(dict.fromkeys([*asked.faults, *offered.faults])),
         trained,
         backend,
+        rerank,
     )
 
 
@@ -261,6 +269,33 @@ def top_matches(
     return index_QK, similarity_QK
 
 
+@torch.no_grad()
+def reranked_matches(
+    query_QD: Tensor, gallery_GD: Tensor, top: int, own_Q: np.ndarray | Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """`top_matches` in the order of re-ranked distances, with their cosines. No Q x G matrix is made.
+
+    Raises: InputError as `top_matches` does, or if query and gallery are too few.
+    """
+    if top < 1:
+        raise InputError(f"top: expected 1 or more answers, got {top}")
+    Q, device = len(query_QD), query_QD.device
+    own = torch.full((Q,), -1, device=device) if own_Q is None else torch.as_tensor(own_Q, device=device)
+    found, parts = Reranking(query_QD, gallery_GD), []
+    for start in range(0, Q, reranking.BLOCK):
+        distance_BG = found.block(start, start + reranking.BLOCK)
+        itself = (own[start : start + len(distance_BG)] >= 0).nonzero().squeeze(1)
+        distance_BG[itself, own[start + itself]] = torch.inf
+        distance_BK, index_BK = (part[:, :top] for part in distance_BG.sort(dim=1, stable=True))
+        rows = slice(start, start + len(distance_BG))
+        cosine_BK = (query_QD[rows, None].double() * gallery_GD[index_BK].double()).sum(dim=2)
+        none_BK = distance_BK.isinf()
+        cosine_BK = cosine_BK.clamp(-1, 1).float().masked_fill(none_BK, torch.nan)
+        parts.append((index_BK.masked_fill(none_BK, -1), cosine_BK))
+    index_QK, similarity_QK = map(torch.cat, zip(*parts, strict=True))
+    return index_QK, similarity_QK
+
+
 def _settle(query_ID: Tensor, gallery_GD: Tensor, index_IC: Tensor, own: Tensor, top: int) -> tuple[Tensor, Tensor]:
     """Rank candidates, ascending by index, by their similarity in float64."""
     exact_IC = (query_ID[:, None].double() * gallery_GD[index_IC].double()).sum(dim=2)
@@ -317,6 +352,7 @@ def _document(matches: Matches) -> dict[str, Any]:
         "queries": len(asked),
         "images": len(offered),
         "top": matches.top,
+        "reranked": matches.reranked,
         "device": str(matches.backend.device),
         "version": __version__,
         "commit": commit(),

@@ -363,6 +363,26 @@ def test_cluster_normalises_when_asked_to(epochs, capsys):
     assert np.load("labels.npy").tolist() == np.load("expected.npy").tolist()
 
 
+def test_cluster_says_how_many_images_are_copies(epochs, capsys):
+    features = np.load("a.npy")
+    np.save("copied.npy", np.concatenate([features, np.repeat(features[:3], 40, axis=0)]))
+    assert main(["cluster", "copied.npy", "-o", "labels.npy"]) == 0
+    told = capsys.readouterr()
+    assert "copies" in told.out
+    assert " 120 " in told.out
+    assert "collapsed" not in told.err
+
+
+def test_cluster_says_that_features_have_collapsed(epochs, capsys):
+    np.save("collapsed.npy", np.repeat(np.load("a.npy")[:1], 12_000, axis=0))
+    assert main(["cluster", "collapsed.npy", "-o", "labels.npy"]) == 0
+    told = capsys.readouterr()
+    (line,) = told.err.strip().splitlines()
+    assert "of 12000 images no more than 1 are distinct" in line
+    assert "they have collapsed" in line
+    assert np.load("labels.npy").tolist() == [0] * 12_000
+
+
 def test_cluster_warns_of_labels_that_look_wrong(epochs, capsys):
     assert main(["cluster", "a.npy", "-o", "labels.npy", "--eps", "0.999"]) == 0
     assert "of 170 images; if that is too many, lower --pairs-per-image" in capsys.readouterr().err

@@ -23,11 +23,12 @@ from rapids_slr.data import read
 from rapids_slr.data.drawn.synth import synth_domain, write_domain
 from rapids_slr.data.store import load_images
 from rapids_slr.errors import InputError, RunError
-from rapids_slr.evaluation import retrieval_scores
+from rapids_slr.evaluation import reranking, retrieval_scores
 from rapids_slr.files import write_text
 from rapids_slr.networks.checkpoint import load_trained
 from rapids_slr.networks.embed import embed
 from rapids_slr.record.folder import RunFolder
+from rapids_slr.reports.gather import gather_run
 from rapids_slr.session import Session
 from rapids_slr.settings.spec import FeatureSpec, RunSpec
 from rapids_slr.settings.specfile import dump_spec, load_spec
@@ -431,6 +432,32 @@ def test_the_stages_alone_give_the_same_run(finished, tiny, tmp_path):
     assert_same_run(finished, out)
     summary = json.loads((finished / "summary.json").read_text())
     assert run.evaluate(tiny, out)["mAP"] == summary[summary["result"]]["mAP"]
+
+
+def test_scores_after_re_ranking_stand_beside_the_plain_ones(finished, tiny, tmp_path):
+    out = Path(shutil.copytree(finished, tmp_path / "again"))
+    last = json.loads((finished / "summary.json").read_text())["last"]
+    assert "reranked_mAP" not in last
+    scores = run.evaluate(changed(tiny, evaluation={"rerank": True}), out)
+    assert {key: score for key, score in scores.items() if "reranked" not in key} == pytest.approx(last)
+    assert 0 < scores["reranked_mAP"] <= 1
+    assert 0 <= scores["reranked_rank1"] <= 1
+
+
+def test_a_run_that_re_ranks_has_columns_for_it_and_the_same_network(finished, tiny, tmp_path):
+    out = run.train(changed(tiny, evaluation={"rerank": True}, training={"epochs": 1}), tmp_path / "reranks")
+    row, plain = metrics_without_times(out)[0], metrics_without_times(finished)[0]
+    assert row.keys() - plain.keys() == {"reranked_mAP", "reranked_rank1"}
+    assert row["loss/ce"] == plain["loss/ce"]
+    asked, not_asked = ({column.key for column in gather_run(folder).scores} for folder in (out, finished))
+    assert asked - not_asked == {"reranked_mAP", "reranked_rank1"}
+
+
+def test_too_few_test_images_to_re_rank_stop_a_run_before_it_trains(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(reranking.check_enough, "__defaults__", (500, 6))
+    with pytest.raises(InputError, match="k1=500 and k2=6 need 501 together"):
+        run.train(changed(tiny, evaluation={"rerank": True}), tmp_path / "few")
+    assert not (tmp_path / "few" / "pretrain.jsonl").exists()
 
 
 def test_adapting_without_a_network_says_what_to_do(tiny, tmp_path):

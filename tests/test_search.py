@@ -18,6 +18,7 @@ from rapids_slr.cli import main
 from rapids_slr.data.decode import decode
 from rapids_slr.engine import blocks
 from rapids_slr.errors import InputError, RunError
+from rapids_slr.evaluation import rerank, reranking
 from rapids_slr.files import save_tensors
 from rapids_slr.networks.checkpoint import description, load_trained, new_network, save_network
 from rapids_slr.networks.network import Network
@@ -379,3 +380,33 @@ def test_bad_words_end_with_what_to_do(checkpoint, photos, monkeypatch, capsys, 
     assert main(["search", *words]) == 2
     assert message in capsys.readouterr().err
     assert not Path("search").exists()
+
+
+def test_reranked_answers_are_in_the_order_of_reranked_distances(monkeypatch):
+    query, gallery = unit(20, seed=1), unit(60, seed=2)
+    own_Q = np.full(20, -1)
+    own_Q[3] = 11
+    distances = rerank(query, gallery)
+    distances[3, 11] = np.inf
+    monkeypatch.setattr(reranking, "BLOCK", 7)
+    index_QK, similarity_QK = search_module.reranked_matches(query, gallery, 5, own_Q)
+    cosine = (query @ gallery.T).gather(1, index_QK)
+    assert_allclose(similarity_QK.numpy(), cosine.numpy(), atol=1e-6)
+    assert_allclose(distances.gather(1, index_QK), distances.sort(dim=1).values[:, :5], atol=1e-6)
+    everything = search_module.reranked_matches(query, gallery, 60, own_Q)
+    assert everything[0][3, -1] == -1
+    assert everything[1][3, -1].isnan()
+    assert (top_matches(query, gallery, 5, own_Q)[0] != index_QK).any()
+
+
+def test_search_reranks_when_asked_to(checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    make_files(tmp_path / "query", [f"q{n}.png" for n in range(4)])
+    make_files(tmp_path / "gallery", [f"g{n}.png" for n in range(20)])
+    assert main(["search", str(checkpoint), "query", "gallery", "--rerank", "--device", "cpu"]) == 0
+    assert json.loads(Path("search/matches.json").read_text())["reranked"] is True
+    found = search(checkpoint, tmp_path / "query", tmp_path / "gallery", device="cpu", rerank=True)
+    assert found.index_QK.shape == (4, 10)
+    make_files(tmp_path / "few", [f"g{n}.png" for n in range(10)])
+    assert main(["search", str(checkpoint), "query", "few", "--rerank", "--device", "cpu"]) == 2
+    assert "4 queries and 10 gallery images, but k1=20 and k2=6 need 21 together" in capsys.readouterr().err

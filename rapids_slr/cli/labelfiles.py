@@ -62,14 +62,17 @@ def cluster(
     with Progress() as progress, progress.task("compiling kernels, kept for later", None, "kernels") as task:
         warm_up(task.advance, cuda=backend.name == "cuda")  # not in the seconds below
     start = time.perf_counter()
-    labels_N = model.fit_predict(torch.as_tensor(features_ND).to(backend.device)).cpu().numpy()
+    labels_N = model.fit_predict(torch.as_tensor(features_ND).to(backend.device)).int().cpu().numpy()
     seconds = round(time.perf_counter() - start, 2)
     write_labels(out, images.assign(cluster=labels_N), "cluster")
 
-    print_clusters(out, labels_N, features_ND.shape[1], float(f"{model.eps_:.4g}"), backend.name, seconds)
+    facts = {"engine": backend.name, "seconds": seconds}
+    print_clusters(out, labels_N, features_ND.shape[1], float(f"{model.eps_:.4g}"), model.copies_, facts)
 
 
-def print_clusters(out: Path, labels_N: np.ndarray, D: int, eps: float, engine: str, seconds: float) -> None:
+def print_clusters(
+    out: Path, labels_N: np.ndarray, D: int, eps: float, copies: int, facts: Mapping[str, object]
+) -> None:
     """What `cluster` has found, and a warning where that is no clustering."""
     import numpy as np
 
@@ -77,16 +80,16 @@ def print_clusters(out: Path, labels_N: np.ndarray, D: int, eps: float, engine: 
     largest = int(sizes.max(initial=0))
     summary = {
         "images": N,
+        **({"copies": copies} if copies else {}),
         "dimensions": D,
         "eps": eps,
         "clusters": len(sizes),
         "outliers": N - int(sizes.sum()),
         "largest cluster": largest,
-        "engine": engine,
-        "seconds": seconds,
+        **facts,
     }
     print_table(str(out), [summary])
-    if largest > N / 10:
+    if largest > N / 10 and eps > 0:  # of features that have collapsed the estimator has told
         log.warning(
             "one of %d clusters holds %d of %d images; if that is too many, lower --pairs-per-image, --rho or --eps",
             len(sizes),

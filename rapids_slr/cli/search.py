@@ -58,6 +58,7 @@ def search(
             metavar="K", help="Answers to a query; 10 without, or a whole smaller gallery.", show_default=False
         ),
     ] = None,
+    rerank: Annotated[bool, typer.Option("--rerank", help="Rank by k-reciprocal neighbourhoods.")] = False,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results.")] = Path("search"),
     device: Annotated[Device, typer.Option(help="Engine; auto takes CUDA where it works.")] = Device.auto,
 ) -> None:
@@ -73,7 +74,7 @@ def search(
     from rapids_slr.search import write_matches
 
     with Progress() as progress:
-        matches = run_search(checkpoint, query, gallery, top, device.value, progress)
+        matches = run_search(checkpoint, query, gallery, top, device.value, progress, rerank)
         progress.say(f"by {matches.trained.which}, on {matches.backend.device} ({matches.backend.why})")
         for fault in matches.faults:
             progress.say(f"warning: left out: {fault}")

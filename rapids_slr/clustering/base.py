@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Clusters(NamedTuple):
-    """Labels of one epoch, where the features are; int32 (N,), -1 = outlier."""
+    """Labels of one epoch, where the features are; whole numbers (N,), -1 = outlier."""
 
     labels_N: Tensor
     others: Sequence[Tensor] = ()

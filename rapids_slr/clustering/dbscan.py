@@ -88,8 +88,10 @@ def dbscan(graph: Graph, eps: float, min_samples: int, solver: str = "auto") -> 
 
     Args:
         eps: largest distance of neighbours, in the distance's own units (0..1); compared as float32.
-        min_samples: points within eps, the point itself included, that make a core point.
-        solver: of a graph on a GPU: "cuml", "graph" (own kernels) or "auto" (see takes_cuml); labels are equal.
+        min_samples: points within eps, the point itself included, that make a core point; an image counts for as many
+            as it stands for.
+        solver: of a graph on a GPU: "cuml", "graph" (own kernels) or "auto" (see takes_cuml); labels are equal. Images
+            with counts are for own kernels.
     Returns: int32 (N,), -1 = outlier; clusters are numbered by their first core point, and a border point joins the
         lowest of the clusters it touches, as in scikit-learn and cuML.
     Raises: InputError if eps reaches pairs whose distance the graph does not hold.
@@ -97,7 +99,8 @@ def dbscan(graph: Graph, eps: float, min_samples: int, solver: str = "auto") -> 
     xp = array_module(graph.distances)
     if graph.reach_N is None:
         if eps >= graph.far:  # no pair is further apart
-            return xp.full(graph.N, 0 if min_samples <= graph.N else -1, xp.int32)
+            images = graph.N if graph.count_N is None else int(graph.count_N.sum())
+            return xp.full(graph.N, 0 if min_samples <= images else -1, xp.int32)
     else:
         # The two images of least reach: no pair that is not stored is nearer.
         nearest = graph.far + float(xp.partition(graph.reach_N, 1)[:2].sum()) if graph.N > 1 else np.inf
@@ -106,9 +109,9 @@ def dbscan(graph: Graph, eps: float, min_samples: int, solver: str = "auto") -> 
                 f"clusters: eps={eps:.4g} reaches pairs without a common neighbour, which are {nearest:.4g} or more "
                 "apart; lower eps, pairs_per_image or rho, or raise k1"
             )
-    if takes_cuml(graph, solver):
+    if graph.count_N is None and takes_cuml(graph, solver):
         return dbscan_cuml(graph, eps, min_samples)
-    return kernel.dbscan(graph.indptr, graph.indices, graph.distances, eps, min_samples)
+    return kernel.dbscan(graph.indptr, graph.indices, graph.distances, eps, min_samples, graph.count_N)
 
 
 @step("DBSCAN")

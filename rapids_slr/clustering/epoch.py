@@ -22,6 +22,7 @@ class EpochDBSCAN:
 
     def __init__(self, spec: DBSCANSpec) -> None:
         self._spec = spec
+        self._said: set[str] = set()  # doubts that estimators of earlier epochs had
 
     def check(self, N: int) -> None:
         if self._spec.k1 >= N:
@@ -44,6 +45,7 @@ class EpochDBSCAN:
             if head not in fitted:
                 source = None if source_SD is None else head_features(source_SD, head, heads)
                 model = JaccardDBSCAN(**values_of(JaccardDBSCANKeys, self._spec))
+                model._said = self._said
                 fitted[head] = model.fit(head_features(features_ND, head, heads), source=source, cameras=cameras_N)
             # The same radius needs no second DBSCAN.
             radius = {} if other is None else other.radius

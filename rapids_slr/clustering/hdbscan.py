@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rapids_slr.clustering.neighbours import check_features
-from rapids_slr.engine.arrays import Array, array_module, like, on_torch_stream
+from rapids_slr.engine.arrays import Array, array_module, labels_like, on_torch_stream
 from rapids_slr.engine.memory import memory_advice
 from rapids_slr.engine.rapids import import_rapids
 from rapids_slr.errors import InputError
@@ -21,22 +21,23 @@ def cluster_hdbscan(features, min_cluster_size: int):
     Args:
         features: (N, D) array or tensor, NumPy, CuPy or torch, finite unit rows.
         min_cluster_size: smallest cluster, images, at least 2; also min_samples, the image itself included.
-    Returns: (N,) int32 of the library of the features, -1 = outlier. Where distances tie, the two libraries may differ.
+    Returns: (N,) int32, int64 in torch, of the library of the features, -1 = outlier. Where distances tie, the two
+        libraries may differ.
     """
     x_ND = check_features(features)
     xp = array_module(x_ND)
     if min_cluster_size < 2:
         raise InputError(f"min_cluster_size must be at least 2, got {min_cluster_size}")
     if len(x_ND) < min_cluster_size:
-        return like(xp.full(len(x_ND), -1, xp.int32), features)
+        return labels_like(xp.full(len(x_ND), -1, xp.int32), features)
     if xp is not np:
         with on_torch_stream(features):
-            return like(hdbscan_cuml(x_ND, min_cluster_size, min_cluster_size - 1), features)
+            return labels_like(hdbscan_cuml(x_ND, min_cluster_size, min_cluster_size - 1), features)
     from sklearn.cluster import HDBSCAN
 
     # A copy, as the features are the caller's.
     labels_N = HDBSCAN(min_cluster_size=min_cluster_size, copy=True).fit_predict(x_ND)
-    return like(labels_N.astype(np.int32), features)
+    return labels_like(labels_N.astype(np.int32), features)
 
 
 @memory_advice("HDBSCAN by cuML", "use fewer images, or run with --device cpu")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -34,30 +34,61 @@ class Graph:
     """Distance of a pair that is not stored, without the source term."""
     reach_N: Array | None = None
     """float32, an image's share of the source term, lambda u_i; None without one."""
+    count_N: Array | None = None
+    """int64, how many equal images an image stands for; None: one each."""
 
     @property
     def N(self) -> int:
         return self.indptr.size - 1
 
 
+def graph_without_pairs(images: Array) -> Graph:
+    """The graph of images, one for each entry of an array, that no distance relates."""
+    xp = array_module(images)
+    return Graph(xp.zeros(len(images) + 1, xp.int64), xp.empty(0, xp.int32), xp.empty(0, xp.float32))
+
+
+def list_length(k1: int, k2: int, convention: str = "rerank") -> int:
+    """Images that a neighbour list has to hold, the image itself included."""
+    return k1 if convention == "faiss" else max(k1 + 1, k2)
+
+
 @step("Jaccard graph")
 @memory_advice("Jaccard graph", "lower clusters.k1, use fewer images, or on a GPU run with --device cpu")
-def jaccard_graph(features_ND: Array, neighbours: Neighbours, k1: int, k2: int) -> Graph:
+def jaccard_graph(features_ND: Array, neighbours: Neighbours, k1: int, k2: int, convention: str = "rerank") -> Graph:
     """Jaccard distances of k-reciprocal neighbourhoods, exactly, wherever they are below 1.
 
     Args:
         features_ND: (N, D) float32 unit rows, for distances that the neighbour lists do not hold.
-        neighbours: lists of at least max(k1 + 1, k2) images.
+        neighbours: lists of at least list_length(k1, k2, convention) images.
         k1: neighbours that must be reciprocal.
         k2: images, the image itself included, averaged by query expansion; 1 leaves it out.
+        convention: as in `memberships`.
     Source: Zhong et al., Re-ranking Person Re-identification with k-reciprocal Encoding, CVPR 2017.
     """
-    columns = neighbours.indices_Nk.shape[1]
-    if columns < max(k1 + 1, k2):
-        raise InputError(f"neighbours: lists of {columns} images, but k1={k1} and k2={k2} need {max(k1 + 1, k2)}")
-    index_Nk, distance_Nk = neighbours.indices_Nk, neighbours.distances_Nk
-    weights = kreciprocal_weights(features_ND, neighbours.furthest_N, index_Nk, distance_Nk, k1)
-    return Graph(*jaccard_distances(*expand_queries(*weights, index_Nk, k2)))
+    return Graph(*jaccard_distances(*memberships(features_ND, neighbours, k1, k2, convention)))
+
+
+def memberships(
+    features_ND: Array, neighbours: Neighbours, k1: int, k2: int, convention: str = "rerank", squares: bool = False
+) -> tuple[Array, Array, Array]:
+    """The rows whose Jaccard distance is that of the images: how much every image belongs to an image's neighbourhood.
+
+    Args:
+        convention: "rerank": lists of k1 images beside the image itself, weights exp(-d / the largest d of the row).
+            "faiss": lists of k1 with the image itself, weights exp(-d), at most k1 images averaged. Half-sized sets are
+            of round(k1 / 2) images beside the image itself in both.
+        squares: square d / the largest d once more.
+    Returns: CSR (N, N) of indptr int64, indices int32, weights float32; rows sum to 1.
+    """
+    columns, needed = neighbours.indices_Nk.shape[1], list_length(k1, k2, convention)
+    if columns < needed:
+        raise InputError(f"neighbours: lists of {columns} images, but k1={k1} and k2={k2} need {needed}")
+    index_Nk, half, divisor_N = neighbours.indices_Nk, round(k1 / 2), neighbours.furthest_N
+    if convention == "faiss":
+        k1, k2, divisor_N = k1 - 1, min(k1, k2), array_module(index_Nk).ones_like(divisor_N)
+    weights = kreciprocal_weights(features_ND, divisor_N, index_Nk, neighbours.distances_Nk, k1, half, squares)
+    return expand_queries(*weights, index_Nk, k2)
 
 
 @step("Jaccard graph")
@@ -94,7 +125,7 @@ def add_source_term(graph: Graph, reach_N: Array, weight: float) -> Graph:
     """
     reach_N = (weight * reach_N).astype(np.float32)
     distances = np.float32(1 - weight) * graph.distances + of_rows(reach_N, graph) + reach_N[graph.indices]
-    return Graph(graph.indptr, graph.indices, distances, 1 - weight, reach_N)
+    return replace(graph, distances=distances, far=1 - weight, reach_N=reach_N)
 
 
 def of_rows(value_N: Array, graph: Graph) -> Array:

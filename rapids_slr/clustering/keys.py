@@ -40,3 +40,7 @@ class JaccardDBSCANKeys:
     """What is done with the cameras of the images, where `fit` is given them: nothing (paper), or the mean feature of
     its camera is subtracted from every feature (`centre`). `auto` centres where two cameras or more have 8 images
     each."""
+    convention: Literal["rerank", "faiss"] = "rerank"
+    """How neighbours are counted and weighed. `rerank` (Zhong et al., ABMT, MMT): k1 images beside the image itself,
+    distances over the largest of their row. `faiss` (cluster-contrast, SpCL, ICE, PPLR, whose eps it fits): k1 images
+    with the image itself, distances as they are."""

@@ -18,7 +18,7 @@ from rapids_slr.data.read import read_domain
 from rapids_slr.data.store import ImageStore, load_images
 from rapids_slr.errors import InputError
 from rapids_slr.seeds import generator
-from rapids_slr.settings.spec import DomainSpec, RunSpec
+from rapids_slr.settings.spec import DomainSpec, EvaluationSpec, RunSpec
 
 Role = Literal["target", "source"]
 """What a domain is in a run."""
@@ -46,6 +46,11 @@ class RunImages:
 
     def __init__(self, spec: RunSpec, device: torch.device, bar: Bar, warn: Callable[[str], None]) -> None:
         self._spec, self._device, self._bar, self._warn = spec, device, bar, warn
+
+    @property
+    def evaluation(self) -> EvaluationSpec:
+        """How the run wants its networks scored."""
+        return self._spec.evaluation
 
     @cached_property
     def source(self) -> Images:

@@ -51,6 +51,12 @@ def like(result: Array, original: Any) -> Any:
     return torch.from_dlpack(result) if array_module(result) is not np else torch.from_numpy(result)
 
 
+def labels_like(labels_N: Array, original: Any) -> Any:
+    """Labels as `like` gives them; in torch int64, which its losses and `one_hot` ask for."""
+    found = like(labels_N, original)
+    return found.long() if isinstance(found, torch.Tensor) else found
+
+
 @contextmanager
 def on_torch_stream(where: Any) -> Iterator[None]:
     """Run CuPy, and the kernels that follow it, on torch's current stream: after what torch was told before.
@@ -104,3 +110,13 @@ def row_of_entry(indptr: Array, size: int) -> Array:
     if xp is np:
         return np.repeat(np.arange(indptr.size - 1), np.diff(indptr))
     return xp.searchsorted(indptr, xp.arange(size), side="right") - 1  # CuPy repeats by lists of the host only
+
+
+def take_rows(indptr: Array, rows: Array) -> tuple[Array, Array]:
+    """Rows of a CSR matrix, in any order and repeated: their indptr int64, and for each entry where it stood, int64."""
+    xp = array_module(indptr)
+    length = xp.diff(indptr)[rows]
+    taken = xp.concatenate((xp.zeros(1, xp.int64), xp.cumsum(length)))
+    # The entries of a row are in sequence from where it begins.
+    size = int(taken[-1])
+    return taken, xp.arange(size) + (indptr[:-1][rows] - taken[:-1])[row_of_entry(taken, size)]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rapids_slr.data.layouts import JUNK
 from rapids_slr.errors import InputError
+from rapids_slr.evaluation.reranking import Reranking
 
 
 class QueryResults(NamedTuple):
@@ -36,6 +37,7 @@ def retrieval_scores(
     identities_G: Tensor,
     cameras_G: Tensor,
     block: int = 256,
+    reranking: Reranking | None = None,
 ) -> dict[str, float]:
     """mAP and CMC over all queries that have a match; the arguments are those of `query_results`.
 
@@ -43,7 +45,7 @@ def retrieval_scores(
         left out for want of a match.
     Raises: InputError if no query has a match, or as `query_results` does.
     """
-    results = query_results(query_QD, gallery_GD, identities_Q, cameras_Q, identities_G, cameras_G, block)
+    results = query_results(query_QD, gallery_GD, identities_Q, cameras_Q, identities_G, cameras_G, block, reranking)
     valid, first = results.matches > 0, results.first_match
     sums = [valid.sum(), results.average_precision.sum(), *((valid & (first <= k)).sum() for k in (1, 5, 10))]
     queries, *scores = torch.stack([value.double() for value in sums]).tolist()
@@ -65,6 +67,7 @@ def query_results(
     identities_G: Tensor,
     cameras_G: Tensor,
     block: int = 256,
+    reranking: Reranking | None = None,
 ) -> QueryResults:
     """Rank the gallery for every query by Euclidean distance; equal distances rank by gallery index.
 
@@ -76,6 +79,7 @@ def query_results(
         identities_Q, cameras_Q, identities_G, cameras_G: (Q,) and (G,) integers.
         block: queries ranked at once; memory is about 30 bytes x block x G. The host waits for a device before the
             first block and not between blocks.
+        reranking: of these very features, whose distances take the place of the Euclidean ones.
     Raises: InputError if lengths disagree, there is nothing to rank, or features are not finite.
     """
     _check(query_QD, gallery_GD, identities_Q, cameras_Q, identities_G, cameras_G)
@@ -84,16 +88,15 @@ def query_results(
     )
     half_norms_G = _half_norms(gallery_GD)
     most = _most_matches(identities_G)  # the last the host waits for: blocks are only queued
-    results = [
-        _rank(
-            _distances(query_BD, gallery_GD, half_norms_G),
-            *protocol(identities_B, cameras_B, identities_G, cameras_G),
-            most,
-        )
-        for query_BD, identities_B, cameras_B in zip(
-            query_QD.split(block), identities_Q.split(block), cameras_Q.split(block), strict=True
-        )
-    ]
+    results = []
+    for start in range(0, len(query_QD), block):
+        rows = slice(start, start + block)
+        if reranking is None:
+            distances_BG = _distances(query_QD[rows], gallery_GD, half_norms_G)
+        else:
+            distances_BG = reranking.block(start, start + block)
+        left_out_BG, match_BG = protocol(identities_Q[rows], cameras_Q[rows], identities_G, cameras_G)
+        results.append(_rank(distances_BG, left_out_BG, match_BG, most))
     return QueryResults(*map(torch.cat, zip(*results, strict=True)))
 
 

@@ -24,7 +24,7 @@ from rapids_slr.settings.specfile import dump_spec, load_spec, spec_differences
 
 log = logging.getLogger(__name__)
 
-MAY_DIFFER = {"device", "memory_pool", "name"}
+MAY_DIFFER = {"device", "memory_pool", "name", "evaluation.rerank"}
 """Keys that a resumed run may change."""
 
 
@@ -78,7 +78,7 @@ class RunFolder:
 
     def _is_of(self, spec: RunSpec) -> None:
         differing = spec_differences(load_spec(self.spec_file, of_run=True), spec)
-        differing = [key for key in differing if key.split(".")[0] not in MAY_DIFFER]
+        differing = [key for key in differing if not {key, key.split(".")[0]} & MAY_DIFFER]
         if differing:
             raise InputError(
                 f"{self.path} was started with another spec: {', '.join(differing)} differ; "

@@ -19,7 +19,7 @@ class Refined(Protocol):
 
     @property
     def hard(self) -> Tensor:
-        """(N,) int32, -1 = left out."""
+        """(N,) whole numbers, -1 = left out."""
 
     @property
     def rescued(self) -> int:
@@ -38,7 +38,7 @@ class Refiner(Protocol):
     """A way to refine clusters."""
 
     def update(self, labels: Any, others: Sequence[Any] = ()) -> Refined:
-        """Refine the clusters (N,) int32 of an epoch, arrays or tensors, and remember what the next one needs."""
+        """Refine the clusters (N,) of an epoch, arrays or tensors, and remember what the next one needs."""
 
     def state_dict(self) -> dict[str, Any]:
         """What is remembered: tensors and plain values."""

@@ -13,7 +13,7 @@ from rapids_slr.refinement.slr.soft_labels import SoftRows
 
 @dataclass(frozen=True)
 class Unrefined:
-    """The clusters (N,) int32 of an epoch in the place of refined labels."""
+    """The clusters (N,) of an epoch in the place of refined labels."""
 
     hard: Tensor
     rescued: int = 0

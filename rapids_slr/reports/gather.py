@@ -66,8 +66,9 @@ class Run:
 
     @property
     def scores(self) -> tuple[Column, ...]:
-        """What its task measures of a network."""
-        return self.spec.task.scores
+        """What its task measures of a network; once there are scores, those that the run asked for."""
+        told = {key for row in (*self.start.values(), *self.epochs) for key in row}
+        return tuple(column for column in self.spec.task.scores if column.key in told) or self.spec.task.scores
 
     @property
     def headline(self) -> str:

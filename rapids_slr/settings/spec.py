@@ -351,6 +351,9 @@ class EvaluationSpec(Settings):
     """The network that a run ends with: the last one, or with `guard` the latest one that has not forgotten more than
     a twentieth of what the best knew of the source's test images, in checkpoints/picked.pt; the start takes part.
     Without such images it is the last one."""
+    rerank: bool = False
+    """Scores after k-reciprocal re-ranking too (k1 20, k2 6, lambda 0.3; Zhong et al., CVPR 2017), beside the plain
+    ones that runs are compared by."""
 
     @model_validator(mode="after")
     def _picked_by_a_guard(self) -> EvaluationSpec:

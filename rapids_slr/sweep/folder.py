@@ -74,7 +74,7 @@ class SweepFolder:
             differing = spec_differences(load_spec(file, of_run=True), self.linked(run)) if file.exists() else []
             # The shared pre-training lies in this folder, which may have moved since.
             moved = {"pretrain.checkpoint"} if run.pretraining is not None else set()
-            if differing := [key for key in differing if key not in moved and key.split(".")[0] not in MAY_DIFFER]:
+            if differing := [key for key in differing if not {key, key.split(".")[0]} & (moved | MAY_DIFFER)]:
                 faults.append(f"{run.name} was started with other settings: {', '.join(differing)}")
         if faults:
             advice = "start a new sweep with another --out, or remove the folders of these runs"

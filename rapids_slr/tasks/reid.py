@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rapids_slr.data.images import Images, Role, RunImages
+from rapids_slr.evaluation.reranking import Reranking, check_enough
 from rapids_slr.evaluation.retrieval import retrieval_scores
 from rapids_slr.tasks.sections import ReIDSpec
 
@@ -25,8 +26,11 @@ class ReID:
         self._tests: dict[Role, Test] = {}
 
     def read(self, images: RunImages, role: Role = "target") -> None:
-        if images.domain(role).is_tested:
-            self.test(images, role)
+        if not images.domain(role).is_tested:
+            return
+        query, gallery = self.test(images, role)
+        if role == "target" and images.evaluation.rerank:
+            check_enough(len(query.store), len(gallery.store))
 
     def test(self, images: RunImages, role: Role = "target") -> Test:
         """The two splits, decoded once."""
@@ -38,7 +42,8 @@ class ReID:
         return sum(len(part.store) for part in self.test(images, role)) if images.domain(role).is_tested else 0
 
     def evaluate(self, embed: Callable[[Images], Tensor], images: RunImages, role: Role = "target") -> dict[str, float]:
-        """mAP and CMC as fractions; none of a domain without query and gallery."""
+        """mAP and CMC as fractions, and mAP and rank-1 after re-ranking where the run asks for them of its target; none
+        of a domain without query and gallery."""
         if not images.domain(role).is_tested:
             return {}
         query, gallery = self.test(images, role)
@@ -48,5 +53,9 @@ class ReID:
             for part in (query, gallery)
             for labels in (part.split.identities, part.split.cameras)
         )
-        found = retrieval_scores(query_QD, gallery_GD, identities_Q, cameras_Q, identities_G, cameras_G)
-        return {column.key: found[column.key] for column in ReIDSpec.scores}
+        labels = identities_Q, cameras_Q, identities_G, cameras_G
+        found = retrieval_scores(query_QD, gallery_GD, *labels)
+        if role == "target" and images.evaluation.rerank:
+            again = retrieval_scores(query_QD, gallery_GD, *labels, reranking=Reranking(query_QD, gallery_GD))
+            found |= {f"reranked_{key}": score for key, score in again.items()}
+        return {column.key: found[column.key] for column in ReIDSpec.scores if column.key in found}

@@ -18,6 +18,8 @@ class ReIDSpec(TaskSpec):
         Column("rank1", "rank-1", "%", "scores", "more"),
         Column("rank5", "rank-5", "%", "", "more"),
         Column("rank10", "rank-10", "%", "", "more"),
+        Column("reranked_mAP", "mAP re-ranked", "%", "", "more"),  # these two with evaluation.rerank
+        Column("reranked_rank1", "rank-1 re-ranked", "%", "", "more"),
     )
     headline = "mAP"
     on_screen = ("mAP", "rank1")

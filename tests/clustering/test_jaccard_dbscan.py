@@ -12,9 +12,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer
 
 from rapids_slr.clustering import JaccardDBSCAN
+from rapids_slr.clustering.sections import DBSCANSpec
 from rapids_slr.errors import InputError
 from tests.clustering.cases import canonical, families, groups
-from tests.clustering.test_jaccard import dense, graph_of
 from tests.reference import jaccard as reference
 
 FAMILIES = families(np.random.default_rng(3))
@@ -26,15 +26,20 @@ def test_labels_equal_the_dense_way(family, rule):
     """eps from the dense rule, then scikit-learn's DBSCAN on the dense matrix: the same labels, number by number."""
     features = FAMILIES[family]
     model = JaccardDBSCAN(k1=12, k2=4, **rule).fit(features)
-    distance = reference.jaccard_distances(features, 12, 4)
-    eps = reference.radius(distance, **rule)
+    distance, among_kept = reference.with_copies(features, 12, 4)
+    related = among_kept[(among_kept > 0) & (among_kept < 1)]
+    eps = reference.radius(among_kept, **rule) if related.size else 0.0
     assert model.eps_ == pytest.approx(eps, abs=1e-5)
-    stored, _ = dense(graph_of(features, 12, 4))  # distances next to eps may round either way; decide on ours
-    expected = DBSCAN(eps=max(model.eps_, 1e-9), min_samples=4, metric="precomputed").fit(stored).labels_
-    assert_array_equal(model.labels_, expected)
+    ours = np.ones(distance.shape)  # distances next to eps may round either way; decide on ours
+    ours[np.arange(len(ours)), np.arange(len(ours))] = 0
+    graph = model.graph_.tocoo()
+    ours[graph.row, graph.col] = graph.data
+    np.testing.assert_allclose(ours, distance, atol=1e-5)
+    expected = DBSCAN(eps=max(model.eps_, 1e-9), min_samples=4, metric="precomputed").fit(ours).labels_
+    assert_array_equal(model.labels_, reference.shared_labels(expected, features))
     if not (np.abs(distance - eps) < 1e-5).any():
-        assert_array_equal(model.labels_, DBSCAN(eps=max(eps, 1e-9), min_samples=4, metric="precomputed")
-                           .fit(distance).labels_)  # fmt: skip
+        expected = DBSCAN(eps=max(eps, 1e-9), min_samples=4, metric="precomputed").fit(distance).labels_
+        assert_array_equal(model.labels_, reference.shared_labels(expected, features))
 
 
 def test_a_radius_of_one_reaches_every_pair():
@@ -136,6 +141,7 @@ def test_estimator_holds_what_it_promises():
 def test_scikit_learn_conventions():
     settings = {"k1": 9, "k2": 3, "pairs_per_image": 4, "rho": 0.1, "eps": 0.5, "min_samples": 3, "min_size": 2}
     settings |= {"source_weight": 0.2, "search": "approximate", "solver": "graph", "cameras": "auto"}
+    settings |= {"convention": "faiss"}
     model = JaccardDBSCAN(**settings)
     assert model.get_params() == settings
     copy = clone(model.set_params(k1=11))
@@ -163,7 +169,8 @@ def test_the_last_step_of_a_pipeline():
 def test_torch_in_torch_out():
     features = groups(np.random.default_rng(7), 100, 6)
     ours, theirs = JaccardDBSCAN(k1=10).fit(features), JaccardDBSCAN(k1=10).fit(torch.from_numpy(features))
-    assert theirs.labels_.dtype == torch.int32
+    assert theirs.labels_.dtype == torch.int64
+    assert theirs.labels_at(eps=0.3).dtype == torch.int64
     assert_array_equal(theirs.labels_.numpy(), ours.labels_)
     assert theirs.graph_.layout == torch.sparse_csr
     assert_array_equal(theirs.graph_.values().numpy(), ours.graph_.data)
@@ -196,4 +203,31 @@ def test_read_only_features():
 )
 def test_settings_that_cannot_be_used_are_named(settings, message):
     with pytest.raises(InputError, match=message):
-        JaccardDBSCAN(**settings).fit(FAMILIES["constant"])
+        JaccardDBSCAN(**settings).fit(FAMILIES["random"][:60])
+
+
+def test_k1_far_above_the_images_of_an_identity_is_said_once(caplog):
+    features = groups(np.random.default_rng(61), 300, 60, noise=0.3)  # 5 images an identity
+    model = JaccardDBSCAN(k1=30, pairs_per_image=1, min_samples=2)
+    for _ in range(2):
+        model.fit(features)
+    told = [record.getMessage() for record in caplog.records]
+    assert len([text for text in told if text.startswith("k1=30 is more than twice the ")]) == 1
+    caplog.clear()
+    JaccardDBSCAN(k1=5, pairs_per_image=2, min_samples=2).fit(features)
+    assert caplog.records == []
+
+
+def test_a_dense_graph_is_said(caplog):
+    noise = np.random.default_rng(62).normal(size=(2500, 16))
+    JaccardDBSCAN(k1=30, min_samples=1).fit((noise / np.linalg.norm(noise, axis=1, keepdims=True)).astype(np.float32))
+    (text,) = [record.getMessage() for record in caplog.records if "distances an image" in record.getMessage()]
+    assert "of 2500: neighbourhoods meet nearly everywhere" in text
+
+
+def test_a_run_says_a_doubt_once(caplog):
+    features = torch.from_numpy(groups(np.random.default_rng(61), 300, 60, noise=0.3))
+    clusterer = DBSCANSpec(k1=30, pairs_per_image=1, min_samples=2).build()
+    for _ in range(3):
+        clusterer.fit_predict(features)
+    assert len([record for record in caplog.records if "median cluster" in record.getMessage()]) == 1

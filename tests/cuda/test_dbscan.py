@@ -24,6 +24,14 @@ def test_equals_the_cpu_number_by_number(seed, min_samples, device, host):
     np.testing.assert_array_equal(host(dbscan_cuda(*device(graph), 0.3, min_samples)), expected)
 
 
+def test_a_point_counts_for_as_many_as_it_stands_for(device, host):
+    graph = graph_of_points(np.random.default_rng(7).uniform(0, 10, 40), reach=1.0)
+    count_N = np.random.default_rng(8).integers(1, 4, 40)
+    expected = dbscan_cpu(*graph, 0.3, 5, count_N)
+    assert (expected >= 0).sum() > (dbscan_cpu(*graph, 0.3, 5) >= 0).sum()
+    np.testing.assert_array_equal(host(dbscan_cuda(*device(graph), 0.3, 5, device(count_N))), expected)
+
+
 def test_a_border_point_between_two_clusters_joins_the_lower(device, host):
     x_N = np.array([5.0, 0.0, 0.1, 0.2, 1.0, 1.8, 1.9, 2.0])  # 1.0 is within 0.85 of both groups, and no core point
     labels_N = host(dbscan_cuda(*device(graph_of_points(x_N, reach=3.0)), 0.81, 4))

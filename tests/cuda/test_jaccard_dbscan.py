@@ -13,6 +13,7 @@ from rapids_slr.clustering.neighbours import Neighbours
 from rapids_slr.errors import InputError
 from tests.clustering.cases import groups, unit
 from tests.reference import jaccard as reference
+from tests.reference import peers
 
 CLUSTERED = groups(np.random.default_rng(0), 32, 4, D=8, noise=0.4)
 FAMILIES = {
@@ -60,6 +61,17 @@ def test_graph_radius_and_labels_equal_the_dense_way(family, k2, device, host):
         assert eps == pytest.approx(reference.radius(expected, **rule), abs=1e-6)
         labels = DBSCAN(eps=max(eps, 1e-9), min_samples=4, metric="precomputed").fit(found).labels_
         np.testing.assert_array_equal(host(dbscan(graph, eps, 4)), labels)
+
+
+@pytest.mark.parametrize("k2", [1, 4])
+@pytest.mark.parametrize("family", ["clustered", "duplicated", "isolated"])
+def test_faiss_convention_equals_the_code_it_follows(family, k2, device, host):
+    features = FAMILIES[family]
+    neighbours = on_device(lists(features, 7), device)
+    graph = jaccard_graph(device(features), neighbours, 7, k2, "faiss")
+    expected = peers.faiss_family(features, 7, k2)
+    np.fill_diagonal(expected, 0)
+    np.testing.assert_allclose(dense(graph, host), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("rule", [{"pairs_per_image": 3}, {"rho": 0.3}, {"rho": 1.0}])
@@ -110,9 +122,9 @@ def test_small_clusters_become_outliers(device, host):
 def test_estimator_from_features_to_labels(family, device, host):
     features = FAMILIES[family]
     model = JaccardDBSCAN(k1=7, k2=3, pairs_per_image=3).fit(device(features))
-    distance = reference.jaccard_distances(features, 7, 3)
-    assert model.eps_ == pytest.approx(reference.radius(distance, pairs_per_image=3), abs=1e-6)
+    distance, among_kept = reference.with_copies(features, 7, 3)
+    assert model.eps_ == pytest.approx(reference.radius(among_kept, pairs_per_image=3), abs=1e-6)
     near = np.where(np.abs(distance - model.eps_) < 1e-6, model.eps_, distance)  # eps itself is near
     expected = DBSCAN(eps=max(model.eps_, 1e-9), min_samples=4, metric="precomputed").fit(near).labels_
-    np.testing.assert_array_equal(host(model.labels_), expected)
+    np.testing.assert_array_equal(host(model.labels_), reference.shared_labels(expected, features))
     assert type(model.labels_) is type(device(features))

@@ -51,6 +51,17 @@ def test_equals_the_cpu(family, device, host):
     check(FAMILIES[family], 9, 12, device, host)
 
 
+@pytest.mark.parametrize("squares", [False, True])
+@pytest.mark.parametrize(("k1", "half"), [(9, 5), (8, 5), (1, 1)])
+def test_half_sized_sets_of_another_size_and_squares(k1, half, squares, device, host):
+    neighbours = lists(CLUSTERED, 12)
+    expected = sorted_rows(*kreciprocal_weights_cpu(*neighbours, k1, half, squares))
+    indptr, indices, weights = host(kreciprocal_weights_cuda(*device(neighbours), k1, half, squares))
+    np.testing.assert_array_equal(indptr, expected[0])
+    np.testing.assert_array_equal(indices, expected[1])
+    np.testing.assert_allclose(weights, expected[2], rtol=1e-6)
+
+
 @pytest.mark.parametrize(("k1", "K"), [(1, 2), (1, 5), (2, 3)])
 def test_few_neighbours(k1, K, device, host):
     check(CLUSTERED[:12], k1, K, device, host)

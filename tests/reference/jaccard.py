@@ -53,6 +53,41 @@ def jaccard_distances(features, k1, k2):
     return J
 
 
+def leaders(features):
+    """(N,) the first image that is equal."""
+    rows = [tuple(row) for row in np.asarray(features, np.float32).tolist()]
+    return [rows.index(row) for row in rows]
+
+
+def kept_and_standing(features, most):
+    """(U,) the first `most` images of every set of equal ones, and (N,) which of these is or stands for an image."""
+    leader = leaders(features)
+    kept = [i for i in range(len(leader)) if leader[:i].count(leader[i]) < most]
+    return kept, [kept.index(i if i in kept else leader[i]) for i in range(len(leader))]
+
+
+def with_copies(features, k1, k2):
+    """J (N, N) of all images and (U, U) of those that are kept, no more copies of one than a list holds.
+
+    Where too few are distinct only copies are related, and one of each is kept.
+    """
+    few = len(set(leaders(features))) < max(k1 + 1, k2)
+    kept, of = kept_and_standing(features, 1 if few else k1 + 1)
+    J = 1 - np.eye(len(kept)) if few else jaccard_distances(np.asarray(features)[kept], k1, k2)
+    return J[np.ix_(of, of)], J
+
+
+def shared_labels(labels, features):
+    """Copies have the lowest label that one of them has, and clusters are numbered without gaps."""
+    leader = leaders(features)
+    found = []
+    for i in range(len(leader)):
+        own = [labels[j] for j in range(len(leader)) if leader[j] == leader[i] and labels[j] >= 0]
+        found.append(min(own, default=-1))
+    numbers = sorted(set(found) - {-1})
+    return np.array([numbers.index(label) if label >= 0 else -1 for label in found])
+
+
 def with_source(J, features, source, weight):
     """(1 - weight) J + weight (u_i + u_j)."""
     u = (1 - np.exp(-squared_distances(features, source))).min(axis=1)

@@ -10,11 +10,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from rapids_slr.engine.arrays import Array, array_module, as_array, csr_like, like, on_torch_stream, row_of_entry
+from rapids_slr.clustering.neighbours import check_features
+from rapids_slr.engine.arrays import (
+    Array,
+    array_module,
+    as_array,
+    csr_like,
+    labels_like,
+    like,
+    on_torch_stream,
+    row_of_entry,
+    take_rows,
+)
 from rapids_slr.errors import InputError
 from rapids_slr.kernels.argmax import largest
 from rapids_slr.kernels.renumber import renumber
 from rapids_slr.marks import step
+from rapids_slr.refinement.slr.filtered import Filtered, filtered
 from rapids_slr.refinement.slr.hard_labels import by_argmax, by_cuml, by_dbscan, by_hdbscan, place_noise
 from rapids_slr.refinement.slr.keys import SLRKeys
 from rapids_slr.refinement.slr.label_arrays import check_labels
@@ -47,8 +59,8 @@ class Refined:
     """
 
     hard: Any
-    """(N,) int32 refined labels, -1 = left out. Numbered by first image, except for the first epoch and `argmax` of
-    soft labels (`hard="none"`), which keep the numbers of the clusters."""
+    """(N,) int32 refined labels, in torch int64, -1 = left out. Numbered by first image, except for the first epoch and
+    `argmax` of soft labels (`hard="none"`), which keep the numbers of the clusters."""
     rescued: int
     """Images that are outliers in the labels given and have a refined label."""
     _labels: Any
@@ -57,6 +69,25 @@ class Refined:
     _blended: Overlap
     """The pairs of labels that have the soft labels: those of _overlap, unless there were other clusterings."""
     _soft: Soft
+    _own_numbers: bool
+    """Whether `hard` has the numbers of the clusters."""
+
+    def filtered(self, features: Any = None) -> Filtered:
+        """The images that train, their labels, soft labels and centroids, numbered alike: classes 0 .. C - 1.
+
+        Args:
+            features: (N, D) rows of unit length of the library of the labels, for the centroids of the classes.
+        Raises: InputError for features that are not those of the N images.
+        """
+        with on_torch_stream(self._labels):
+            now_N = self._overlap.now_Q[self._overlap.pair_N]
+            x_ND = None if features is None else check_features(features)
+            if x_ND is not None and len(x_ND) != now_N.size:
+                raise InputError(f"features: {len(x_ND)} rows, but there are labels of {now_N.size} images")
+            hard_N = check_labels(self.hard, "hard")
+            return filtered(
+                now_N, self._shape[1], hard_N, self._soft, self._row_N, self._own_numbers, x_ND, self._labels
+            )
 
     @property
     def _shape(self) -> tuple[int, int]:
@@ -72,21 +103,17 @@ class Refined:
         soft = self._soft
         shape = (soft.count_R.size, self._shape[1])
         matrix = csr_like(soft.indptr, soft.indices, soft.values.astype(np.float32), shape, self._labels)
-        return SoftRows(matrix, like(soft.count_R, self._labels), like(self._row_N, self._labels))
+        return SoftRows(matrix, like(soft.count_R, self._labels), labels_like(self._row_N, self._labels))
 
     @_on_request
     def soft(self) -> Any:
         """(N, K) float32 CSR of soft labels: rows sum to 1, or are empty for images that are left out."""
         soft, row_N = self._soft, self._row_N
-        xp, N = array_module(row_N), row_N.size
-        zero = xp.zeros(1, xp.int64)
-        length_N = xp.concatenate((xp.diff(soft.indptr), zero))[row_N]  # row -1 is the last of these
-        indptr = xp.concatenate((zero, xp.cumsum(length_N)))
-        size = int(indptr[-1])
-        # The entries of an image are those of its row, from where the row begins.
-        entry = xp.arange(size) + (soft.indptr[row_N] - indptr[:-1])[row_of_entry(indptr, size)]
+        xp = array_module(row_N)
+        # Row -1 is the last of these, an empty one.
+        indptr, entry = take_rows(xp.concatenate((soft.indptr, soft.indptr[-1:])), row_N)
         data = soft.values[entry].astype(xp.float32)
-        return csr_like(indptr, soft.indices[entry], data, (N, self._shape[1]), self._labels)
+        return csr_like(indptr, soft.indices[entry], data, (row_N.size, self._shape[1]), self._labels)
 
     @_on_request
     def projection(self) -> Any:
@@ -177,7 +204,8 @@ class SLR(SLRKeys, Estimator):
         # was given or returned does not change it.
         self._before_N = hard_N.copy() if self.memory == "refined" else now_N
         rescued = int(((now_N < 0) & (hard_N >= 0)).sum())
-        return Refined(like(hard_N, labels), rescued, labels, last, projection, shared, soft)
+        own_numbers = self.hard == "none" or (first and not other_clusterings)
+        return Refined(labels_like(hard_N, labels), rescued, labels, last, projection, shared, soft, own_numbers)
 
     @step("hard labels")
     def _hard_labels(self, shared: Overlap, soft: Soft) -> Array:

@@ -26,7 +26,7 @@ class SoftRows:
     counts: Any
     """(R,) int64, images of a row."""
     row_of_image: Any
-    """(N,) int32, -1 for an image that is left out."""
+    """(N,) int32, in torch int64, -1 for an image that is left out."""
 
     def to_dense(self) -> Any:
         """(R, K) float32, dense."""

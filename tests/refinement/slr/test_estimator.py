@@ -237,7 +237,7 @@ def test_torch_in_torch_out():
     for name in ("hard", "confidence", "projection", "overlap"):
         assert isinstance(getattr(theirs, name), torch.Tensor)
         assert_array_equal(getattr(theirs, name).numpy(), getattr(ours, name))
-    assert theirs.hard.dtype == torch.int32
+    assert theirs.hard.dtype == torch.int64
     assert theirs.soft.layout == torch.sparse_csr
     assert_array_equal(theirs.soft.to_dense().numpy(), ours.soft.toarray())
     row_of_image = theirs.rows.row_of_image.numpy()
