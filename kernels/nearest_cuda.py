@@ -23,6 +23,8 @@ BINS_OF_A_GROUP = BINS // GROUPS
 ONE, BINS_OF_ONE = np.float32(1), np.float32(BINS / 2)
 TOGETHER = 8  # inner products that a block sums at the same time
 MOST_THREADS = THREADS
+PICK_THREADS: int | None = None
+"""Threads a block of `_pick_cuda`, which reads all similarities; None for as many as other kernels have."""
 
 
 class Lists(NamedTuple):
@@ -208,7 +210,7 @@ def pick(similarity_IN: Array, image_I: Array, k: int, rounding: float, lists: L
     """
     reach = math.ceil(rounding * BINS) + 1  # twice the rounding in bins; 1 for the rounding of a bin
     index_IC, _, near_I, far_I = lists
-    _pick_cuda.blocks(image_I.size, similarity_IN, image_I, k, reach, index_IC, near_I, far_I)
+    _pick_cuda.blocks(image_I.size, similarity_IN, image_I, k, reach, index_IC, near_I, far_I, threads=PICK_THREADS)
 
 
 def settle(features_ND: Array, image_I: Array, lists: Lists, nearest: Nearest) -> None:

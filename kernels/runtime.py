@@ -150,11 +150,15 @@ class CudaKernel:
 
     def each(self, size: int, *args: Any) -> None:
         """Run a thread for each of `size` items; the kernel leaves out the threads beyond."""
-        self._launch(-(-size // THREADS), THREADS, args)
+        self._launch(-(-size // _threads()), _threads(), args)
 
-    def blocks(self, size: int, *args: Any) -> None:
-        """Run a block of THREADS threads for each of `size` items."""
-        self._launch(size, THREADS, args)
+    def blocks(self, size: int, *args: Any, threads: int | None = None) -> None:
+        """Run a block of threads for each of `size` items.
+
+        Args:
+            threads: of a block, for kernels that keep no place for each in shared memory; THREADS without.
+        """
+        self._launch(size, threads or _threads(), args)
 
     def once(self, *args: Any) -> None:
         """Run a single thread: for what goes step by step, to keep its data on the device."""
@@ -170,13 +174,18 @@ class CudaKernel:
     def _launch(self, blocks: int, threads: int, args: tuple) -> None:
         if not blocks:
             return
-        assert threads <= PLACES, f"{threads} threads a block, but kernels are compiled for {PLACES}"
         kernel, self.launches = self.compile(), self.launches + 1  # counted: tests want every kernel launched
         if SIMULATED:
             with _as_python():
                 kernel[blocks, threads](*args)
         else:
             _configured(kernel, blocks, threads)(*args)
+
+
+def _threads() -> int:
+    """THREADS, which have to find a place each in what was compiled."""
+    assert THREADS <= PLACES, f"{THREADS} threads a block, but kernels are compiled for {PLACES}"
+    return THREADS
 
 
 def gpu(signature: str, **options: Any) -> Callable[[Callable], CudaKernel]:
