@@ -40,7 +40,7 @@ PYTHON = [sys.executable, "-X", "faulthandler"]
 CHOOSE = "from rapids_slr.engine.backend import choose_backend; print(choose_backend({device!r}))"
 WARM_UP = """
 import time
-from rapids_slr.kernels import warm_up
+from rapids_slr.warmup import warm_up
 start = time.perf_counter()
 warm_up(cuda={cuda})
 print(f"warm-up: {{time.perf_counter() - start:.1f}} s")
@@ -98,7 +98,7 @@ def _first_steps(rehearse: bool, device: str) -> list[Step]:
         ),
         Step(
             "warm-up",
-            "all kernels compiled, and loaded by a second process",
+            "all kernels compiled, then loaded by a second process, and a dry run of the label steps",
             [warm_up, warm_up],
             limit=300,
             only_gpu="compiling and loading of CUDA kernels: seconds of a first and of a second process",

@@ -145,7 +145,10 @@ class CudaKernel:
                 self.compiled = cuda.jit(self.function)
             else:
                 with _kept():
-                    self.compiled = cuda.jit(self.signature, cache=True, **self.options)(self.function)
+                    compiled = cuda.jit(self.signature, cache=True, **self.options)(self.function)
+                for overload in compiled.overloads.values():  # one that comes from disk waits for its first launch
+                    overload.bind()
+                self.compiled = compiled
         return self.compiled
 
     def each(self, size: int, *args: Any) -> None:
@@ -232,7 +235,7 @@ def _as_python() -> Iterator[None]:
 
 
 def warm_up(progress: Callable[[int], None] | None = None, cuda: bool = False) -> None:
-    """Compile every kernel, or load it from Numba's cache, so that no timed stage has to.
+    """Compile every kernel, or load it from Numba's cache and onto the device, so that no timed stage has to.
 
     The first call after an installation takes about half a minute, later ones about half a second.
 

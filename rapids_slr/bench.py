@@ -25,9 +25,9 @@ from rapids_slr.engine.arrays import Array, like
 from rapids_slr.engine.blocks import BLOCK, product
 from rapids_slr.errors import InputError
 from rapids_slr.kernels.density_clusters import density_clusters
-from rapids_slr.kernels.runtime import warm_up
 from rapids_slr.provenance import cpu_name, environment
 from rapids_slr.refinement import SLR, Refined
+from rapids_slr.warmup import warm_up
 
 IMAGES = 17  # images an identity, as in Market-1501
 LATENT = 32  # dimensions in which identities differ: trained embeddings have far fewer than their width

@@ -14,7 +14,6 @@ from rapids_slr.data.images import Images, RunImages
 from rapids_slr.engine.arrays import on_torch_stream
 from rapids_slr.engine.backend import choose_backend
 from rapids_slr.files import make_folder
-from rapids_slr.kernels import warm_up
 from rapids_slr.marks import Clock
 from rapids_slr.networks.embed import embed
 from rapids_slr.networks.network import Network
@@ -23,6 +22,7 @@ from rapids_slr.record.folder import RunFolder
 from rapids_slr.record.log import Log
 from rapids_slr.seeds import generator
 from rapids_slr.settings.spec import RunSpec
+from rapids_slr.warmup import warm_up
 
 
 class Session(ExitStack):

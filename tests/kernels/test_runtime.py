@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numba
 import pytest
@@ -46,13 +47,24 @@ def test_a_small_grid_is_no_reason_to_warn(cuda, monkeypatch):
         cuda.jit(write_on)[3, 128]
 
 
+def test_a_kernel_is_on_the_device_before_its_first_launch(cuda, kernel, monkeypatch):
+    """Numba loads what it finds on disk when it is first launched, which would be in a timed stage."""
+    bound = []
+    found = SimpleNamespace(overloads={"signature": SimpleNamespace(bind=lambda: bound.append("on the device"))})
+    monkeypatch.setattr(cuda, "jit", lambda *_, **__: lambda function: found)
+    assert kernel.compile() is kernel.compile() is found
+    assert bound == ["on the device"]
+
+
 def test_settings_of_numba_are_those_of_the_user(cuda, kernel, monkeypatch):
     names = ("CUDA_ARRAY_INTERFACE_SYNC", "CUDA_LOW_OCCUPANCY_WARNINGS", "CACHE_DIR")
     before, during = [getattr(numba.config, name) for name in names], []
     monkeypatch.setattr(
-        cuda, "jit", lambda *_, **__: during.append(numba.config.CACHE_DIR) or (lambda function: function)
+        cuda,
+        "jit",
+        lambda *_, **__: during.append(numba.config.CACHE_DIR) or (lambda function: SimpleNamespace(overloads={})),
     )
-    assert kernel.compile() is write_on
+    kernel.compile()
     assert during == [runtime.FOLDER]
     assert [getattr(numba.config, name) for name in names] == before
 
