@@ -163,10 +163,6 @@ class CudaKernel:
         """
         self._launch(size, threads or _threads(), args)
 
-    def once(self, *args: Any) -> None:
-        """Run a single thread: for what goes step by step, to keep its data on the device."""
-        self._launch(1, 1, args)
-
     def most_at_once(self) -> int:
         """Blocks that may wait for each other (cuda.cg.this_grid().sync()): those that run at the same time."""
         if SIMULATED:  # one block after the other

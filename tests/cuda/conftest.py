@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numba import types
+from numba.core.sigutils import normalize_signature
+from numba.np.numpy_support import as_dtype
 
 from rapids_slr.kernels import runtime
 
@@ -32,6 +35,30 @@ if SIMULATED:
         return self._allocations.setdefault((frame.f_code, frame.f_lasti), array)
 
     kernelapi.FakeCUDAShared.array = _shared_array
+
+    def _checked_launch(self: runtime.CudaKernel, blocks: int, threads: int, args: tuple) -> None:
+        """A launch whose arguments fit the signature: on a GPU none is checked, and other bits are read."""
+        assert_fits(self.signature, args)
+        _launch(self, blocks, threads, args)
+
+    _launch, runtime.CudaKernel._launch = runtime.CudaKernel._launch, _checked_launch  # type: ignore[method-assign]
+
+
+def assert_fits(signature: str, args: tuple) -> None:
+    """Whether a kernel of this signature may be given these arguments as they are."""
+    wanted, _ = normalize_signature(signature)
+    assert len(args) == len(wanted), f"{len(args)} arguments for {signature}"
+    for place, (kind, arg) in enumerate(zip(wanted, args, strict=True)):
+        if isinstance(kind, types.Array):
+            fits = isinstance(arg, np.ndarray) and (arg.ndim, arg.dtype) == (kind.ndim, as_dtype(kind.dtype))
+            fits = fits and (kind.layout == "A" or arg.flags.c_contiguous)
+        elif isinstance(kind, types.Float):
+            fits = isinstance(arg, float | np.floating | int | np.integer)
+        elif isinstance(kind, types.Boolean):
+            fits = isinstance(arg, bool | np.bool_)
+        else:
+            fits = isinstance(arg, int | np.integer) and not isinstance(arg, bool)
+        assert fits, f"argument {place} of {signature}: {type(arg)} {getattr(arg, 'dtype', '')}"
 
 
 class SharedArray(np.ndarray):
