@@ -167,7 +167,7 @@ def density_clusters_cuda(
 ) -> Array:
     """`density_clusters` of arrays on the device, on the host.
 
-    The walk up the tree goes edge by edge: a thread of a GPU would take milliseconds, the CPU takes a tenth of one. Rows
+    The walk up the tree goes edge by edge: a GPU's thread would take milliseconds, the CPU takes a tenth of one. Rows
     are far fewer than images, so that the tree is soon copied.
     """
     xp, R, (left, right, weight) = array_module(count_R), count_R.size, tree
