@@ -9,7 +9,7 @@ EXTRAS := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),[cuda1
 PINNED := cuda13 approximate export docs dev
 RUN ?= runs/quickstart-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: venv constraints train test test-simulator test-gpu check docs dist clean
+.PHONY: venv constraints train test test-simulator test-gpu gpu-day check docs dist clean
 
 venv: $(VENV)/.installed
 
@@ -44,6 +44,11 @@ test-simulator: venv
 # On a machine with a GPU; torch, CuPy and numba-cuda are enough, cuML and cuDF are tested where they are installed.
 test-gpu:
 	$(PYTHON) -m pytest -m gpu tests/cuda tests/gpu
+
+# All that a GPU has to show, in the order of what decides most, for a machine that is there for half an hour. Goes on
+# where it was left; make gpu-day ARGS=--list, ARGS="--from STEP", and without a GPU ARGS=--rehearse.
+gpu-day:
+	$(PYTHON) benchmarks/gpu_day.py $(ARGS)
 
 check: venv
 	$(BIN)/ruff format --check .

@@ -3,6 +3,8 @@
     python benchmarks/gpu.py                       # all parts, a few minutes; benchmarks/results/gpu-<device>.json
     python benchmarks/gpu.py --parts labels step   # some of them
     python benchmarks/gpu.py --samples 1000000 --dim 2048 --parts labels
+    python benchmarks/gpu.py --parts step epoch --memory-pool rmm   # on the pool that a run shares, beside torch's own
+    python benchmarks/gpu.py --parts search --pick-threads 128 512  # threads of the kernel that reads similarities
     python benchmarks/gpu.py --device cpu --quick  # the same code on sizes that a CPU can do, to see that it runs
 
 torch, CuPy and numba-cuda are enough. The file is written anew after every part, so that what was measured is kept; a
@@ -17,6 +19,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,12 +28,16 @@ import torch
 from torch import Tensor
 
 from rapids_slr import SLR, JaccardDBSCAN
-from rapids_slr.bench import Machine, bench_labels, show
+from rapids_slr.bench import Machine, bench_labels, clustered_features, show
+from rapids_slr.clustering.neighbours import nearest_neighbours
 from rapids_slr.data.store import ImageStore
+from rapids_slr.engine.memory import pool_in_words, share_pool
+from rapids_slr.errors import InputError
 from rapids_slr.files import write_atomically
 from rapids_slr.hosts import loop
 from rapids_slr.hosts.abmt import adapt_epoch
 from rapids_slr.hosts.targets import Targets, class_centroids, hard_targets
+from rapids_slr.kernels import nearest_cuda
 from rapids_slr.marks import Clock
 from rapids_slr.networks.embed import embed
 from rapids_slr.networks.two_branch import TwoBranch
@@ -48,6 +55,8 @@ class Bench:
     """Sizes, the images and networks of a run at the size of Market-1501, and the clock they are timed by."""
 
     def __init__(self, options: argparse.Namespace) -> None:
+        if options.device == "cuda" and options.memory_pool == "rmm" and not share_pool():  # torch's first use is next
+            raise InputError(f"--memory-pool rmm: {pool_in_words('rmm')}; take --memory-pool torch")
         self.options, self.machine = options, Machine(options.device)
         self.device = torch.device("cuda", torch.cuda.current_device()) if self.machine.cuda else torch.device("cpu")
         self.size = QUICK if options.quick else MARKET
@@ -67,14 +76,22 @@ class Bench:
                 "training": {"iterations": size["iterations"]},
             }
         )
-        draw = torch.Generator().manual_seed(0)
-        shape = size["images"], 3, size["height"], size["width"]
-        self.store = ImageStore(
-            torch.randint(256, shape, generator=draw, dtype=torch.uint8).to(self.device), self.device
-        )
         self.labels_N = (torch.arange(size["images"]) % size["identities"]).to(self.device)
-        self.student = TwoBranch(self.spec.model).to(self.device)
-        self.teacher = self.student.frozen_copy()
+
+    @cached_property
+    def store(self) -> ImageStore:
+        draw, size = torch.Generator().manual_seed(0), self.size
+        shape = size["images"], 3, size["height"], size["width"]
+        pixels = torch.randint(256, shape, generator=draw, dtype=torch.uint8)
+        return ImageStore(pixels.to(self.device), self.device)
+
+    @cached_property
+    def student(self) -> TwoBranch:
+        return TwoBranch(self.spec.model).place(self.device)  # channels-last, as in a run
+
+    @cached_property
+    def teacher(self) -> TwoBranch:
+        return self.student.frozen_copy()
 
     def median_seconds(self, function: Callable[[], object], repeats: int) -> float:
         """Median over `repeats` calls, after one that is not counted."""
@@ -148,8 +165,10 @@ def embedding(bench: Bench) -> dict[str, float]:
 def epoch(bench: Bench) -> dict[str, Any]:
     """One adaptation epoch at the size of Market-1501 on drawn noise, its stages, and what each copied.
 
-    Features come from the network; the labels to train on are those of `labels_N`, as noise has no clusters.
+    Noise has no clusters, and a network that has learnt nothing finds all images alike: what is clustered is drawn to
+    cluster like trained embeddings, and the labels to train on are those of `labels_N`.
     """
+    drawn_ND = torch.from_numpy(clustered_features(len(bench.store), bench.teacher.feature_dim)).to(bench.device)
     clusterer, slr = JaccardDBSCAN(k1=20 if bench.options.quick else 30, pairs_per_image=7), SLR()
     slr.update(bench.labels_N)
 
@@ -158,7 +177,7 @@ def epoch(bench: Bench) -> dict[str, Any]:
         with clock.stage("features"):
             features_ND = embed(bench.teacher, bench.store, bench.spec.data, bench.spec.features)
         with clock.stage("clusters"):
-            clusterer.fit_predict(features_ND)
+            clusterer.fit_predict(drawn_ND)
         with clock.stage("refinement"):
             refined = slr.update(bench.labels_N)
         with clock.stage("targets"):
@@ -189,22 +208,50 @@ def epoch(bench: Bench) -> dict[str, Any]:
     return result
 
 
-PARTS = {"labels": labels, "step": step, "embedding": embedding, "epoch": epoch}
+def search(bench: Bench) -> list[dict[str, Any]]:
+    """The exact neighbour search with blocks of --pick-threads, which have to find the same: the fastest is to stay."""
+    options, results = bench.options, []
+    N, D = (500, 32) if options.quick else ((options.samples or [100_000])[0], options.dim)
+    features_ND, k1 = bench.machine.put(clustered_features(N, D)), 30
+    first = nearest_neighbours(features_ND, k1 + 1)
+    for threads in options.pick_threads:
+        nearest_cuda.PICK_THREADS = threads
+        seconds = bench.median_seconds(lambda: nearest_neighbours(features_ND, k1 + 1), options.repeats)
+        found = nearest_neighbours(features_ND, k1 + 1)
+        equal = bool((found.indices_Nk == first.indices_Nk).all())
+        results.append({"samples": N, "dim": D, "threads": threads, "seconds": seconds, "equal": equal})
+    assert all(result["equal"] for result in results), results
+    return results
 
 
-def main() -> int:
+PARTS = {"labels": labels, "step": step, "embedding": embedding, "epoch": epoch, "search": search}
+
+
+def options_of(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=[name for name in PARTS if name != "search"])
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--quick", action="store_true", help="sizes for a look at whether everything runs")
-    parser.add_argument("--samples", type=int, nargs="+", help="images of the part `labels`, in place of its growth")
+    parser.add_argument(
+        "--samples", type=int, nargs="+", help="images of `labels`, in place of its growth, and of `search`"
+    )
     parser.add_argument("--dim", type=int, default=2048, help="dimensions that go with --samples")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--memory-pool", choices=("torch", "rmm"), default="torch", help="of a run: `memory_pool`")
+    parser.add_argument("--pick-threads", type=int, nargs="+", default=[128, 256, 512], help="what `search` compares")
     parser.add_argument("-o", "--output", type=Path)
-    options = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main(words: list[str] | None = None) -> int:
+    options = options_of(words)
     bench = Bench(options)
     output = options.output or RESULTS / f"gpu-{re.sub('[^a-z0-9]+', '-', bench.machine.name.lower()).strip('-')}.json"
-    results: dict[str, Any] = {"environment": environment(bench.machine.name), "quick": options.quick}
+    results: dict[str, Any] = {
+        "environment": environment(bench.machine.name),
+        "quick": options.quick,
+        "memory_pool": options.memory_pool,
+    }
     failed = False
     for name in options.parts:
         print(f"== {name}", flush=True)

@@ -46,5 +46,7 @@ def join(parent_N, i, j):
             return
         if i < j:
             i, j = j, i
-        if cuda.atomic.cas(parent_N, i, i, j) == i:  # i is still a root
+        above = cuda.atomic.cas(parent_N, i, i, j)
+        if above == i:  # it was still a root
             return
+        i = above  # what it was hung below meanwhile: to read it again may find what a cache holds, and never end

@@ -52,23 +52,12 @@ def _by_column(indptr, indices, values, column_indptr, column_rows, column_value
             norm_R[r] += values[e] * values[e]
 
 
-@gpu("void(int64[::1], float64[::1], int64[::1], float64[::1])")
-def _norms_cuda(indptr, values, whole, norm_R):
-    """whole: the values as multiples of 1 / GRID."""
-    r = cuda.grid(1)
-    if r < norm_R.size:
-        norm = np.int64(0)
-        for e in range(indptr[r], indptr[r + 1]):
-            value = np.int64(round(values[e] * GRID))
-            whole[e] = value
-            norm += value * value
-        norm_R[r] = norm / (GRID * GRID)
-
-
 def rows_by_column_cuda(indptr: Array, indices: Array, values: Array, columns: int) -> Pairs:
     xp = array_module(indptr)
-    whole, norm_R = xp.empty(values.size, xp.int64), xp.empty(indptr.size - 1)
-    _norms_cuda.each(norm_R.size, indptr, values, whole, norm_R)
+    whole = xp.rint(values * GRID).astype(xp.int64)  # as multiples of 1 / GRID
+    # Sums of a row, of at most 2^52, are exact as differences of sums of all, which may pass 2^63 and come round.
+    before = xp.concatenate((xp.zeros(1, xp.int64), xp.cumsum(whole * whole)))[indptr]
+    norm_R = xp.diff(before) / (GRID * GRID)
     return Pairs(*pairs_sharing_columns(indptr, indices, whole, columns, "product"), norm_R)
 
 

@@ -17,17 +17,16 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import cuda
 
-from rapids_slr.engine.arrays import Array, array_module
+from rapids_slr.engine.arrays import Array, array_module, to_host
 from rapids_slr.kernels.components import find
-from rapids_slr.kernels.runtime import cpu, gpu, on_gpu, shared
+from rapids_slr.kernels.runtime import cpu, cpu_part, on_gpu
 
 TIE = 2.0**-22  # squared distances that differ by less, relatively, are equal: soft labels hold no finer difference
 TIED_STABILITY = 1e-9  # likewise for stabilities, whose sums depend on the order of their terms
 
 
-@shared
+@cpu_part()
 def _spliced(next_, a, b):
     """One ring of two, each given by a member, or -1 if it is empty; next_ leads around them."""
     if a < 0:
@@ -37,7 +36,7 @@ def _spliced(next_, a, b):
     return a
 
 
-@shared
+@cpu_part()
 def _condense(count_R, left, right, length, min_cluster_size, row_work, cluster_work, float_work):
     """Clusters of the condensed tree, children before parents; returns how many.
 
@@ -94,7 +93,7 @@ def _condense(count_R, left, right, length, min_cluster_size, row_work, cluster_
     return clusters
 
 
-@shared
+@cpu_part()
 def _select(clusters, merge_distance, cluster_work, float_work):
     """Excess of mass, then merge_distance, then numbers from 1 for the clusters selected and all below them, else 0.
 
@@ -134,7 +133,7 @@ def _select(clusters, merge_distance, cluster_work, float_work):
             label_C[c] = labels
 
 
-@shared
+@cpu_part()
 def _label(home, level, merge_distance, parent_C, label_C):
     """Label of a row that leaves cluster `home` at a squared distance; the root ends where clusters begin to merge."""
     if home < 0 or (parent_C[home] < 0 and level > merge_distance * merge_distance):
@@ -153,22 +152,6 @@ def _density_clusters(count_R, left, right, length, min_cluster_size, merge_dist
         label_R[r] = _label(row_work[0, r], float_work[0, r], merge_distance, cluster_work[0], cluster_work[2])
 
 
-@gpu("void(int64[::1], int32[::1], int32[::1], float64[::1], int64, float64, int32[:, ::1], int32[:, ::1],"
-     " float64[:, ::1])")  # fmt: skip
-def _find_clusters_cuda(count_R, left, right, length, min_cluster_size, merge_distance, row_work, cluster_work,
-                        float_work):  # fmt: skip
-    clusters = _condense(count_R, left, right, length, min_cluster_size, row_work, cluster_work, float_work)
-    if clusters:
-        _select(clusters, merge_distance, cluster_work, float_work)
-
-
-@gpu("void(float64, int32[:, ::1], int32[:, ::1], float64[:, ::1], int32[::1])")
-def _label_rows_cuda(merge_distance, row_work, cluster_work, float_work, label_R):
-    r = cuda.grid(1)
-    if r < label_R.size:
-        label_R[r] = _label(row_work[0, r], float_work[0, r], merge_distance, cluster_work[0], cluster_work[2])
-
-
 def _edges_and_space(count_R: Array, core_R: Array, tree: tuple[Array, Array, Array]) -> tuple[tuple, tuple]:
     """What `_condense` takes: edges by length, among them a loop where the copies of a row come together, and space."""
     xp, R, (left, right, weight) = array_module(count_R), count_R.size, tree
@@ -182,12 +165,17 @@ def _edges_and_space(count_R: Array, core_R: Array, tree: tuple[Array, Array, Ar
 def density_clusters_cuda(
     count_R: Array, core_R: Array, tree: tuple[Array, Array, Array], min_cluster_size: int, merge_distance: float
 ) -> Array:
-    """`density_clusters` on the device: a single thread walks up the tree, then each row has one."""
-    edges, space = _edges_and_space(count_R, core_R, tree)
-    label_R = array_module(count_R).empty(count_R.size, np.int32)
-    _find_clusters_cuda.once(count_R, *edges, min_cluster_size, merge_distance, *space)
-    _label_rows_cuda.each(label_R.size, merge_distance, *space, label_R)
-    return label_R
+    """`density_clusters` of arrays on the device, on the host.
+
+    The walk up the tree goes edge by edge: a GPU's thread would take milliseconds, the CPU takes a tenth of one. Rows
+    are far fewer than images, so that the tree is soon copied.
+    """
+    xp, R, (left, right, weight) = array_module(count_R), count_R.size, tree
+    lengths = to_host(xp.concatenate((core_R, weight)))
+    numbers = to_host(xp.concatenate((count_R.astype(xp.int32), left, right)))
+    count_R, core_R = numbers[:R].astype(np.int64), lengths[:R]
+    tree = numbers[R : 2 * R - 1], numbers[2 * R - 1 :], lengths[R:]
+    return xp.asarray(density_clusters_cpu(count_R, core_R, tree, min_cluster_size, merge_distance))
 
 
 def density_clusters_cpu(

@@ -21,8 +21,11 @@ BINS = 4096  # of a histogram over similarities from -1 to 1
 GROUPS = 64  # of bins, counted together to find one fast
 BINS_OF_A_GROUP = BINS // GROUPS
 ONE, BINS_OF_ONE = np.float32(1), np.float32(BINS / 2)
+FAR = 2**63 - 1  # no column
 TOGETHER = 8  # inner products that a block sums at the same time
 MOST_THREADS = THREADS
+PICK_THREADS: int | None = None
+"""Threads a block of `_pick_cuda`, which reads all similarities; None for as many as other kernels have."""
 
 
 class Lists(NamedTuple):
@@ -66,21 +69,38 @@ def _bin_of(similarity):
     return min(max(np.int32((similarity + ONE) * BINS_OF_ONE), 0), BINS - 1)
 
 
-@gpu("void(float32[:, ::1], int64[::1], int64, int64, int32[:, ::1], int32[::1], int32[::1])")
-def _pick_cuda(similarity_IN, image_I, k, reach, index_IC, near_I, far_I):
-    """A block to an image: list the columns within `reach` bins of the k-th largest and of the smallest."""
+@cuda.jit(device=True)
+def _least_first(similarity, j):
+    """A number that orders pairs by similarity, to 2^-28, and then by column, of which there are up to 2^32."""
+    return np.int64((np.float64(similarity) + 2) * 2.0**28) << 32 | j
+
+
+@gpu("void(float32[:, ::1], int64[::1], int64, int64, boolean, int32[:, ::1], int32[::1], int32[::1])")
+def _pick_cuda(similarity_IN, image_I, k, reach, one_far, index_IC, near_I, far_I):
+    """A block to an image: list the columns within `reach` bins of the k-th largest and of the smallest.
+
+    one_far: of the latter list the one that is least.
+    """
     r, t = cuda.blockIdx.x, cuda.threadIdx.x
     i, N, C = image_I[r], similarity_IN.shape[1], index_IC.shape[1]
     count_B = cuda.shared.array(BINS, np.int32)
     count_G = cuda.shared.array(GROUPS, np.int32)
     limits = cuda.shared.array(2, np.int32)  # lowest bin of the near, highest of the far
     found = cuda.shared.array(2, np.int32)
+    furthest = cuda.shared.array(1, np.int64)
     for b in range(t, BINS, cuda.blockDim.x):
         count_B[b] = 0
+    if t == 0:
+        furthest[0] = FAR
     cuda.syncthreads()
+    least = np.int64(FAR)
     for j in range(t, N, cuda.blockDim.x):
         if j != i:
             cuda.atomic.add(count_B, _bin_of(similarity_IN[r, j]), 1)
+            if one_far:
+                least = min(least, _least_first(similarity_IN[r, j], j))
+    if least < FAR:
+        cuda.atomic.min(furthest, 0, least)
     cuda.syncthreads()
     for g in range(t, GROUPS, cuda.blockDim.x):
         total = 0
@@ -104,8 +124,11 @@ def _pick_cuda(similarity_IN, image_I, k, reach, index_IC, near_I, far_I):
         b = g * BINS_OF_A_GROUP
         while b < BINS - 1 and count_B[b] == 0:
             b += 1
-        limits[1] = b + reach
+        limits[1] = -1 if one_far else b + reach
         found[0] = found[1] = 0
+        if furthest[0] < FAR:
+            index_IC[r, C - 1] = furthest[0] & 0xFFFFFFFF
+            found[1] = 1
     cuda.syncthreads()
     lowest, highest = limits[0], limits[1]
     for j in range(t, N, cuda.blockDim.x):
@@ -199,16 +222,19 @@ def _settle_cuda(features_ND, image_I, index_IC, distance_IC, near_I, far_I,
         distance_NK[i, 0] = distance_IC[r, near]
 
 
-def pick(similarity_IN: Array, image_I: Array, k: int, rounding: float, lists: Lists) -> None:
+def pick(similarity_IN: Array, image_I: Array, k: int, rounding: float, lists: Lists, one_far: bool = False) -> None:
     """Fill the lists of images int64 (I,), each a row of similarities with all N, itself included.
 
     Args:
         k: nearest others that are wanted.
         rounding: bound on |similarity_IN - exact inner product|.
+        one_far: list the one that is furthest by the product, however many are as far within its rounding.
     """
     reach = math.ceil(rounding * BINS) + 1  # twice the rounding in bins; 1 for the rounding of a bin
     index_IC, _, near_I, far_I = lists
-    _pick_cuda.blocks(image_I.size, similarity_IN, image_I, k, reach, index_IC, near_I, far_I)
+    _pick_cuda.blocks(
+        image_I.size, similarity_IN, image_I, k, reach, one_far, index_IC, near_I, far_I, threads=PICK_THREADS
+    )
 
 
 def settle(features_ND: Array, image_I: Array, lists: Lists, nearest: Nearest) -> None:

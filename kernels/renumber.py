@@ -30,26 +30,17 @@ def _first_image_cuda(group_N, label_G, first_L):
         cuda.atomic.min(first_L, label_G[group_N[i]], i)
 
 
-@gpu("void(int32[::1], int32[::1], int32[::1], int32[::1])")
-def _renumber_cuda(group_N, label_G, number_L, out_N):
-    i = cuda.grid(1)
-    if i < out_N.size:
-        label = label_G[group_N[i]]
-        out_N[i] = number_L[label] if label >= 0 else -1
-
-
 def renumber_cuda(group_N: Array, label_G: Array) -> Array:
     """`renumber` on the device: the first image of a label by atomic minimum, then its rank among them."""
     xp = array_module(group_N)
     L = int(label_G.max()) + 1 if label_G.size else 0
     if not L:
         return xp.full(group_N.size, -1, xp.int32)
-    first_L, number_L, out_N = xp.full(L, 2**31 - 1, xp.int32), xp.empty(L, xp.int32), xp.empty_like(group_N)
+    first_L, number_L = xp.full(L, 2**31 - 1, xp.int32), xp.full(L + 1, -1, xp.int32)
     _first_image_cuda.each(group_N.size, group_N, label_G, first_L)
     # Labels without an image come last: they have no number that anyone reads.
     number_L[xp.argsort(first_L)] = xp.arange(L, dtype=xp.int32)
-    _renumber_cuda.each(group_N.size, group_N, label_G, number_L, out_N)
-    return out_N
+    return number_L[label_G[group_N]]  # label -1 is the last of these
 
 
 def renumber_cpu(group_N: Array, label_G: Array) -> Array:

@@ -17,6 +17,7 @@ Under NUMBA_ENABLE_CUDASIM=1 Numba simulates a GPU: CUDA kernels run as Python t
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import importlib
 import pkgutil
@@ -46,6 +47,9 @@ THREADS = 128
 PLACES = THREADS
 """Places for the threads of a block in the shared memory of compiled kernels."""
 
+NUMBERS = {"int32": ctypes.c_int32, "int64": ctypes.c_int64, "float32": ctypes.c_float, "float64": ctypes.c_double}
+"""Types of the numbers that signatures of CUDA kernels name, as a launch takes them."""
+
 _cpu_kernels: list[CpuKernel] = []
 _cuda_kernels: list[CudaKernel] = []
 
@@ -73,7 +77,7 @@ def _folder_of_compiled() -> tuple[str, tempfile.TemporaryDirectory | None]:
 
 
 FOLDER, _keeps_folder = _folder_of_compiled()
-_keeping, _configuring = threading.RLock(), threading.Lock()
+_keeping = threading.RLock()
 
 
 @contextmanager
@@ -138,6 +142,7 @@ class CudaKernel:
         _cuda_kernels.append(self)
 
     def compile(self) -> Any:
+        """In the simulator what it launches, on a device what Numba has compiled for it and `_start` takes."""
         if self.compiled is None:
             from numba import cuda
 
@@ -145,38 +150,45 @@ class CudaKernel:
                 self.compiled = cuda.jit(self.function)
             else:
                 with _kept():
-                    self.compiled = cuda.jit(self.signature, cache=True, **self.options)(self.function)
+                    dispatcher = cuda.jit(self.signature, cache=True, **self.options)(self.function)
+                (overload,) = dispatcher.overloads.values()
+                overload.bind()  # what comes from disk would wait for its first launch
+                self.compiled = overload
         return self.compiled
 
     def each(self, size: int, *args: Any) -> None:
         """Run a thread for each of `size` items; the kernel leaves out the threads beyond."""
-        self._launch(-(-size // THREADS), THREADS, args)
+        self._launch(-(-size // _threads()), _threads(), args)
 
-    def blocks(self, size: int, *args: Any) -> None:
-        """Run a block of THREADS threads for each of `size` items."""
-        self._launch(size, THREADS, args)
+    def blocks(self, size: int, *args: Any, threads: int | None = None) -> None:
+        """Run a block of threads for each of `size` items.
 
-    def once(self, *args: Any) -> None:
-        """Run a single thread: for what goes step by step, to keep its data on the device."""
-        self._launch(1, 1, args)
+        Args:
+            threads: of a block, for kernels that keep no place for each in shared memory; THREADS without.
+        """
+        self._launch(size, threads or _threads(), args)
 
     def most_at_once(self) -> int:
         """Blocks that may wait for each other (cuda.cg.this_grid().sync()): those that run at the same time."""
         if SIMULATED:  # one block after the other
             return 1
-        (overload,) = self.compile().overloads.values()
-        return overload.max_cooperative_grid_blocks(THREADS)
+        return self.compile().max_cooperative_grid_blocks(THREADS)
 
     def _launch(self, blocks: int, threads: int, args: tuple) -> None:
         if not blocks:
             return
-        assert threads <= PLACES, f"{threads} threads a block, but kernels are compiled for {PLACES}"
         kernel, self.launches = self.compile(), self.launches + 1  # counted: tests want every kernel launched
         if SIMULATED:
             with _as_python():
                 kernel[blocks, threads](*args)
         else:
-            _configured(kernel, blocks, threads)(*args)
+            _start(kernel, blocks, threads, args)
+
+
+def _threads() -> int:
+    """THREADS, which have to find a place each in what was compiled."""
+    assert THREADS <= PLACES, f"{THREADS} threads a block, but kernels are compiled for {PLACES}"
+    return THREADS
 
 
 def gpu(signature: str, **options: Any) -> Callable[[Callable], CudaKernel]:
@@ -184,16 +196,30 @@ def gpu(signature: str, **options: Any) -> Callable[[Callable], CudaKernel]:
     return lambda function: CudaKernel(function, signature, options)
 
 
-def _configured(kernel: Any, blocks: int, threads: int) -> Callable:
-    """A kernel for a grid on CuPy's current stream, without Numba's warning that fewer than 128 blocks are few."""
-    from numba import cuda
+def _start(kernel: Any, blocks: int, threads: int, args: tuple) -> None:
+    """Launch what Numba has compiled, on CuPy's current stream, by cuda.core as Numba does.
 
-    with _configuring:
-        warns, cuda.config.CUDA_LOW_OCCUPANCY_WARNINGS = cuda.config.CUDA_LOW_OCCUPANCY_WARNINGS, 0
-        try:
-            return kernel[blocks, threads, _stream()]
-        finally:
-            cuda.config.CUDA_LOW_OCCUPANCY_WARNINGS = warns
+    Numba would look at every array through DLPack, and at the types of all arguments, which takes longer on the host
+    than many a kernel on the device.
+    """
+    from cuda.core import LaunchConfig, launch
+
+    config = LaunchConfig(grid=blocks, block=threads, is_cooperative=kernel.cooperative)
+    code = kernel.library.get_cufunc().kernel
+    launch(_stream(), config, code, *as_numba_passes(kernel.argument_types, args))
+
+
+def as_numba_passes(kinds: tuple, args: tuple) -> list[Any]:
+    """Arguments of a kernel the way Numba's code takes them: an array as several words, numbers in their type."""
+    words: list[Any] = []
+    for kind, arg in zip(kinds, args, strict=True):
+        if isinstance(kind, numba.types.Array):  # no owner and no parent; its size, place and shape; strides in bytes
+            words += (0, 0, arg.size, arg.itemsize, arg.data.ptr, *arg.shape, *arg.strides)
+        elif isinstance(kind, numba.types.Boolean):
+            words.append(bool(arg))
+        else:
+            words.append(NUMBERS[str(kind)](arg))
+    return words
 
 
 def _stream() -> Any:
@@ -223,7 +249,7 @@ def _as_python() -> Iterator[None]:
 
 
 def warm_up(progress: Callable[[int], None] | None = None, cuda: bool = False) -> None:
-    """Compile every kernel, or load it from Numba's cache, so that no timed stage has to.
+    """Compile every kernel, or load it from Numba's cache and onto the device, so that no timed stage has to.
 
     The first call after an installation takes about half a minute, later ones about half a second.
 

@@ -10,6 +10,7 @@ from rapids_slr.kernels.block import sum_before
 from rapids_slr.kernels.runtime import THREADS, cpu, gpu, on_gpu
 
 BINS = 2**15  # by the upper half of a float's bits, which orders positive floats
+LOWEST, USUAL_BINS = (127 - 21) << 7, 24 << 7  # bins from 2^-21, of distances from 1e-6 up to 4: 128 to a power of 2
 BLOCKS, SHARE = 512, 1024  # blocks at most, and values of a block at least, on CUDA
 
 
@@ -35,9 +36,21 @@ def _split(values, bits, border, at_border):
 
 @gpu("void(int32[::1], int64[::1])")
 def _histogram_cuda(bits, count_B):
-    e = cuda.grid(1)
-    if e < bits.size:
-        cuda.atomic.add(count_B, bits[e] >> 16, 1)
+    """Values above 0; nearly all fall into the same few bins, which a block counts for itself before it adds to all."""
+    count_S = cuda.shared.array(USUAL_BINS, np.int32)
+    for b in range(cuda.threadIdx.x, USUAL_BINS, cuda.blockDim.x):
+        count_S[b] = 0
+    cuda.syncthreads()
+    for e in range(cuda.grid(1), bits.size, cuda.gridsize(1)):
+        b = bits[e] >> 16
+        if LOWEST <= b < LOWEST + USUAL_BINS:
+            cuda.atomic.add(count_S, b - LOWEST, 1)
+        elif b > 0:
+            cuda.atomic.add(count_B, b, 1)
+    cuda.syncthreads()
+    for b in range(cuda.threadIdx.x, USUAL_BINS, cuda.blockDim.x):
+        if count_S[b] > 0:
+            cuda.atomic.add(count_B, LOWEST + b, count_S[b])
 
 
 @gpu("void(float32[::1], int32[::1], int64[::1], float64[::1], int64[::1])")
@@ -61,8 +74,7 @@ def sum_of_smallest_cuda(values: Array, count: int) -> float:
     xp, bits = array_module(values), values.view(np.int32)
     blocks = min(BLOCKS, -(-bits.size // SHARE))
     count_B, count_L = xp.zeros(BINS, xp.int64), xp.zeros(2**16, xp.int64)
-    _histogram_cuda.each(bits.size, bits, count_B)
-    count_B[0] = 0  # zeros do not count
+    _histogram_cuda.blocks(blocks, bits, count_B)
     before_B, part_G = xp.cumsum(count_B), xp.empty(blocks, xp.float64)
     border = xp.sum(before_B < count, keepdims=True)
     _split_cuda.blocks(blocks, values, bits, border, part_G, count_L)

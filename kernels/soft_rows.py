@@ -111,17 +111,6 @@ def _take(indptr, indices, values, first_R, out_indptr, out_indices, out_values)
         out_indptr[r + 1] = out_indptr[r] + stop - start
 
 
-@gpu("void(int32[::1], int32[::1], boolean, int64[::1], int64[::1])")
-def _room_cuda(before_Q, now_Q, outliers, indptr_P, room_Q):
-    """Entries that a soft label has at most."""
-    q = cuda.grid(1)
-    if q < room_Q.size:
-        a, b = before_Q[q], now_Q[q]
-        room_Q[q] = 0
-        if _kept(a, b, outliers):
-            room_Q[q] = indptr_P[a + 1] - indptr_P[a] if a >= 0 else 1
-
-
 @gpu("void(int32[::1], int32[::1], boolean, int64[::1], int32[::1], float64[::1], float64[::1], float64, int64[::1],"
      " int64[::1], int64[::1], int32[::1], float64[::1])")  # fmt: skip
 def _blend_pairs_cuda(before_Q, now_Q, outliers, indptr_P, indices, values, past_values, alpha,
@@ -186,8 +175,10 @@ def soft_rows_cuda(
     """`soft_rows` on the device: equal rows are neighbours in the order of their hashes, and compared in full."""
     xp, Q, (R, size) = array_module(count_Q), count_Q.size, (0, 0)
     if Q:
-        room_Q = xp.empty(Q, xp.int64)
-        _room_cuda.each(Q, before_Q, now_Q, outliers, indptr_P, room_Q)
+        # Entries that a soft label has at most: those of its row of the projection, or one.
+        room_Q = xp.concatenate((xp.diff(indptr_P), xp.ones(1, xp.int64)))[before_Q]  # -1 is the last of these
+        if not outliers:
+            room_Q = xp.where(now_Q >= 0, room_Q, 0)
         end_Q = xp.cumsum(room_Q)
         start_Q, stop_Q, hash_Q = end_Q - room_Q, xp.empty(Q, xp.int64), xp.empty(Q, xp.int64)
         room = int(end_Q[-1])

@@ -22,12 +22,12 @@ from rapids_slr.clustering.dbscan import dbscan, radius
 from rapids_slr.clustering.jaccard import jaccard_graph
 from rapids_slr.clustering.neighbours import check_features, nearest_neighbours
 from rapids_slr.engine.arrays import Array, like
-from rapids_slr.engine.blocks import BLOCK
+from rapids_slr.engine.blocks import BLOCK, product
 from rapids_slr.errors import InputError
 from rapids_slr.kernels.density_clusters import density_clusters
-from rapids_slr.kernels.runtime import warm_up
 from rapids_slr.provenance import cpu_name, environment
 from rapids_slr.refinement import SLR, Refined
+from rapids_slr.warmup import warm_up
 
 IMAGES = 17  # images an identity, as in Market-1501
 LATENT = 32  # dimensions in which identities differ: trained embeddings have far fewer than their width
@@ -272,12 +272,13 @@ def comparison(result: dict[str, Any]) -> str:
 
 
 def bare_product(x_ND: Array) -> None:
-    """The N x N matrix product in float32, block by block, and nothing else; in TF32 where that is torch's setting."""
+    """The N x N matrix product, block by block, and nothing else; as the search has it: float32, on CUDA TF32."""
     x = like(x_ND, torch.empty(0))
     space = torch.empty(min(BLOCK, len(x)) * len(x), device=x.device)
     for row in range(0, len(x), BLOCK):
         rows = x[row : row + BLOCK]
-        torch.mm(rows, x.T, out=space[: len(rows) * len(x)].view(len(rows), len(x)))
+        out = space[: len(rows) * len(x)].view(len(rows), len(x))
+        product(rows, x, out, "tf32" if x.is_cuda else "ieee")
 
 
 def dense_labels(x_ND: np.ndarray, k1: int) -> np.ndarray:

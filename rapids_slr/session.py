@@ -15,7 +15,6 @@ from rapids_slr.engine.arrays import on_torch_stream
 from rapids_slr.engine.backend import choose_backend
 from rapids_slr.errors import InputError
 from rapids_slr.files import fresh_folder, make_folder
-from rapids_slr.kernels import warm_up
 from rapids_slr.lock import held
 from rapids_slr.marks import Clock
 from rapids_slr.networks.embed import embed
@@ -25,6 +24,7 @@ from rapids_slr.record.folder import RunFolder
 from rapids_slr.record.log import Log
 from rapids_slr.seeds import generator
 from rapids_slr.settings.spec import RunSpec
+from rapids_slr.warmup import warm_up
 
 
 class Session(ExitStack):

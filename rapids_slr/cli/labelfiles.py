@@ -54,8 +54,8 @@ def cluster(
 
     from rapids_slr.clustering import JaccardDBSCAN
     from rapids_slr.engine.backend import choose_backend
-    from rapids_slr.kernels.runtime import warm_up
     from rapids_slr.progress import Progress
+    from rapids_slr.warmup import warm_up
 
     backend = choose_backend(device.value)
     model = JaccardDBSCAN(**keys)

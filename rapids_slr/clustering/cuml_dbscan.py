@@ -8,25 +8,18 @@ import torch
 from rapids_slr.clustering.jaccard import Graph
 from rapids_slr.engine.arrays import Array, array_module, row_of_entry
 from rapids_slr.engine.memory import device_memory, memory_advice
-from rapids_slr.engine.rapids import import_rapids, installed
+from rapids_slr.engine.rapids import import_rapids
 from rapids_slr.errors import InputError
 
-SHARE = 4  # the matrix may take a quarter of the free memory; cuML takes another half of its size
 NO_PAIR = 3.0  # beyond any distance; infinity is refused
 
 
 def takes_cuml(graph: Graph, solver: str) -> bool:
-    """Whether DBSCAN of a graph is cuML's work.
+    """Whether DBSCAN of a graph is cuML's work: where it is asked for by name, and the graph is on a GPU.
 
-    Args:
-        solver: "cuml": yes, "graph": no, "auto": where cuML is installed and N x N float32 distances take a quarter of
-            the device's free memory at most. A graph in host memory is none of cuML's.
+    cuML reads N x N distances, most of which the graph knows to be far; own kernels read the graph.
     """
-    if array_module(graph.indptr) is np or solver == "graph":
-        return False
-    if solver == "cuml":
-        return True
-    return installed("cuml") and _free_memory(graph) // SHARE >= 4 * graph.N**2
+    return solver == "cuml" and array_module(graph.indptr) is not np
 
 
 @memory_advice("DBSCAN by cuML", "set clusters.solver: graph")

@@ -90,8 +90,8 @@ def dbscan(graph: Graph, eps: float, min_samples: int, solver: str = "auto") -> 
         eps: largest distance of neighbours, in the distance's own units (0..1); compared as float32.
         min_samples: points within eps, the point itself included, that make a core point; an image counts for as many
             as it stands for.
-        solver: of a graph on a GPU: "cuml", "graph" (own kernels) or "auto" (see takes_cuml); labels are equal. Images
-            with counts are for own kernels.
+        solver: of a graph on a GPU: "cuml", "graph" (own kernels) or "auto", the same; labels are equal. Images with
+            counts are for own kernels.
     Returns: int32 (N,), -1 = outlier; clusters are numbered by their first core point, and a border point joins the
         lowest of the clusters it touches, as in scikit-learn and cuML.
     Raises: InputError if eps reaches pairs whose distance the graph does not hold.

@@ -34,8 +34,8 @@ class JaccardDBSCANKeys:
     search: Literal["exact", "approximate"] = "exact"
     """Nearest neighbours: all of them, or on CUDA most of them by cuVS, for some 100,000 images and more."""
     solver: Literal["auto", "cuml", "graph"] = "auto"
-    """DBSCAN on CUDA: `cuml` on all N x N distances, own kernels on the `graph`, or `auto`: cuML where it is installed
-    and these distances take a quarter of the free memory at most. Labels are equal."""
+    """DBSCAN on CUDA: `cuml` on all N x N distances, or own kernels on the `graph`, which `auto` takes: they read only
+    the distances below 1. Labels are equal."""
     cameras: Literal["ignore", "centre", "auto"] = "auto"
     """What is done with the cameras of the images, where `fit` is given them: nothing (paper), or the mean feature of
     its camera is subtracted from every feature (`centre`). `auto` centres where two cameras or more have 8 images

@@ -129,7 +129,8 @@ def nearest_on_cuda(features_ND: Array, k: int) -> Neighbours:
     """`nearest_on_cpu` on the device, from a product in TF32, of 10 bits, into short lists of candidates.
 
     Images with more candidates than a list holds, many equal or all much alike, have theirs from a product in float32
-    into lists of any length. Beyond features and results it takes SPACE at most.
+    into lists of any length, and of the furthest only the one that this product finds, as on the CPU. Beyond features
+    and results it takes SPACE at most.
     """
     found = nearest_cuda.no_results(features_ND, k)
     _settle(features_ND, array_module(features_ND).arange(len(features_ND)), k, found)
@@ -214,7 +215,7 @@ def _settle(features_ND: Array, image_I: Array, k: int, found: nearest_cuda.Near
     rounding = 2 * nearest.rounding(D)  # tensor cores cut off where others round
     _search(features_ND, image_I, k, room, 2.01 * 2.0**-10 + rounding, "tf32", found)  # both factors lose 2^-10
     crowded = xp.flatnonzero(found.unsettled_N)  # the only wait
-    _search(features_ND, crowded, k, 2 * N, rounding, "ieee", found)
+    _search(features_ND, crowded, k, N + 2, rounding, "ieee", found)
 
 
 def _search(
@@ -231,7 +232,7 @@ def _search(
                 images = image_I[done : done + rows]
                 block_IN = block_RN[: images.size]
                 blocks.product(blocks.as_tensor(features_ND[images]), x, blocks.as_tensor(block_IN), precision)
-                nearest_cuda.pick(block_IN, images, k, rounding, lists)
+                nearest_cuda.pick(block_IN, images, k, rounding, lists, one_far=precision == "ieee")
                 nearest_cuda.settle(features_ND, images, lists, found)
                 done += images.size
         except (RuntimeError, MemoryError) as fault:

@@ -44,6 +44,11 @@ def as_array(x: Any) -> Array:
     return x if array_module(x) is not np else np.asarray(x)
 
 
+def to_host(x: Array) -> np.ndarray:
+    """`x` in host memory, which on CUDA waits for the device: for what is far smaller than the images."""
+    return x if array_module(x) is np else x.get()
+
+
 def like(result: Array, original: Any) -> Any:
     """`result` in the library of `original`: a torch tensor where that is one, sharing the memory."""
     if not isinstance(original, torch.Tensor):

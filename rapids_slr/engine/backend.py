@@ -96,16 +96,16 @@ def steps(backend: Backend) -> list[Step]:
 
 def _steps_of_rapids(why: str) -> list[Step]:
     """The steps of the CUDA engine that cuML and cuDF take, or what takes their place."""
+    dbscan = Step("DBSCAN", "cuda", "CuPy, Numba", "own kernels on the sparse graph")
     if installed("cuml"):
-        first = "cuML while N x N distances take a quarter of the free memory, own kernels beyond"
         found = [
-            Step("DBSCAN", "cuda", "cuML, Numba", first),
+            dbscan,
             Step("HDBSCAN on features", "cuda", "cuML", why),
             Step("map of a report", "cuda", "cuML", why),
         ]
     else:
         found = [
-            Step("DBSCAN", "cuda", "CuPy, Numba", "own kernels: cuML is not installed"),
+            dbscan,
             Step("HDBSCAN on features", "cuda", "none", f"{lacks('cuml')}; DBSCAN does without"),
             Step("map of a report", "cpu", "umap-learn", "cuML is not installed"),
         ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from types import SimpleNamespace
 
@@ -16,7 +15,6 @@ from rapids_slr.clustering.cuml_dbscan import NO_PAIR, dbscan_cuml, dense_distan
 from rapids_slr.clustering.dbscan import dbscan, radius
 from rapids_slr.clustering.jaccard import Graph, add_source_term, jaccard_graph
 from rapids_slr.clustering.neighbours import nearest_neighbours
-from rapids_slr.engine.memory import DeviceMemory
 from rapids_slr.errors import RunError
 from tests.clustering.cases import groups
 
@@ -145,27 +143,10 @@ def test_without_cuml_it_says_what_to_do(cuml, monkeypatch):
         dbscan_cuml(a_graph(0), 0.4, 4)
 
 
-def test_auto_leaves_three_quarters_of_the_free_memory(monkeypatch):
-    graph = SimpleNamespace(N=1000, indptr=SimpleNamespace(device=SimpleNamespace(id=2)))
-    asked = []
-
-    def memory(device):
-        asked.append(str(device))
-        return DeviceMemory(0, 0, free)
-
-    monkeypatch.setattr(cuml_dbscan, "device_memory", memory)
+def test_only_who_asks_for_cuml_gets_it(monkeypatch):
+    graph = a_graph(0)
     monkeypatch.setattr(cuml_dbscan, "array_module", lambda x: None)  # an array of a GPU
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
-    free = 16_000_000
-    assert takes_cuml(graph, "auto")
-    free -= 1
-    assert not takes_cuml(graph, "auto")
-    assert set(asked) == {"cuda:2"}
-    assert takes_cuml(graph, "cuml")
-    free = 2**40
-    assert not takes_cuml(graph, "graph")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert not takes_cuml(graph, "auto")
+    assert [takes_cuml(graph, solver) for solver in ("auto", "graph", "cuml")] == [False, False, True]
 
 
 def test_a_graph_in_host_memory_is_none_of_cumls():

@@ -11,10 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numba import types
+from numba.core.sigutils import normalize_signature
+from numba.np.numpy_support import as_dtype
 
 from rapids_slr.kernels import runtime
 
 SIMULATED = runtime.SIMULATED
+BLOCKS = [4] if SIMULATED else [4, runtime.PLACES]
+"""Threads a block: a warp hides a barrier that is missing, and the simulator takes its time for every thread."""
 if not SIMULATED and not torch.cuda.is_available():
     collect_ignore_glob = ["test_*.py"]
 if SIMULATED:
@@ -30,6 +35,30 @@ if SIMULATED:
         return self._allocations.setdefault((frame.f_code, frame.f_lasti), array)
 
     kernelapi.FakeCUDAShared.array = _shared_array
+
+    def _checked_launch(self: runtime.CudaKernel, blocks: int, threads: int, args: tuple) -> None:
+        """A launch whose arguments fit the signature: on a GPU none is checked, and other bits are read."""
+        assert_fits(self.signature, args)
+        _launch(self, blocks, threads, args)
+
+    _launch, runtime.CudaKernel._launch = runtime.CudaKernel._launch, _checked_launch  # type: ignore[method-assign]
+
+
+def assert_fits(signature: str, args: tuple) -> None:
+    """Whether a kernel of this signature may be given these arguments as they are."""
+    wanted, _ = normalize_signature(signature)
+    assert len(args) == len(wanted), f"{len(args)} arguments for {signature}"
+    for place, (kind, arg) in enumerate(zip(wanted, args, strict=True)):
+        if isinstance(kind, types.Array):
+            fits = isinstance(arg, np.ndarray) and (arg.ndim, arg.dtype) == (kind.ndim, as_dtype(kind.dtype))
+            fits = fits and (kind.layout == "A" or arg.flags.c_contiguous)
+        elif isinstance(kind, types.Float):
+            fits = isinstance(arg, float | np.floating | int | np.integer)
+        elif isinstance(kind, types.Boolean):
+            fits = isinstance(arg, bool | np.bool_)
+        else:
+            fits = isinstance(arg, int | np.integer) and not isinstance(arg, bool)
+        assert fits, f"argument {place} of {signature}: {type(arg)} {getattr(arg, 'dtype', '')}"
 
 
 class SharedArray(np.ndarray):
@@ -60,10 +89,10 @@ def _read_and_wait(read: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]
     return racing_read
 
 
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of 4 threads, so that ten items already span three."""
-    monkeypatch.setattr(runtime, "THREADS", 4)
+@pytest.fixture(autouse=True, params=BLOCKS, ids="{}-threads".format)
+def blocks_of(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of 4 threads, so that ten items already span three; on a GPU also of four warps, which race in earnest."""
+    monkeypatch.setattr(runtime, "THREADS", request.param)
 
 
 @pytest.fixture

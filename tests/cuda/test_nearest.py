@@ -86,10 +86,10 @@ def test_products_are_as_exact_as_the_search_takes_them_to_be(device, host, monk
     features[4:] = features[0]
     pick, errors = nearest_cuda.pick, []
 
-    def measured(similarity_IN, image_I, k, rounding, lists):
+    def measured(similarity_IN, image_I, k, rounding, lists, **options):
         exact_IN = features[host(image_I)].astype(np.float64) @ features.T.astype(np.float64)
         errors.append((np.abs(host(similarity_IN) - exact_IN).max(), rounding))
-        pick(similarity_IN, image_I, k, rounding, lists)
+        pick(similarity_IN, image_I, k, rounding, lists, **options)
 
     monkeypatch.setattr(nearest_cuda, "pick", measured)
     monkeypatch.setattr(neighbours, "SPARE", 2)
@@ -109,6 +109,20 @@ def test_more_candidates_than_a_list_holds(device, host, monkeypatch, rows_of_pr
     assert 10 < crowded < 19
     assert_equals_the_cpu(nearest_on_cuda(device(features), 2), features, 2, host)
     assert rows_of_products == {"tf32": 19, "ieee": crowded}
+
+
+def test_many_images_that_are_furthest_need_one_place(device, host, monkeypatch, rows_of_products):
+    """Features with a floor, as after a ReLU: nearly all images are at the largest distance, and exactly so."""
+    monkeypatch.setattr(neighbours, "SPARE", 2)
+    settle, lists_of = nearest_cuda.settle, []
+    monkeypatch.setattr(nearest_cuda, "settle", lambda *args: lists_of.append(args[2]) or settle(*args))
+    parts = np.abs(np.random.default_rng(0).normal(size=(6, 4, 5))) + 0.3
+    features = np.zeros((24, 30), np.float32)
+    for group in range(6):
+        features[4 * group : 4 * group + 4, 5 * group : 5 * group + 5] = parts[group]
+    assert_equals_the_cpu(nearest_on_cuda(device(unit(features)), 2), unit(features), 2, host)
+    assert rows_of_products == {"tf32": 24, "ieee": 24}
+    assert host(lists_of[-1].far_I)[:24].tolist() == [1] * 24
 
 
 @pytest.mark.parametrize("places", [1, 2, 20])

@@ -29,3 +29,13 @@ def test_equals_sorting_and_the_cpu(name, device, host, monkeypatch):
 def test_the_border_falls_between_two_bins(device):
     values = np.array([0.5, 0.25, 1.0, 0.25, 0.0, 2.0], np.float32)
     assert [sum_of_smallest_cuda(device(values), count) for count in (1, 2, 3, 4, 5)] == [0.25, 0.5, 1.0, 2.0, 4.0]
+
+
+def test_values_in_bins_of_any_size_are_counted(device, host):
+    """Beyond those that nearly all values fall into, and zeros, which do not count."""
+    values = np.array([1e-30, 3e-9, 1e-6, 2e-6, 0.5, 3.99, 4.0, 9.0, 1e30, 0.0, 0.0], np.float32)
+    count_B = np.zeros(smallest.BINS, np.int64)
+    count_B = device(count_B)
+    smallest._histogram_cuda.blocks(2, device(values.view(np.int32)), count_B)
+    expected = np.bincount(values[values > 0].view(np.int32) >> 16, minlength=smallest.BINS)
+    np.testing.assert_array_equal(host(count_B), expected)

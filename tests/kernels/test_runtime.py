@@ -8,8 +8,10 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numba
+import numpy as np
 import pytest
 
 from rapids_slr.kernels import runtime
@@ -36,23 +38,108 @@ def kernel(monkeypatch):
     return runtime.gpu("void(int64[::1])")(write_on)
 
 
-def test_a_small_grid_is_no_reason_to_warn(cuda, monkeypatch):
-    monkeypatch.setattr(runtime, "_stream", lambda: 0)
+class OnDevice:
+    """What a launch sees of a CuPy array."""
+
+    def __init__(self, x: np.ndarray) -> None:
+        self.size, self.itemsize, self.shape, self.strides = x.size, x.itemsize, x.shape, x.strides
+        self.data = SimpleNamespace(ptr=x.ctypes.data)
+
+
+def of_numba(kernel, signature, args) -> list:
+    """Arguments as Numba's own launch prepares them."""
+    words: list = []
+    dispatcher = pytest.importorskip("numba.cuda.dispatcher")
+    view = pytest.importorskip("cuda.core.utils").StridedMemoryView
+    launcher = dispatcher._Kernel.__new__(dispatcher._Kernel)
+    launcher.extensions = []
+    kinds, _ = pytest.importorskip("numba.cuda.core.sigutils").normalize_signature(signature)
+    for kind, arg in zip(kinds, args, strict=True):
+        array = view.from_dlpack(arg, stream_ptr=-1) if isinstance(arg, np.ndarray) else arg
+        launcher._prepare_args(kind, array, 0, [], words)
+    return kinds, words
+
+
+SIGNATURES = {
+    "void(int32[:, ::1], int64, float32, boolean, float64[::1])": (
+        np.zeros((3, 4), np.int32),
+        7,
+        0.5,
+        True,
+        np.ones(5),
+    ),
+    "void(uint32[:, ::1], boolean[::1], float64, int64)": (
+        np.ones((1, 9), np.uint32),
+        np.ones(2, bool),
+        2,
+        np.int64(-1),
+    ),
+    "void(int64[::1], float32[:, ::1], int32)": (np.zeros(0, np.int64), np.zeros((0, 3), np.float32), 9),
+}
+
+
+@pytest.mark.parametrize("signature", SIGNATURES)
+def test_arguments_are_those_that_numba_passes(cuda, kernel, signature):
+    def plain(words):
+        return [(type(word), word.value) if hasattr(word, "value") else word for word in words]
+
+    args = SIGNATURES[signature]
+    kinds, expected = of_numba(kernel, signature, args)
+    found = runtime.as_numba_passes(kinds, [OnDevice(arg) if isinstance(arg, np.ndarray) else arg for arg in args])
+    assert plain(found) == plain(expected)
+
+
+def test_every_number_of_a_signature_has_its_type():
+    wanted = {
+        word.strip(" )")
+        for kernel in runtime.load_all()[1]
+        for word in kernel.signature.removeprefix("void(").replace(", ::1", "").split(",")
+        if "[" not in word
+    }
+    assert wanted - {"boolean"} <= set(runtime.NUMBERS)
+
+
+def test_a_launch_hands_the_device_what_was_asked_for(cuda, monkeypatch):
+    """Everything but the driver is real: grid, stream and arguments come to cuda.core."""
+    core = pytest.importorskip("cuda.core")
+    launched = []
+    monkeypatch.setattr(core, "launch", lambda *args: launched.append(args))
+    monkeypatch.setattr(runtime, "_stream", lambda: "stream")
+    code = SimpleNamespace(get_cufunc=lambda: SimpleNamespace(kernel="code"))
+    kinds = (numba.types.Array(numba.int64, 1, "C"), numba.int64)
+    compiled = SimpleNamespace(cooperative=False, library=code, argument_types=kinds)
+    x = np.arange(3)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        launch = runtime._configured(cuda.jit(write_on), 3, 128)
-    assert (launch.griddim, launch.blockdim) == ((3, 1, 1), (128, 1, 1))
-    with pytest.warns(numba.cuda.core.errors.NumbaPerformanceWarning, match="Grid size 3"):
-        cuda.jit(write_on)[3, 128]
+        warnings.simplefilter("error")  # a small grid is no reason to warn
+        runtime._start(compiled, 3, 128, (OnDevice(x), 4))
+    ((stream, config, kernel, *words),) = launched
+    assert (stream, kernel) == ("stream", "code")
+    assert (config.grid, config.block, config.is_cooperative) == ((3, 1, 1), (128, 1, 1), False)
+    assert words[:-1] == [0, 0, 3, 8, x.ctypes.data, 3, 8]
+    assert words[-1].value == 4
+
+
+def test_a_kernel_is_on_the_device_before_its_first_launch(cuda, kernel, monkeypatch):
+    """Numba loads what it finds on disk when it is first launched, which would be in a timed stage."""
+    bound = []
+    found = SimpleNamespace(overloads={"signature": SimpleNamespace(bind=lambda: bound.append("on the device"))})
+    monkeypatch.setattr(cuda, "jit", lambda *_, **__: lambda function: found)
+    assert kernel.compile() is kernel.compile() is found.overloads["signature"]
+    assert bound == ["on the device"]
 
 
 def test_settings_of_numba_are_those_of_the_user(cuda, kernel, monkeypatch):
     names = ("CUDA_ARRAY_INTERFACE_SYNC", "CUDA_LOW_OCCUPANCY_WARNINGS", "CACHE_DIR")
     before, during = [getattr(numba.config, name) for name in names], []
     monkeypatch.setattr(
-        cuda, "jit", lambda *_, **__: during.append(numba.config.CACHE_DIR) or (lambda function: function)
+        cuda,
+        "jit",
+        lambda *_, **__: (
+            during.append(numba.config.CACHE_DIR)
+            or (lambda function: SimpleNamespace(overloads={1: SimpleNamespace(bind=list)}))
+        ),
     )
-    assert kernel.compile() is write_on
+    kernel.compile()
     assert during == [runtime.FOLDER]
     assert [getattr(numba.config, name) for name in names] == before
 

@@ -1,0 +1,73 @@
+"""What a launch takes: arguments that fit, and no more launches than have to be."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rapids_slr import SLR, JaccardDBSCAN
+from rapids_slr.bench import clustered_features
+from rapids_slr.kernels import runtime
+from rapids_slr.kernels.renumber import _first_image_cuda
+from tests.cuda.conftest import assert_fits
+
+simulated = pytest.mark.skipif(not runtime.SIMULATED, reason="the device checks no arguments")
+
+GROUPS, LABELS, FIRST = np.zeros(3, np.int32), np.zeros(3, np.int32), np.zeros(1, np.int32)
+UNFIT = {
+    "too few": (GROUPS, LABELS),
+    "another type": (GROUPS.astype(np.int64), LABELS, FIRST),
+    "another shape": (GROUPS[:, None], LABELS, FIRST),
+    "gaps": (np.zeros(6, np.int32)[::2], LABELS, FIRST),
+    "no array": (3, LABELS, FIRST),
+}
+
+
+@simulated
+@pytest.mark.parametrize("args", UNFIT.values(), ids=UNFIT)
+def test_arguments_that_do_not_fit_are_refused(args):
+    with pytest.raises(AssertionError):
+        _first_image_cuda.each(3, *args)
+
+
+def test_numbers_that_fit():
+    assert_fits("void(float32, int64, boolean)", (np.float32(1), np.int64(2), True))
+    for unfit in [(1.0, 2.0, True), (1.0, 2, 1), ("1", 2, True)]:
+        with pytest.raises(AssertionError):
+            assert_fits("void(float32, int64, boolean)", unfit)
+
+
+@pytest.fixture
+def launches(monkeypatch) -> list[tuple[str, int, int]]:
+    """Name, threads a block and arguments of every launch."""
+    made: list[tuple[str, int, int]] = []
+    launch = runtime.CudaKernel._launch
+
+    def counted(kernel, blocks, threads, args):
+        made.append((kernel.__name__, threads, len(args)))
+        launch(kernel, blocks, threads, args)
+
+    monkeypatch.setattr(runtime.CudaKernel, "_launch", counted)
+    return made
+
+
+def test_a_refinement_takes_few_launches(launches, device, host):
+    draw, slr = np.random.default_rng(0), SLR()
+    labels_N = np.repeat(np.arange(12), 12)
+    for _ in range(3):
+        launches.clear()
+        refined = slr.update(device(np.where(draw.random(144) < 0.2, draw.integers(-1, 12, 144), labels_N)))
+    assert host(refined.hard).max() > 3
+    assert len(launches) <= 12
+    assert sum(arguments for _, _, arguments in launches) <= 110
+
+
+def test_no_launch_is_of_a_single_thread(launches, device):
+    """What goes step by step takes a thread of a GPU far longer than the host."""
+    features_ND = device(clustered_features(60, 8))
+    labels_N = JaccardDBSCAN(k1=5, k2=2, pairs_per_image=3, solver="graph").fit_predict(features_ND)
+    slr = SLR(min_cluster_size=2)
+    for other in (labels_N, labels_N[::-1].copy()):
+        slr.update(other)
+    assert len(launches) > 20
+    assert {threads for _, threads, _ in launches} == {runtime.THREADS}
