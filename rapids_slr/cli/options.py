@@ -55,8 +55,8 @@ def run_spec(
     if of_folder and out is None:
         raise InputError("--resume needs the run folder to go on with: --out DIR")
     file: str | Path | None = spec
-    its_own = of_folder and out is not None and spec is None
-    if its_own:
+    its_own = of_folder and spec is None
+    if its_own and out is not None:
         file = out / "spec.yaml"
         if not file.is_file():
             raise InputError(f"{out} holds no run (no spec.yaml); name the folder of one with --out, or give a SPEC")

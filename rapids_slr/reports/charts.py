@@ -164,7 +164,9 @@ def rows_of(run: Run, chart: Chart) -> Sequence[Mapping[str, Any]]:
         return [{"epoch": epoch, "entropy": value} for epoch, value in run.mean_entropy]
     if chart.group == "rate":
         # metrics.jsonl has none, as it follows from the spec.
-        return [{"epoch": row["epoch"], "lr": adaptation_rate(run.spec.training, row["epoch"])} for row in run.epochs]
+        return [
+            {"epoch": row["epoch"], "lr": adaptation_rate(run.spec.training, int(row["epoch"]))} for row in run.epochs
+        ]
     if chart.group == "scores" and (start := starting_scores(run)):
         return [{"epoch": 0, **start}, *run.epochs]
     if chart is GUARD and "guard" in run.start:
