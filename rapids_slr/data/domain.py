@@ -95,7 +95,7 @@ def joined(domains: Sequence[Domain]) -> Domain:
     return Domain(
         " and ".join(domain.name for domain in domains),
         "several",
-        *(_beside(parts[name]) for name in SPLITS),
+        **{name: _beside(parts[name]) for name in SPLITS},
         opener=opener,
         numbered_together=all(domain.numbered_together for domain in domains),
     )
