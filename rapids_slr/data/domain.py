@@ -95,7 +95,9 @@ def joined(domains: Sequence[Domain]) -> Domain:
     return Domain(
         " and ".join(domain.name for domain in domains),
         "several",
-        **{name: _beside(parts[name]) for name in SPLITS},
+        train=_beside(parts["train"]),
+        query=_beside(parts["query"]),
+        gallery=_beside(parts["gallery"]),
         opener=opener,
         numbered_together=all(domain.numbered_together for domain in domains),
     )
