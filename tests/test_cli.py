@@ -116,6 +116,14 @@ def test_train_passes_spec_changes_device_and_folder(calls, capsys):
     assert capsys.readouterr().out == "runs/here\n"
 
 
+@pytest.mark.parametrize("words", [["--out=~/x"], ["--out", "~/x"]])
+def test_the_home_of_a_folder_is_found(calls, here, monkeypatch, words):
+    monkeypatch.setenv("HOME", str(here / "home"))
+    assert main(["train", "good.yaml", *words, "--set", "data.target.path=~/m"]) == 0
+    ((_, spec, out, _),) = calls
+    assert (out, spec.data.target.path) == (here / "home/x", f"{here}/home/m")
+
+
 @pytest.mark.parametrize("command", ["train", "pretrain", "adapt"])
 def test_resume_without_a_spec_takes_that_of_the_folder(calls, here, command):
     (here / "x").mkdir()
