@@ -333,7 +333,7 @@ def warn_of_idle_losses(session: Session, rows: Sequence[Mapping[str, float]]) -
 def record(session: RunSession, now: Adaptation, epoch: int, made: Epoch, seconds) -> None:
     """Write an epoch down: its row, its labels, and the checkpoint that vouches for both."""
     split, folder = session.images.target.split, session.folder
-    # int32 in label tables and checkpoints.
+    # int32 in checkpoints, as in label tables.
     clusters_N, refined_N = made.clusters.labels_N.int(), made.refined.hard.int()
     labels = epoch_row(clusters_N, refined_N, now.clusters_N, now.refined_N, made.refined, split.identities)
     # `now` still holds the epoch before, with which this one was refined; it moves on below.

@@ -60,13 +60,13 @@ def epoch_row(
 def label_table(
     split: Split, previous_N: Tensor | None, clusters_N: Tensor, refined_N: Tensor, refined: Refined
 ) -> Frame:
-    """One row an image: sample, path, camera, previous, cluster, refined, confidence; on the device of the labels."""
+    """One row an image: sample, path, camera; previous, cluster, refined (int32); confidence. Where the labels are."""
     return table(
         manifest(split)
         | {
-            "previous": torch.full_like(clusters_N, -1) if previous_N is None else previous_N,
-            "cluster": clusters_N,
-            "refined": refined_N,
+            "previous": torch.full_like(clusters_N, -1).int() if previous_N is None else previous_N.int(),
+            "cluster": clusters_N.int(),
+            "refined": refined_N.int(),
             "confidence": refined.confidence,
         }
     )
