@@ -64,18 +64,25 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
         if self.source_weight > 0:
             reach_N = source_reach(plain_ND, checked(source, "source"))  # the source has cameras of its own
             graph = add_source_term(graph, reach_N, self.source_weight)
-        # Kept as it is, beside the caller's `graph_`, for labels_at.
         self._graph = graph
         labels_N, self.eps_ = self._labels_at(self.pairs_per_image, self.rho, self.eps)
         self.labels_ = like(labels_N, features)
         self.recall_ = 1.0 if neighbours.recall is None else neighbours.recall
-        self.graph_ = csr_like(graph.indptr, graph.indices, graph.distances, (graph.N, graph.N), features)
         self.n_features_in_ = x_ND.shape[1]
         return self
 
     def fit_predict(self, features, y=None, *, source=None, cameras=None):
         """fit, then `labels_`: (N,) int32 of the library of the features, -1 = outlier."""
         return self.fit(features, source=source, cameras=cameras).labels_
+
+    @property
+    def graph_(self):
+        """CSR of the distances; made when it is asked for, as torch's takes twice the memory of the graph itself."""
+        if not hasattr(self, "_graph"):
+            raise AttributeError("graph_ is there after fit")
+        graph = self._graph
+        with on_torch_stream(self.labels_):
+            return csr_like(graph.indptr, graph.indices, graph.distances, (graph.N, graph.N), self.labels_)
 
     def labels_at(self, *, pairs_per_image=None, rho=None, eps=None):
         """Labels of the features fitted at another radius: (N,) int32 of the library of `labels_`, -1 = outlier.

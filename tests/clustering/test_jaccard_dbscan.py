@@ -11,7 +11,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer
 
-from rapids_slr.clustering import JaccardDBSCAN
+from rapids_slr.clustering import JaccardDBSCAN, jaccard_dbscan
 from rapids_slr.errors import InputError
 from tests.clustering.cases import canonical, families, groups
 from tests.clustering.test_jaccard import dense, graph_of
@@ -197,3 +197,17 @@ def test_read_only_features():
 def test_settings_that_cannot_be_used_are_named(settings, message):
     with pytest.raises(InputError, match=message):
         JaccardDBSCAN(**settings).fit(FAMILIES["constant"])
+
+
+def test_the_graph_of_a_caller_is_made_when_it_is_asked_for(monkeypatch):
+    """A run never reads it, and as torch's it would take more memory than the graph."""
+    made = []
+    real = jaccard_dbscan.csr_like
+    monkeypatch.setattr(jaccard_dbscan, "csr_like", lambda *args: made.append(args) or real(*args))
+    model = JaccardDBSCAN(k1=12, k2=4, pairs_per_image=3)
+    assert not hasattr(model, "graph_")
+    model.fit(torch.from_numpy(FAMILIES["clustered"]))
+    model.labels_at(pairs_per_image=2)
+    assert not made
+    assert model.graph_.layout == torch.sparse_csr
+    assert len(made) == 1
