@@ -39,13 +39,13 @@ def dry_run(device: torch.device) -> None:
     rows_ND /= np.linalg.norm(rows_ND, axis=1, keepdims=True)
     features_ND = torch.from_numpy(rows_ND).to(device, torch.float32)
     camera_N = torch.arange(IMAGES, device=device) % 2
-    for settings in ({}, {"source_weight": 0.1, "cameras": "centre", "min_size": 4}):
-        clusterer = JaccardDBSCAN(k1=EACH, pairs_per_image=EACH / 2 - 1, **settings)
+    plain = JaccardDBSCAN(k1=EACH, pairs_per_image=EACH / 2 - 1)
+    adorned = JaccardDBSCAN(k1=EACH, pairs_per_image=EACH / 2 - 1, source_weight=0.1, cameras="centre", min_size=4)
+    for clusterer in (plain, adorned):
         labels_N = clusterer.fit_predict(features_ND, source=features_ND[:EACH], cameras=camera_N)
     moved_N = labels_N.roll(EACH // 2)
     moved_N[::EACH] = -1
-    for hard, min_confidence in (("hdbscan", 0.0), ("none", 0.1)):
-        slr = SLR(hard=hard, min_confidence=min_confidence)
+    for slr in (SLR(), SLR(hard="none", min_confidence=0.1)):
         for now_N in (labels_N, moved_N.long()):  # labels of a checkpoint are int32, those of a caller often int64
             refined = slr.update(now_N)
         refined.confidence, refined.rows, refined.soft, refined.projection, refined.overlap  # noqa: B018 - on request
