@@ -38,7 +38,7 @@ from rapids_slr.hosts.targets import Targets, class_centroids
 from rapids_slr.marks import stage
 from rapids_slr.networks.base import Outputs
 from rapids_slr.networks.network import Network
-from rapids_slr.networks.teacher import update_teacher
+from rapids_slr.networks.teacher import averaged_parameters, update_teacher
 from rapids_slr.settings.spec import RunSpec, TrainingSpec
 
 if TYPE_CHECKING:
@@ -150,8 +150,11 @@ def adapt_epoch(
             total, terms = total + kept, terms | more
         return total, terms
 
+    # Listed once, as a walk through both networks takes the host as long as some kernels the device.
+    teaching, taught = (averaged_parameters(network, settings.teacher_ce) for network in (teacher, student))
+
     def follow(_: Batch) -> None:
-        update_teacher(teacher, student, next(steps), settings.ema, skip_classifiers=settings.teacher_ce)
+        update_teacher(teaching, taught, next(steps), settings.ema)
 
     student.train()
     teacher.train()

@@ -33,3 +33,13 @@ def canonical(labels):
     """Labels numbered by first appearance, -1 kept."""
     numbers = {-1: -1}
     return [numbers.setdefault(int(label), len(numbers) - 1) for label in labels]
+
+
+def without_close_calls(eps: float, *distances: np.ndarray, within: float = 1e-6) -> list[np.ndarray]:
+    """Distances of the same pairs as several engines have them, where one that is about eps in any of them is far.
+
+    Engines add up in another order, so that such a pair may be near to one of them and not to the other: it decides
+    labels, and says nothing about who is right.
+    """
+    close = np.any([np.abs(each - np.float32(eps)) <= within for each in distances], axis=0)
+    return [np.where(close, np.float32(2), each) for each in distances]

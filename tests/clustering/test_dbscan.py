@@ -9,7 +9,8 @@ from sklearn.cluster import DBSCAN
 
 from rapids_slr.clustering.dbscan import dbscan, drop_small, radius
 from rapids_slr.clustering.jaccard import Graph
-from tests.clustering.cases import families
+from rapids_slr.kernels import dbscan as kernel
+from tests.clustering.cases import families, without_close_calls
 from tests.clustering.test_jaccard import graph_of
 
 FAMILIES = families(np.random.default_rng(3))
@@ -71,3 +72,15 @@ def test_a_share_counts_from_the_cluster_of_a_typical_image(sizes, min_size, min
     kept = [label for label in sorted(set(labels_N) - {-1}) if labels_N.count(label) >= least]
     expected = [kept.index(label) if label in kept else -1 for label in labels_N]
     assert drop_small(np.array(labels_N, np.int32), min_size, min_share).tolist() == expected
+
+
+def test_labels_of_two_engines_are_compared_without_pairs_about_eps():
+    """Four images in a row; the middle pair is at eps, and rounds to either side of it."""
+    indptr, indices = np.array([0, 1, 3, 5, 6]), np.array([1, 0, 2, 1, 3, 2], np.int32)
+    both = [np.array([0.1, 0.1, middle, middle, 0.1, 0.1], np.float32) for middle in (0.5, np.float32(0.5) + 1e-7)]
+    labels = [kernel.dbscan(indptr, indices, distances, 0.5, 2).tolist() for distances in both]
+    assert labels == [[0, 0, 0, 0], [0, 0, 1, 1]]
+    for distances in without_close_calls(0.5, *both):
+        assert kernel.dbscan(indptr, indices, distances, 0.5, 2).tolist() == [0, 0, 1, 1]
+    apart = np.float32([0.1, 0.1, 0.4, 0.4, 0.1, 0.1])
+    assert without_close_calls(0.5, apart)[0].tolist() == apart.tolist()

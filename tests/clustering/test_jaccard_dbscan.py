@@ -11,7 +11,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer
 
-from rapids_slr.clustering import JaccardDBSCAN
+from rapids_slr.clustering import JaccardDBSCAN, jaccard_dbscan
 from rapids_slr.clustering.sections import DBSCANSpec
 from rapids_slr.errors import InputError
 from tests.clustering.cases import canonical, families, groups
@@ -231,3 +231,17 @@ def test_a_run_says_a_doubt_once(caplog):
     for _ in range(3):
         clusterer.fit_predict(features)
     assert len([record for record in caplog.records if "median cluster" in record.getMessage()]) == 1
+
+
+def test_the_graph_of_a_caller_is_made_when_it_is_asked_for(monkeypatch):
+    """A run never reads it, and as torch's it would take more memory than the graph."""
+    made = []
+    real = jaccard_dbscan.csr_like
+    monkeypatch.setattr(jaccard_dbscan, "csr_like", lambda *args: made.append(args) or real(*args))
+    model = JaccardDBSCAN(k1=12, k2=4, pairs_per_image=3)
+    assert not hasattr(model, "graph_")
+    model.fit(torch.from_numpy(FAMILIES["clustered"]))
+    model.labels_at(pairs_per_image=2)
+    assert not made
+    assert model.graph_.layout == torch.sparse_csr
+    assert len(made) == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -60,6 +62,83 @@ def test_a_refinement_takes_few_launches(launches, device, host):
     assert host(refined.hard).max() > 3
     assert len(launches) <= 12
     assert sum(arguments for _, _, arguments in launches) <= 110
+
+
+class Waits:
+    """In place of NumPy in the simulator: CuPy as launchers see it, which waits where a number comes to the host."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    def __getattr__(self, name: str):
+        value = getattr(np, name)
+        if not callable(value) or isinstance(value, type):
+            return value
+        return lambda *args, **options: self.watched(value(*args, **options))
+
+    def watched(self, result):
+        if isinstance(result, tuple):
+            return tuple(map(self.watched, result))
+        return np.asarray(result).view(Watched) if isinstance(result, np.ndarray | np.generic) else result
+
+
+class Watched(np.ndarray):
+    """An array whose numbers are waited for; single ones stay arrays, as CuPy's do."""
+
+    waits = Waits()
+
+    def __array_wrap__(self, array, context=None, return_scalar=False):
+        return np.asarray(array).view(Watched)
+
+    def __getitem__(self, index):
+        found = super().__getitem__(index)
+        return found if isinstance(found, Watched) else np.asarray(found).view(Watched)
+
+    def _wait(self, how: str):
+        self.waits.found.append(f"{how} of {self.size}")
+        return getattr(self.view(np.ndarray), how)()
+
+    def __int__(self):
+        return self._wait("__int__")
+
+    def __float__(self):
+        return self._wait("__float__")
+
+    def __bool__(self):
+        return self._wait("__bool__")
+
+    def __index__(self):
+        return self._wait("__index__")
+
+    def tolist(self):
+        return self._wait("tolist")
+
+    def item(self):
+        return self._wait("item")
+
+
+@pytest.fixture
+def waits(monkeypatch) -> list[str]:
+    """What the host waits for: all arrays of launchers are watched, those of kernels are not."""
+    watch = Watched.waits = Waits()
+    for module in list(sys.modules.values()):
+        if module.__name__.startswith("rapids_slr") and hasattr(module, "array_module"):
+            monkeypatch.setattr(module, "array_module", lambda x: watch)
+    launch = runtime.CudaKernel._launch
+    plain = [lambda arg: arg.view(np.ndarray) if isinstance(arg, Watched) else arg][0]
+    monkeypatch.setattr(
+        runtime.CudaKernel,
+        "_launch",
+        lambda kernel, blocks, threads, args: launch(kernel, blocks, threads, tuple(map(plain, args))),
+    )
+    return watch.found
+
+
+@simulated
+def test_a_clustering_waits_a_few_times(waits):
+    features_ND = clustered_features(60, 8).view(Watched)
+    JaccardDBSCAN(k1=5, k2=2, pairs_per_image=3, solver="graph").fit(features_ND)
+    assert 3 <= len(waits) <= 8, waits
 
 
 def test_no_launch_is_of_a_single_thread(launches, device):

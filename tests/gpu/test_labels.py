@@ -9,6 +9,8 @@ import torch
 from rapids_slr import SLR, JaccardDBSCAN
 from rapids_slr.bench import FEATURES
 from rapids_slr.clustering.neighbours import nearest_neighbours
+from rapids_slr.kernels.dbscan import dbscan
+from tests.clustering.cases import without_close_calls
 
 cupy = pytest.importorskip("cupy")
 
@@ -49,7 +51,13 @@ def test_clusters_equal_those_of_the_cpu(features, source_weight):
     for part in ("indptr", "indices"):
         np.testing.assert_array_equal(getattr(on_gpu.graph_, part).get(), getattr(on_cpu.graph_, part))
     np.testing.assert_allclose(on_gpu.graph_.data.get(), on_cpu.graph_.data, atol=1e-5)
-    np.testing.assert_array_equal(on_gpu.labels_.get(), on_cpu.labels_)
+    graph, eps = on_cpu._graph, on_cpu.eps_
+    for_cpu, for_gpu = without_close_calls(eps, graph.distances, on_gpu._graph.distances.get())
+    expected = dbscan(graph.indptr, graph.indices, for_cpu, eps, 4)
+    found = dbscan(on_gpu._graph.indptr, on_gpu._graph.indices, cupy.asarray(for_gpu), eps, 4)
+    np.testing.assert_array_equal(found.get(), expected)
+    if np.array_equal(for_cpu, graph.distances):  # no pair is about eps: then the estimators agree as well
+        np.testing.assert_array_equal(on_gpu.labels_.get(), on_cpu.labels_)
 
 
 def test_refined_labels_equal_those_of_the_cpu():
