@@ -46,7 +46,7 @@ def dry_run(device: torch.device) -> None:
     moved_N = labels_N.roll(EACH // 2)
     moved_N[::EACH] = -1
     for slr in (SLR(hard="hdbscan"), SLR(hard="none", min_confidence=0.1), SLR(hard="argmax")):
-        for now_N in (labels_N, moved_N.long()):  # labels of a checkpoint are int32, those of a caller often int64
+        for now_N in (labels_N.int(), moved_N):  # labels of a checkpoint are int32, those of a caller often int64
             refined = slr.update(now_N)
         refined.confidence, refined.rows, refined.soft, refined.projection, refined.overlap  # noqa: B018 - on request
     if device.type == "cuda":

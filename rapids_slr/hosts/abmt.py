@@ -124,9 +124,7 @@ def adapt_epoch(
         sees them too, and the teacher's average moves on towards the student's finite weights.
     """
     settings, where, steps = spec.training, f"epoch {epoch}", itertools.count(step)
-    trained = list(student.parameters())
-    if settings.teacher_ce:
-        trained += list(teacher.classifiers.parameters())
+    trained = [*student.parameters(), *(teacher.classifiers.parameters() if settings.teacher_ce else ())]
     if source is not None:
         trained += source.begin(student)
     # Afresh every epoch, as classifiers are; so no state of it is in a checkpoint.

@@ -140,6 +140,7 @@ def test_estimator_holds_what_it_promises():
 
 def test_scikit_learn_conventions():
     settings = {"k1": 9, "k2": 3, "pairs_per_image": 4, "rho": 0.1, "eps": 0.5, "min_samples": 3, "min_size": 2}
+    settings |= {"min_share": 0.3}
     settings |= {"source_weight": 0.2, "search": "approximate", "solver": "graph", "cameras": "auto"}
     settings |= {"convention": "faiss"}
     model = JaccardDBSCAN(**settings)
