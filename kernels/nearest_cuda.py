@@ -75,6 +75,26 @@ def _least_first(similarity, j):
     return np.int64((np.float64(similarity) + 2) * 2.0**28) << 32 | j
 
 
+@cuda.jit(device=True)
+def _limits(count_B, count_G, k):
+    """The bin of the k-th largest similarity and that of the smallest; count_G: what the groups of bins hold."""
+    g, wanted = GROUPS - 1, k
+    while g > 0 and count_G[g] < wanted:
+        wanted -= count_G[g]
+        g -= 1
+    lowest = (g + 1) * BINS_OF_A_GROUP - 1
+    while lowest > 0 and count_B[lowest] < wanted:
+        wanted -= count_B[lowest]
+        lowest -= 1
+    g = 0
+    while g < GROUPS - 1 and count_G[g] == 0:
+        g += 1
+    highest = g * BINS_OF_A_GROUP
+    while highest < BINS - 1 and count_B[highest] == 0:
+        highest += 1
+    return lowest, highest
+
+
 @gpu("void(float32[:, ::1], int64[::1], int64, int64, boolean, int32[:, ::1], int32[::1], int32[::1])")
 def _pick_cuda(similarity_IN, image_I, k, reach, one_far, index_IC, near_I, far_I):
     """A block to an image: list the columns within `reach` bins of the k-th largest and of the smallest.
@@ -109,22 +129,9 @@ def _pick_cuda(similarity_IN, image_I, k, reach, one_far, index_IC, near_I, far_
         count_G[g] = total
     cuda.syncthreads()
     if t == 0:
-        g, wanted = GROUPS - 1, k
-        while g > 0 and count_G[g] < wanted:
-            wanted -= count_G[g]
-            g -= 1
-        b = (g + 1) * BINS_OF_A_GROUP - 1
-        while b > 0 and count_B[b] < wanted:
-            wanted -= count_B[b]
-            b -= 1
-        limits[0] = b - reach if k > 0 else BINS
-        g = 0
-        while g < GROUPS - 1 and count_G[g] == 0:
-            g += 1
-        b = g * BINS_OF_A_GROUP
-        while b < BINS - 1 and count_B[b] == 0:
-            b += 1
-        limits[1] = -1 if one_far else b + reach
+        lowest, highest = _limits(count_B, count_G, k)
+        limits[0] = lowest - reach if k > 0 else BINS
+        limits[1] = -1 if one_far else highest + reach
         found[0] = found[1] = 0
         if furthest[0] < FAR:
             index_IC[r, C - 1] = furthest[0] & 0xFFFFFFFF

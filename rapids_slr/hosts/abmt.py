@@ -148,12 +148,10 @@ def adapt_epoch(
             total, terms = total + kept, terms | more
         return total, terms
 
-    # Listed once, as a walk through both networks takes the host as long as some kernels the device.
-    teaching, taught = (averaged_parameters(network, settings.teacher_ce) for network in (teacher, student))
-
     def follow(_: Batch) -> None:
         update_teacher(teaching, taught, next(steps), settings.ema)
 
+    teaching, taught = (averaged_parameters(network, settings.teacher_ce) for network in (teacher, student))
     student.train()
     teacher.train()
     with step_memory("training", where):
