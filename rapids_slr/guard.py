@@ -69,6 +69,12 @@ class Guard:
         )
         return some, one, other
 
+    @property
+    def images(self) -> int:
+        """How many images a look embeds."""
+        of_source = 0 if self._spec.data.source is None else self._task.test_images(self._images, "source")
+        return of_source + sum(len(part.store) for part in self.seen)
+
     def look(self, embed: Callable[[Images], Tensor]) -> dict[str, float]:
         """Scores of a network, columns `guard/...`, fractions; those of the start lack what compares with it.
 

@@ -26,9 +26,6 @@ class JaccardDBSCANKeys:
     """Images within the radius, the image itself included, that make a core point."""
     min_size: Count = 1
     """Clusters with fewer images become outliers."""
-    min_share: Fraction = 0.0
-    """So do clusters with fewer than this share of the images that a typical image's cluster has (the median over
-    clustered images)."""
     source_weight: Annotated[float, Ge(0), Lt(1)] = 0.0
     """lambda of the source term of the distance (ABMT: 0.1), which needs source features; 0 leaves it out."""
     search: Literal["exact", "approximate"] = "exact"
@@ -44,3 +41,6 @@ class JaccardDBSCANKeys:
     """How neighbours are counted and weighed. `rerank` (Zhong et al., ABMT, MMT): k1 images beside the image itself,
     distances over the largest of their row. `faiss` (cluster-contrast, SpCL, ICE, PPLR, whose eps it fits): k1 images
     with the image itself, distances as they are."""
+    min_share: Fraction = 0.0
+    """Clusters with fewer than this share of the images that a typical image's cluster has (the median over
+    clustered images) become outliers."""

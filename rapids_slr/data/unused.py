@@ -25,7 +25,8 @@ def unused_files(
     """
     told = {fault.where for fault in faults}
     used = {name for split in splits.values() for name in split.names}
-    folders = dict.fromkeys(f"{top}{layout.place(split).folder}" for split in SPLITS)
+    folders = [f"{top}{layout.place(split).folder}" for split in SPLITS]
+    folders = [folder for folder in dict.fromkeys(folders) if files.is_folder(folder)]
     lines, inside = [], set[str]()
     for folder in folders:
         names = files.under(folder)

@@ -145,7 +145,7 @@ class Workload:
             "training step": steps * batch,
             "EMA": steps,
             "evaluation": self._now.task.test_images(images),
-            "guard": 0 if self._now.guard is None else sum(len(part.store) for part in self._now.guard.seen),
+            "guard": 0 if self._now.guard is None else self._now.guard.images,
         }
         """Images or steps that a repetition takes through each stage."""
 

@@ -136,7 +136,8 @@ def test_pretrain_loss_is_its_formula():
 @pytest.mark.parametrize(("ce", "soft", "tri"), [(0.5, 0.5, 1.0), (1.0, 0.0, 0.0), (0.0, 2.0, 0.0), (0.0, 0.0, 3.0)])
 def test_adaptation_loss_is_its_formula(ce, soft, tri):
     student, teacher = outputs(0), outputs(10, scale=2.0)
-    weights = TrainingSpec(ce_weight=ce, soft_weight=soft, triplet_weight=tri, label_smoothing=0.1)
+    given = {"ce_weight": ce, "soft_weight": soft, "triplet_weight": tri, "label_smoothing": 0.1}
+    weights = TrainingSpec(**given, triplet="softened")
     total, terms = adaptation_loss(student, teacher, LABELS, LABELS, weights)
     branches = [lists(*x) for x in (student.pooled, student.logits, teacher.pooled, teacher.logits)]
     expected = plain.adaptation_loss(*branches, LABELS.tolist(), ce, soft, tri, 0.1)

@@ -19,6 +19,7 @@ from rapids_slr import marks, run
 from rapids_slr.cli import main
 from rapids_slr.clustering import JaccardDBSCAN
 from rapids_slr.clustering.neighbours import Neighbours, nearest_neighbours
+from rapids_slr.data.drawn.synth import synth_domain
 from rapids_slr.engine.blocks import BLOCK
 from rapids_slr.errors import InputError
 from rapids_slr.profiling.compare import changes, verdict
@@ -28,7 +29,7 @@ from rapids_slr.profiling.profile import FORMAT, profile_run, read_profile
 from rapids_slr.profiling.report import amount, show
 from rapids_slr.profiling.stages import STAGE_OF_MARK, STAGES, Workload, marked, short
 from rapids_slr.session import Session
-from rapids_slr.settings.spec import RunSpec
+from rapids_slr.settings.spec import RunSpec, SynthSpec
 from tests.clustering.cases import groups
 from tests.conftest import TINY
 
@@ -53,7 +54,7 @@ def result(profiled) -> dict:
 
 
 def test_every_stage_of_a_run_is_measured(result):
-    assert list(result["stages"]) == [name for name in STAGES if name not in ("cameras", "HDBSCAN", "guard")]
+    assert list(result["stages"]) == [name for name in STAGES if name != "HDBSCAN"]
     for name, stage in result["stages"].items():
         seconds = stage["seconds"]
         assert len(seconds["runs"]) == 2, name
@@ -126,16 +127,19 @@ def test_another_profile_goes_into_the_same_folder_but_none_into_that_of_a_run(p
 @pytest.mark.parametrize(
     ("changed", "stages"),
     [
-        ({"refine": None}, {"neighbours", "Jaccard graph", "DBSCAN"}),
-        ({"refine": None, "evaluation": {"guard": True}}, {"neighbours", "Jaccard graph", "DBSCAN", "guard"}),
-        ({"clusters": {"method": "hdbscan", "min_cluster_size": 3}, "refine": None}, {"HDBSCAN"}),
+        ({"refine": None}, {"cameras", "neighbours", "Jaccard graph", "DBSCAN", "guard"}),
         (
-            {"clusters": TINY["clusters"] | {"cameras": "centre"}, "refine": None},
+            {"refine": None, "evaluation": {"guard": False, "pick": "last"}},
             {"cameras", "neighbours", "Jaccard graph", "DBSCAN"},
+        ),
+        ({"clusters": {"method": "hdbscan", "min_cluster_size": 3}, "refine": None}, {"HDBSCAN", "guard"}),
+        (
+            {"clusters": TINY["clusters"] | {"cameras": "ignore"}, "refine": None},
+            {"neighbours", "Jaccard graph", "DBSCAN", "guard"},
         ),
         (
             {"clusters": TINY["clusters"] | {"source_weight": 0.1, "also": [{"branch": "average"}]}},
-            set(STAGES) - {"cameras", "HDBSCAN", "guard"},
+            set(STAGES) - {"HDBSCAN"},
         ),
     ],
 )
@@ -147,7 +151,9 @@ def test_a_spec_has_the_stages_that_it_needs(tmp_path, changed, stages):
     others = {"decode", "embed", "targets", "training step", "EMA", "evaluation"}
     assert set(meter.seconds()) == stages | others
     assert work.units["embed"] == (96 if stages >= {"contingency"} else 48)
-    assert work.units["guard"] == (3 * 48 if "guard" in stages else 0)
+    source = synth_domain(SynthSpec.model_validate(TINY["data"]["source"]["synth"]))
+    looks = 3 * 48 + len(source.query) + len(source.gallery)
+    assert work.units["guard"] == (looks if "guard" in stages else 0)
 
 
 def test_every_key_is_documented(result):

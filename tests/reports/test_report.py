@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from rapids_slr import disk
 from rapids_slr.cli import main
 from rapids_slr.data.domain import Split
 from rapids_slr.data.store import ImageStore
@@ -42,7 +43,7 @@ def without_spec(text: str) -> str:
 
 
 def all_figures(runs: int = 1) -> list[str]:
-    return [*FIGURES, *(f"run{i}-{name}" for i in range(1, runs + 1) for name in RUN_FIGURES)]
+    return [*FIGURES, "guard", *(f"run{i}-{name}" for i in range(1, runs + 1) for name in RUN_FIGURES)]
 
 
 def absent(text: str) -> dict[str, str]:
@@ -107,7 +108,7 @@ def test_figures_show_the_numbers_of_the_run(report, finished):
         assert f"mAP, epoch {row['epoch']}: {100 * row['mAP']:.1f} %" in page.text["scores"]
         assert f"refined clusters, epoch {row['epoch']}: {row['refined_clusters']}" in page.text["clusters"]
         assert f"raw, epoch {row['epoch']}: {row['raw_ari']:.3g}" in page.text["ari"]
-    assert f"mAP, epoch 0: {100 * summary['direct']['mAP']:.1f} %" in page.text["scores"]
+    assert f"mAP, epoch 0: {100 * summary['direct_bn']['mAP']:.1f} %" in page.text["scores"]
     assert "pairs_per_image: 3" in page.text["run1-settings"]
     assert "training" in page.text["time"]
 
@@ -170,12 +171,12 @@ def test_the_report_is_written_into_the_run_whole_or_not_at_all(copied, monkeypa
     before = {path for path in copied.rglob("*")}
     (copied / "report.html").write_text("the report before")
 
-    def full(path, text, **_):
+    def full(path, write):
         path.touch()
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", full)
+        patch.setattr(disk, "fill", full)
         with pytest.raises(RunError, match=r"report\.html could not be written: No space left on device"):
             write_report([copied])
     assert (copied / "report.html").read_text() == "the report before"
@@ -232,7 +233,13 @@ def test_a_run_after_its_first_epoch(copied):
 
 
 def test_a_network_without_an_epoch_answers_queries(copied):
-    for name in ("metrics.jsonl", "summary.json", "checkpoints/last.pt", "checkpoints/previous.pt"):
+    for name in (
+        "metrics.jsonl",
+        "summary.json",
+        "checkpoints/last.pt",
+        "checkpoints/previous.pt",
+        "checkpoints/picked.pt",
+    ):
         (copied / name).unlink()
     shutil.rmtree(copied / "labels")
     text = write_report([copied]).read_text()

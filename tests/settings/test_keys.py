@@ -136,6 +136,9 @@ def test_specs_have_every_key_of_their_estimator(declaration):
     fields = SECTIONS[declaration].model_fields
     for name, key in keys_of(declaration).items():
         assert key.meaning
+        if name in SECTIONS[declaration].__annotations__:  # a run has a default of its own, and says so
+            assert fields[name].default != key.default
+            continue
         assert (fields[name].description, fields[name].default) == (key.meaning, key.default)
         check_keys(declaration(), {name: fields[name].default})
 
