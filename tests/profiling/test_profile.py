@@ -435,7 +435,7 @@ def test_the_page_needs_nothing_else_and_shows_every_stage(result):
     assert len(drawings) == 1 + (">The label stages alone</h4>" in timeline)
     assert all(">projection</text>" in drawing for drawing in drawings)
     assert all(f">{name}</text>" in roofline for name, stage in result["stages"].items() if stage["flop"])
-    assert "Not in it, for want of a count of FLOP: decode, Jaccard graph" in roofline
+    assert "Not in it, for want of a count of FLOP: decode, cameras, Jaccard graph" in roofline
 
 
 def test_short_label_stages_are_drawn_again_larger(result):
