@@ -112,7 +112,7 @@ def way(results: Results) -> Lines:
 
 def refinement(results: Results) -> Lines:
     """Refinement on top of all else, against the same runs without it."""
-    methods = [method for method in (DEFAULT, "hdbscan") if method in results["methods"]]
+    methods = [method for method in (DEFAULT, "argmax", "soft") if method in results["methods"]]
     found = {method: all_differences(results, method, UNREFINED, MAP) for method in methods}
     lines = table(
         {"mAP, points": f"{method} − {UNREFINED}"} | by_section(results, _texts(differences))

@@ -17,7 +17,7 @@ from tests.test_results_page import cells, in_words
 
 DOCS = Path(__file__).parents[1] / "docs"
 CHOSEN_ON = {100, 101, 102}
-METHODS = ("abmt", "unrefined", "default", "hdbscan", "identities")
+METHODS = ("abmt", "unrefined", "default", "soft", "identities")
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +77,8 @@ def test_the_page_is_that_of_the_results(page):
 def test_differences_are_paired(page, results):
     gains = np.subtract(ends(results, "shops", "default"), ends(results, "shops", "abmt")).tolist()
     assert cells(page.scores(results), "default − abmt")[1] == in_words(gains)
-    on_top = np.subtract(ends(results, "mid", "hdbscan"), ends(results, "mid", "unrefined")).tolist()
-    assert cells(page.refinement(results), "hdbscan − unrefined")[0] == in_words(on_top)
+    on_top = np.subtract(ends(results, "mid", "soft"), ends(results, "mid", "unrefined")).tolist()
+    assert cells(page.refinement(results), "soft − unrefined")[0] == in_words(on_top)
 
 
 def test_a_run_is_compared_with_its_start(page, results):
