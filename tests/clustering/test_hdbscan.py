@@ -96,7 +96,7 @@ def test_hdbscan_on_features(convert):
     features = groups(np.random.default_rng(9), 200, 8, noise=0.1)
     labels = cluster_hdbscan(convert(features), 5)
     assert type(labels) is type(convert(features))
-    assert np.asarray(labels).dtype == np.int32
+    assert np.asarray(labels).dtype == (np.int64 if isinstance(labels, torch.Tensor) else np.int32)
     assert labels.max() + 1 == 8
     assert set(np.asarray(cluster_hdbscan(convert(features[:3]), 5))) == {-1}
     with pytest.raises(InputError, match="min_cluster_size must be at least 2, got 1"):
