@@ -160,7 +160,7 @@ def test_torch_in_torch_out(dtype, by_cpu):
     slr = SLR(hard="argmax")
     slr.update(torch.from_numpy(labels[0]).to(place, dtype))
     refined = slr.update(torch.from_numpy(labels[1]).to(place, dtype))
-    assert refined.hard.dtype == torch.int32
+    assert refined.hard.dtype == torch.int64
     for name in ("hard", "soft", "projection", "overlap", "confidence"):
         assert isinstance(getattr(refined, name), torch.Tensor)
         assert getattr(refined, name).device.type == place.type
