@@ -394,7 +394,11 @@ def summarise(session: RunSession, now: Adaptation) -> None:
     for name, found in (now.start | scores).items():
         session.log.scores(name, found)
     if picked:
-        which = f"epoch {picked['epoch']}" if picked["epoch"] else "the network before adaptation, as none was better"
+        which = (
+            f"epoch {picked['epoch']}"
+            if picked["epoch"]
+            else "the network before adaptation, as all later ones forgot the source"
+        )
         session.progress.say(f"the guard picked {which}: {session.folder.picked_file}")
     elif spec.evaluation.pick == "guard":
         session.progress.say("the last network is kept: without test images of the source the guard cannot pick")
