@@ -15,8 +15,8 @@ NOTHING = "–"
 ORIGINS = el(
     "p",
     "direct: the pre-trained network; direct_bn: the same with BatchNorm re-estimated on the target. Neither was "
-    "trained on the target. A run ends with the network that its guard has picked, else with the last epoch: labels of the "
-    "target pick neither.",
+    "trained on the target. A run ends with the network that its guard has picked, else with the last epoch: labels "
+    "of the target pick neither.",
     class_="note",
 )
 
