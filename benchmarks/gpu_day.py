@@ -3,6 +3,7 @@
     python benchmarks/gpu_day.py                     # or make gpu-day; goes on with the steps that have not passed
     python benchmarks/gpu_day.py --list              # the steps, how long each may take, and what came of it
     python benchmarks/gpu_day.py --from labels-1m    # that step and those after it, passed or not
+    python benchmarks/gpu_day.py --only epoch step   # these alone, in the order of the day
     python benchmarks/gpu_day.py --minutes 9         # begin nothing later than that, and stop what still runs
     python benchmarks/gpu_day.py --rehearse          # all of it on a CPU: tiny sizes, kernels in Numba's simulator
 
@@ -177,9 +178,10 @@ def _run_steps(out: Path, rehearse: bool, device: str) -> list[Step]:
         return f"{{synth: {{style: {style}, identities: {identities}, images: {images}, {size}}}}}"
 
     height, few = (32, 6) if rehearse else (256, 64)
+    drawn = height if rehearse else 64  # and made larger, as drawing takes its time
     market: dict[str, Any] = {
-        "data.source": people("source", few, 16, height),
-        "data.target": people("target", few if rehearse else 751, 17, height),
+        "data.source": people("source", few, 16, drawn),
+        "data.target": people("target", few if rehearse else 751, 17, drawn),
         "data.height": height,
         "data.width": height // 2,
         "model": "{backbone: narrow, widths: [4, 8, 8]}" if rehearse else "{backbone: resnet50, weights: null}",
@@ -218,15 +220,15 @@ class Day:
     def file(self) -> Path:
         return self.out / "day.json"
 
-    def run(self, begin: str | None, end: float) -> bool:
-        """Run the steps from `begin` on, or without it those that have not passed; whether all have in the end.
+    def run(self, asked: list[str], end: float) -> bool:
+        """Run the steps that are asked for, or without any those that have not passed; whether all have in the end.
 
         Args:
             end: the time, by time.monotonic, at which all has to be over.
         """
-        names = [step.name for step in self.steps]
-        for step in self.steps[names.index(begin) if begin else 0 :]:
-            if not begin and self.results.get(step.name, {}).get("outcome") == "passed":
+        for step in self.steps:
+            passed = self.results.get(step.name, {}).get("outcome") == "passed"
+            if step.name not in asked if asked else passed:
                 continue
             if end - time.monotonic() < LEAST:
                 print("no time is left; the same command goes on from here")
@@ -238,7 +240,8 @@ class Day:
             if step.first and result["outcome"] != "passed":
                 print(f"nothing else can run without it; see {self.log_of(step)}")
                 break
-        return all(self.results.get(name, {}).get("outcome") in ("passed", "skipped") for name in names)
+        wanted = asked or [step.name for step in self.steps]
+        return all(self.results.get(name, {}).get("outcome") in ("passed", "skipped") for name in wanted)
 
     def log_of(self, step: Step) -> Path:
         return self.out / f"{step.name}.log"
@@ -338,6 +341,7 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--list", action="store_true", help="the steps, and what came of each; nothing is run")
     parser.add_argument("--from", dest="begin", metavar="STEP", help="run this step and those after it, passed or not")
+    parser.add_argument("--only", nargs="+", default=[], metavar="STEP", help="run these steps alone, passed or not")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="how long the machine is there")
     parser.add_argument("--rehearse", action="store_true", help="on a CPU, at tiny sizes")
     parser.add_argument("--out", type=Path, help="folder of the results; benchmarks/results/gpu-day without")
@@ -347,13 +351,16 @@ def main(words: list[str] | None = None) -> int:
     out = options.out or ROOT / ("build/gpu-rehearsal" if options.rehearse else "benchmarks/results/gpu-day")
     day = Day(out.resolve(), options.rehearse, steps(out.resolve(), options.rehearse))
     names = [step.name for step in day.steps]
-    if options.begin and options.begin not in names:
-        parser.error(f"--from {options.begin}: no such step; there are {', '.join(names)}")
+    asked = options.only or ([options.begin] if options.begin else [])
+    if unknown := [name for name in asked if name not in names]:
+        parser.error(f"{', '.join(unknown)}: no such step; there are {', '.join(names)}")
+    if options.begin and not options.only:
+        asked = names[names.index(options.begin) :]
     if options.list:
         for step in day.steps:
             print(f"{step.name:16} {step.limit:4} s  {step.what}: {in_words(day.results.get(step.name))}")
         return 0
-    passed = day.run(options.begin, time.monotonic() + 60 * options.minutes)
+    passed = day.run(asked, time.monotonic() + 60 * options.minutes)
     print(day.report())
     print(f"kept in {day.out}")
     return 0 if passed else 1

@@ -223,11 +223,11 @@ def as_numba_passes(kinds: tuple, args: tuple) -> list[Any]:
 
 
 def _stream() -> Any:
-    """CuPy's current stream, for Numba."""
+    """CuPy's current stream, for cuda.core."""
     import cupy
-    from numba import cuda
+    from cuda.core import Stream
 
-    return cuda.external_stream(cupy.cuda.get_current_stream().ptr)
+    return Stream.from_handle(cupy.cuda.get_current_stream().ptr)
 
 
 @contextmanager

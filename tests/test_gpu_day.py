@@ -219,4 +219,4 @@ def test_the_list_runs_nothing(day, capsys):
 def test_a_step_that_is_not_there(day, capsys):
     with pytest.raises(SystemExit):
         day({"one": "", "two": ""}, "--from", "three")
-    assert "--from three: no such step; there are one, two" in capsys.readouterr().err
+    assert "three: no such step; there are one, two" in capsys.readouterr().err

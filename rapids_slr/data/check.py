@@ -92,7 +92,7 @@ def _unreadable(domain: Domain, progress: Callable[[int], None] | None) -> list[
     faults: list[Fault] = []
     dark: list[str] = []
     names = iter(dict.fromkeys((*domain.train.names, *domain.query.names, *domain.gallery.names)))
-    with ThreadPoolExecutor(cores()) as pool:
+    with ThreadPoolExecutor(domain.threads or cores()) as pool:
         while block := list(islice(names, 256)):
             faults += [fault for fault in pool.map(fault_of, block) if fault is not None]
             if progress is not None:

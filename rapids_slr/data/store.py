@@ -87,7 +87,7 @@ def load_images(
     faults: list[Fault] = []
     dark: list[str] = []
     kept, filled = np.zeros(len(split), bool), 0
-    with ThreadPoolExecutor(cores()) as pool:
+    with ThreadPoolExecutor(domain.threads or cores()) as pool:
         for start in range(0, len(split), BLOCK):
             names = split.names[start : start + BLOCK]
             outcomes = _decode_block(domain, names, data, block.numpy(), pool, device if on_gpu else None, dark)

@@ -89,7 +89,8 @@ def csr_like(indptr: Array, indices: Array, data: Array, shape: tuple[int, int],
             indptr, indices = indptr.astype(np.int64), indices.astype(np.int64)
         rows, columns, values = (like(part, original) for part in (indptr, indices, data))
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+            for known in ("Sparse CSR tensor support is in beta", "Sparse invariant checks are implicitly disabled"):
+                warnings.filterwarnings("ignore", known)
             return torch.sparse_csr_tensor(rows, columns, values, size=shape, check_invariants=False)
     library = "scipy.sparse" if array_module(data) is np else "cupyx.scipy.sparse"
     return import_module(library).csr_matrix((data, indices, indptr), shape=shape)
