@@ -1,9 +1,10 @@
 """All pairs of rows of a sparse matrix that share a column, with a sum over the columns they share. For CUDA alone.
 
 The matrix and its transpose lead from a row to its columns and on to the rows that share them. A block of threads adds
-up one row after another in an array as long as there are rows; marks of a bit each say which of its places are taken,
-so that no place has to be looked at in vain, and give the pairs in ascending order. Values are whole numbers, so sums
-do not depend on the order in which threads add.
+up one row after another in an array as long as there are rows. Marks of a bit each say which of its places are taken,
+32 to a word, and marks above them which words hold any: so what a row takes grows with what it shares, not with the
+number of rows, and pairs come in ascending order. Values are whole numbers, so sums do not depend on the order in which
+threads add.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from rapids_slr.kernels.block import sum_before
 from rapids_slr.kernels.runtime import THREADS, gpu
 
 BLOCKS = 512  # at most; four for each multiprocessor of a large GPU
-SPACE = 2**30  # bytes that the sums of all blocks may take, if one row fits
+SPACE = 4 * 2**30  # bytes that the sums of all blocks may take, if one row fits: enough for BLOCKS at a million rows
 LANES = 32  # threads that go through a column side by side
 
 
@@ -40,7 +41,7 @@ def _transpose_cuda(indptr, indices, values, following_C, rows, column_values):
 
 
 @cuda.jit(device=True)
-def _add_up(i, indptr, indices, values, column_indptr, rows, column_values, product, seen_W, sum_R):
+def _add_up(i, indptr, indices, values, column_indptr, rows, column_values, product, seen_W, some_V, sum_R):
     """Mark the rows that share a column with row i and, unless sum_R is empty, add up what they share."""
     lanes = min(LANES, cuda.blockDim.x)
     group, lane = cuda.threadIdx.x // lanes, cuda.threadIdx.x % lanes
@@ -49,56 +50,96 @@ def _add_up(i, indptr, indices, values, column_indptr, rows, column_values, prod
         for q in range(column_indptr[indices[e]] + lane, column_indptr[indices[e] + 1], lanes):
             j = rows[q]
             if j != i:
-                cuda.atomic.or_(seen_W, j >> 5, np.uint32(1 << (j & 31)))  # 32 rows to a word
+                before = cuda.atomic.or_(seen_W, j >> 5, np.uint32(1 << (j & 31)))
+                if before == 0:  # the first of its word
+                    cuda.atomic.or_(some_V, j >> 10, np.uint32(1 << ((j >> 5) & 31)))
                 if sum_R.size:
                     other = column_values[q]
                     cuda.atomic.add(sum_R, j, value * other if product else min(value, other))
     cuda.syncthreads()
 
 
-@gpu("void(int64[::1], int32[::1], int64[::1], int64[::1], int32[::1], int64[::1], boolean, uint32[:, ::1],"
-     " int64[:, ::1], int64[::1])")  # fmt: skip
-def _count_cuda(indptr, indices, values, column_indptr, rows, column_values, product, seen_BW, no_sum, size_R):
-    seen_W = seen_BW[cuda.blockIdx.x]
-    for i in range(cuda.blockIdx.x, size_R.size, cuda.gridDim.x):
-        _add_up(i, indptr, indices, values, column_indptr, rows, column_values, product, seen_W, no_sum[0])
-        found = 0
-        for w in range(cuda.threadIdx.x, seen_W.size, cuda.blockDim.x):
-            found += cuda.popc(seen_W[w])
-            seen_W[w] = 0
-        cuda.atomic.add(size_R, i, found)
-        cuda.syncthreads()
-
-
-@gpu("void(int64[::1], int32[::1], int64[::1], int64[::1], int32[::1], int64[::1], boolean, uint32[:, ::1],"
-     " int32[:, ::1], int64[:, ::1], int64[::1], int32[::1], int64[::1])")  # fmt: skip
-def _fill_cuda(indptr, indices, values, column_indptr, rows, column_values, product, seen_BW,
-               before_BW, sum_BR, out_indptr, out_indices, out_values):  # fmt: skip
-    scratch = cuda.shared.array(THREADS, np.int64)
-    seen_W, before_W, sum_R = seen_BW[cuda.blockIdx.x], before_BW[cuda.blockIdx.x], sum_BR[cuda.blockIdx.x]
-    share = -(-seen_W.size // cuda.blockDim.x)
+@cuda.jit(device=True)
+def _share(words):
+    """The first of the words of this thread, and the first after them: each has as many as the next, in order."""
+    share = -(-words // cuda.blockDim.x)
     first = share * cuda.threadIdx.x
-    for i in range(cuda.blockIdx.x, sum_R.size, cuda.gridDim.x):
-        _add_up(i, indptr, indices, values, column_indptr, rows, column_values, product, seen_W, sum_R)
+    return min(first, words), min(first + share, words)
+
+
+@cuda.jit(device=True)
+def _marked(some_V, v, first, last):
+    """The words 32 v to 32 v + 31 that hold a mark, as bits, but for those outside of first to last."""
+    low, high = max(first - 32 * v, 0), min(last - 32 * v, 32)
+    return np.uint32(np.int64(some_V[v]) & ((1 << high) - (1 << low)))
+
+
+@cuda.jit(device=True)
+def _count_marked(seen_W, some_V, first, last):
+    """How many rows are marked in these words."""
+    found = 0
+    for v in range(first >> 5, (last + 31) >> 5):
+        marked = _marked(some_V, v, first, last)
+        while marked:
+            found += cuda.popc(seen_W[32 * v + cuda.ffs(marked) - 1])
+            marked &= np.uint32(marked - np.uint32(1))
+    return found
+
+
+@cuda.jit(device=True)
+def _clear(some_V):
+    """Take the upper marks away, once all threads are through with them."""
+    cuda.syncthreads()
+    for v in range(cuda.threadIdx.x, some_V.size, cuda.blockDim.x):
+        some_V[v] = 0
+    cuda.syncthreads()
+
+
+@gpu("void(int64[::1], int32[::1], int64[::1], int64[::1], int32[::1], int64[::1], boolean, uint32[:, ::1],"
+     " uint32[:, ::1], int64[:, ::1], int64[::1])")  # fmt: skip
+def _count_cuda(indptr, indices, values, column_indptr, rows, column_values, product, seen_BW, some_BV, no_sum, size_R):
+    seen_W, some_V = seen_BW[cuda.blockIdx.x], some_BV[cuda.blockIdx.x]
+    first, last = _share(seen_W.size)
+    for i in range(cuda.blockIdx.x, size_R.size, cuda.gridDim.x):
+        _add_up(i, indptr, indices, values, column_indptr, rows, column_values, product, seen_W, some_V, no_sum[0])
         found = 0
-        for w in range(first, min(first + share, seen_W.size)):
-            found += cuda.popc(seen_W[w])
-        before, _ = sum_before(found, scratch)
-        for w in range(first, min(first + share, seen_W.size)):
-            before_W[w] = before
-            before += cuda.popc(seen_W[w])
-        cuda.syncthreads()
-        for j in range(cuda.threadIdx.x, sum_R.size, cuda.blockDim.x):
-            seen, bit = seen_W[j >> 5], j & 31
-            if (seen >> bit) & 1:
-                place = out_indptr[i] + before_W[j >> 5] + cuda.popc(np.uint32(seen & ((1 << bit) - 1)))
-                out_indices[place] = j
-                out_values[place] = sum_R[j]
-                sum_R[j] = 0
-        cuda.syncthreads()
-        for w in range(cuda.threadIdx.x, seen_W.size, cuda.blockDim.x):
-            seen_W[w] = 0
-        cuda.syncthreads()
+        for v in range(first >> 5, (last + 31) >> 5):
+            marked = _marked(some_V, v, first, last)
+            while marked:
+                w = 32 * v + cuda.ffs(marked) - 1
+                marked &= np.uint32(marked - np.uint32(1))
+                found += cuda.popc(seen_W[w])
+                seen_W[w] = 0
+        cuda.atomic.add(size_R, i, found)
+        _clear(some_V)
+
+
+@gpu("void(int64[::1], int32[::1], int64[::1], int64[::1], int32[::1], int64[::1], boolean, uint32[:, ::1],"
+     " uint32[:, ::1], int64[:, ::1], int64[::1], int32[::1], int64[::1])")  # fmt: skip
+def _fill_cuda(indptr, indices, values, column_indptr, rows, column_values, product, seen_BW,
+               some_BV, sum_BR, out_indptr, out_indices, out_values):  # fmt: skip
+    scratch = cuda.shared.array(THREADS, np.int64)
+    seen_W, some_V, sum_R = seen_BW[cuda.blockIdx.x], some_BV[cuda.blockIdx.x], sum_BR[cuda.blockIdx.x]
+    first, last = _share(seen_W.size)
+    for i in range(cuda.blockIdx.x, sum_R.size, cuda.gridDim.x):
+        _add_up(i, indptr, indices, values, column_indptr, rows, column_values, product, seen_W, some_V, sum_R)
+        before, _ = sum_before(_count_marked(seen_W, some_V, first, last), scratch)
+        place = out_indptr[i] + before
+        for v in range(first >> 5, (last + 31) >> 5):
+            marked = _marked(some_V, v, first, last)
+            while marked:
+                w = 32 * v + cuda.ffs(marked) - 1
+                marked &= np.uint32(marked - np.uint32(1))
+                seen = seen_W[w]
+                seen_W[w] = 0
+                while seen:
+                    j = 32 * w + cuda.ffs(seen) - 1
+                    seen &= np.uint32(seen - np.uint32(1))
+                    out_indices[place] = j
+                    out_values[place] = sum_R[j]
+                    sum_R[j] = 0
+                    place += 1
+        _clear(some_V)
 
 
 def pairs_sharing_columns(
@@ -122,12 +163,14 @@ def pairs_sharing_columns(
     matrix = indptr, indices, values, column_indptr, rows, column_values, combine == "product"
 
     words = -(-R // 32)
-    blocks = min(R, BLOCKS, max(1, SPACE // (8 * R + 8 * words))) if R else 0
-    seen_BW, out_indptr = xp.zeros((blocks, words), xp.uint32), xp.zeros(R + 1, xp.int64)
-    _count_cuda.blocks(blocks, *matrix, seen_BW, xp.empty((1, 0), xp.int64), out_indptr[1:])
+    blocks = min(R, BLOCKS, max(1, SPACE // (8 * R + 4 * words))) if R else 0
+    seen_BW, some_BV = (xp.zeros((blocks, size), xp.uint32) for size in (words, -(-words // 32)))
+    out_indptr = xp.zeros(R + 1, xp.int64)
+    _count_cuda.blocks(blocks, *matrix, seen_BW, some_BV, xp.empty((1, 0), xp.int64), out_indptr[1:])
     out_indptr = xp.cumsum(out_indptr)
     pairs = int(out_indptr[-1])
     out_indices, out_values = xp.empty(pairs, xp.int32), xp.empty(pairs, xp.int64)
-    before_BW, sum_BR = xp.empty((blocks, words), xp.int32), xp.zeros((blocks, R), xp.int64)
-    _fill_cuda.blocks(blocks, *matrix, seen_BW, before_BW, sum_BR, out_indptr, out_indices, out_values)
+    _fill_cuda.blocks(
+        blocks, *matrix, seen_BW, some_BV, xp.zeros((blocks, R), xp.int64), out_indptr, out_indices, out_values
+    )
     return out_indptr, out_indices, out_values
