@@ -118,7 +118,9 @@ def _test_steps(rehearse: bool) -> list[Step]:
     def sanitizer(tool: str, what: str, files: str) -> Step:
         command = _pytest(*(FEW if rehearse else files).split(), only="" if rehearse else "128-threads")
         if not rehearse:
-            command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "3", *command]
+            # Libraries ask the driver for functions that it lacks, which memcheck would count among the errors.
+            api = ["--report-api-errors", "no"] if tool == "memcheck" else []
+            command = ["compute-sanitizer", "--tool", tool, *api, "--error-exitcode", "3", *command]
         needs = "" if rehearse else "compute-sanitizer"
         return Step(tool, what, [command], needs=needs, only_gpu=what, environment=environment)
 
