@@ -6,6 +6,7 @@ A link is followed, a device or a pipe is written through, and no command writes
 from __future__ import annotations
 
 import argparse
+import glob
 import itertools
 import os
 import re
@@ -58,6 +59,11 @@ def write_atomically(path: Path, write: Callable[[Path], object], advice: str = 
             _put_in_place(Path(os.path.realpath(path)), write)
     except (OSError, RuntimeError) as fault:  # torch reports a full disk as RuntimeError
         raise RunError(f"{path} could not be written: {_reason(fault)}; {advice}") from fault
+
+
+def unfinished(path: Path) -> list[Path]:
+    """What processes that were killed, or still write, have of the file that `path` is to become."""
+    return list(path.parent.glob(f".{glob.escape(path.name)}.*.part"))
 
 
 def write_text(path: Path, text: str, advice: str = RESUME) -> None:

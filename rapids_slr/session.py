@@ -155,6 +155,7 @@ class RunSession(Session):
     def _open_folder(self) -> None:
         self.folder = RunFolder(self.out)
         self._check(self.folder, self.spec)  # again: another process may have had it
+        self.folder.forget_unfinished()
         # A resumed run may name another device; the spec in the folder stays the one it was started with.
         if not self._resumed:
             self.folder.write_spec(self.spec)

@@ -8,6 +8,7 @@ checkpoint; resuming drops the lines that no checkpoint vouches for.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from collections.abc import Iterable, Mapping
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rapids_slr.errors import InputError
-from rapids_slr.files import append_line, load_tensors, move, save_tensors, write_atomically, write_text
+from rapids_slr.files import append_line, load_tensors, move, save_tensors, unfinished, write_atomically, write_text
 from rapids_slr.lock import LOCK
 from rapids_slr.record.tables import Frame, write_parquet
 from rapids_slr.settings.spec import RunSpec
@@ -54,8 +55,8 @@ class RunFolder:
         if not self.spec_file.exists():
             if resume:
                 raise InputError(f"{path} holds no run to go on with (no spec.yaml); leave --resume out to start one")
-            # A lock alone is left of a command that ended before its first file.
-            if path.exists() and (not path.is_dir() or {file.name for file in path.iterdir()} - {LOCK}):
+            # A lock, and an unfinished spec, are left of a command that ended before its first file.
+            if path.exists() and (not path.is_dir() or {*path.iterdir()} - {path / LOCK, *unfinished(self.spec_file)}):
                 raise InputError(f"{path} exists and is not a run folder; name an empty or new folder with --out")
         elif resume:
             self._is_of(spec)
@@ -91,6 +92,18 @@ class RunFolder:
 
     def _waits_for_adaptation(self) -> bool:
         return self.pretrained_file.exists() and not self.metrics_file.exists()
+
+    def forget_unfinished(self) -> None:
+        """Remove what a kill has left of the files of a run; only the process that holds the folder may."""
+        whole = (self.spec_file, self.summary_file, self.metrics_file, self.pretrain_file)
+        left = [
+            *itertools.chain(*map(unfinished, whole)),
+            *(self.path / "labels").glob(".*.part"),
+            *self.last_file.parent.glob(".*.part"),
+        ]
+        for file in left:
+            with suppress(OSError):
+                file.unlink()
 
     def write_spec(self, spec: RunSpec) -> None:
         write_text(self.spec_file, dump_spec(spec))

@@ -67,3 +67,30 @@ def test_the_best_row_is_the_earliest_of_equals():
     rows = [{"epoch": 1, "mAP": 0.1}, {"epoch": 2}, {"epoch": 3, "mAP": 0.5}, {"epoch": 4, "mAP": 0.5}]
     assert best_row(rows)["epoch"] == 3
     assert best_row([]) is None
+
+
+def test_what_a_kill_has_left_unfinished_goes_and_nothing_else(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.save_checkpoint({"epoch": 1})
+    (folder.path / "labels").mkdir()
+    left = [
+        "checkpoints/.next.pt.7.part",
+        "labels/.epoch-001.parquet.7.part",
+        ".spec.yaml.7.part",
+        ".metrics.jsonl.8.part",
+    ]
+    kept = ["checkpoints/last.pt", ".report.html.7.part", "labels/epoch-001.parquet", "mine.part"]
+    for name in (*left, *kept[1:]):
+        (folder.path / name).write_text("half")
+    folder.forget_unfinished()
+    assert [name for name in left if (folder.path / name).exists()] == []
+    assert all((folder.path / name).exists() for name in kept)
+
+
+def test_a_run_that_was_killed_while_it_wrote_its_spec_starts_again(tmp_path, tiny):
+    for name in ("lock", ".spec.yaml.7.part"):
+        (tmp_path / name).write_text("")
+    RunFolder(tmp_path).check(tiny)
+    (tmp_path / ".spec.yaml").write_text("mine")
+    with pytest.raises(InputError, match="exists and is not a run folder"):
+        RunFolder(tmp_path).check(tiny)
