@@ -97,7 +97,9 @@ def _scan_files(files: Files, wanted: str) -> Domain:
     return Domain(
         files.path.name if files.path.is_dir() else files.path.stem,
         layout.name if layout else wanted,
-        **splits,
+        splits["train"],
+        splits["query"],
+        splits["gallery"],
         faults=[*files.faults, *faults],
         unused=unused,
         opener=lambda name: open_image(files, name),
