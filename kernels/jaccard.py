@@ -1,4 +1,4 @@
-"""Jaccard distances of sparse rows that sum to 1: all pairs whose supports meet, and no other."""
+"""Jaccard distances of sparse rows that sum to 1: all pairs whose supports meet, or those within a bound alone."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rapids_slr.kernels.runtime import cpu, gpu, in_parallel, on_gpu, shared
 from rapids_slr.kernels.shared_columns import pairs_sharing_columns
 
 ZERO = 1e-6  # distances below are 0: equal rows whose sums were rounded
+ROUNDING = 1e-6  # of sums, by which a bound on distances is taken too wide rather than too narrow
 UNIT = 2.0**-40  # of weights in whole numbers on CUDA: float32 above 2^-17 are whole multiples, others off by 2^-41
 
 
@@ -70,6 +71,68 @@ def _fill(start, stop, indptr, indices, values, place, column_indptr, rows, colu
             shared_N[out_indices[e]] = 0
 
 
+@cpu("void(int64, int64, int32[::1], int64[::1], int32[::1], float32[::1], int64[::1], int64[::1], int32[::1],"
+     " float32[::1], boolean, float64, int64[::1], int64, int32[::1], float32[::1], int64[::1],"
+     " int64[::1])")  # fmt: skip
+def _within(start, stop, row_R, indptr, indices, values, place, column_indptr, rows, column_values, both, least,
+            slot_R, room, out_indices, distances, found_R, met_R):  # fmt: skip
+    """Pairs of rows row_R whose sum of lesser weights is `least` or more, at slot_R on, up to `room` of a row.
+
+    both: with all other rows; else with later ones alone.
+    found_R, met_R: how many there are, and how many share a column at all.
+    """
+    N = indptr.size - 1
+    shared_N, touched_N = np.zeros(N), np.empty(N, np.int32)
+    for r in range(start, stop):
+        i, found, met, work = row_R[r], 0, 0, 0
+        for e in range(indptr[i], indptr[i + 1]):
+            work += column_indptr[indices[e] + 1] - (column_indptr[indices[e]] if both else place[e] + 1)
+        # A row that meets many others is looked through from end to end; of one that meets few, these are listed.
+        first = 0 if both else i + 1
+        listed = 4 * work < N - first
+        for e in range(indptr[i], indptr[i + 1]):
+            value = values[e]
+            begin = column_indptr[indices[e]] if both else place[e] + 1
+            if listed:
+                for q in range(begin, column_indptr[indices[e] + 1]):
+                    j = rows[q]
+                    if shared_N[j] == 0:
+                        touched_N[met] = j
+                        met += 1
+                    shared_N[j] += min(value, column_values[q])
+            else:
+                for q in range(begin, column_indptr[indices[e] + 1]):
+                    shared_N[rows[q]] += min(value, column_values[q])
+        if both and not listed:
+            shared_N[i] = 0
+        looked_at = met if listed else N - first
+        for t in range(looked_at):
+            j = touched_N[t] if listed else first + t
+            common = shared_N[j]
+            shared_N[j] = 0
+            if both and j == i:  # listed, as all that it meets
+                met -= 1
+            elif common > 0:
+                if not listed:
+                    met += 1
+                if common >= least:
+                    if found < room:
+                        out_indices[slot_R[r] + found] = j
+                        distances[slot_R[r] + found] = _distance(common)
+                    found += 1
+        found_R[r], met_R[r] = found, met
+
+
+@cpu("void(int64, int64, int64[::1], int64, int64[::1], int32[::1], float32[::1], int32[::1], float32[::1])")
+def _compact(start, stop, found_R, room, out_indptr, slots, slot_values, out_indices, out_values):
+    """The slots of `room` places of each row, but for rows that found more, side by side."""
+    for r in range(start, stop):
+        if found_R[r] <= room:
+            for n in range(found_R[r]):
+                out_indices[out_indptr[r] + n] = slots[r * room + n]
+                out_values[out_indptr[r] + n] = slot_values[r * room + n]
+
+
 @cpu("void(int64, int64, int64[::1], int32[::1], float32[::1], int64[::1], int32[::1], float32[::1])")
 def _lower(start, stop, indptr, indices, values, out_indptr, out_indices, out_values):
     """The pairs i < j of rows i, as the lower triangle of rows start .. stop; in order, as i only grows."""
@@ -105,44 +168,87 @@ def _distances_cuda(common, distances):
         distances[e] = _distance(common[e] * UNIT)
 
 
-def jaccard_distances_cuda(indptr: Array, indices: Array, weights: Array) -> tuple[Array, Array, Array]:
-    """`jaccard_distances` on the device, from sums of whole numbers, whose order does not matter."""
+def _pairs_cuda(
+    indptr: Array, indices: Array, weights: Array, least: float = 0.0, row_R: Array | None = None
+) -> tuple[tuple[Array, Array, Array], Array]:
+    """CSR of distances on the device, from sums of whole numbers, whose order does not matter, and how many pairs met."""
     xp = array_module(indptr)
     whole = xp.rint(weights.astype(xp.float64) / UNIT).astype(xp.int64)
-    out_indptr, out_indices, common = pairs_sharing_columns(indptr, indices, whole, indptr.size - 1, "min")
-    distances = xp.empty(out_indices.size, xp.float32)
-    _distances_cuda.each(distances.size, common, distances)
-    return out_indptr, out_indices, distances
+    found = pairs_sharing_columns(indptr, indices, whole, indptr.size - 1, "min", int(max(least, 0.0) / UNIT), row_R)
+    distances = xp.empty(found.indices.size, xp.float32)
+    _distances_cuda.each(distances.size, found.values, distances)
+    return (found.indptr, found.indices, distances), found.met
+
+
+def jaccard_distances_cuda(indptr: Array, indices: Array, weights: Array) -> tuple[Array, Array, Array]:
+    """`jaccard_distances` on the device."""
+    return _pairs_cuda(indptr, indices, weights)[0]
+
+
+def _transposed(indptr: np.ndarray, indices: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, ...]:
+    """A CSR matrix, then what `_transpose` makes of it: place, column_indptr, rows, column_weights."""
+    N, nnz = indptr.size - 1, indices.size
+    column_indptr, rows = np.zeros(N + 1, np.int64), np.empty(nnz, np.int32)
+    column_weights, place = np.empty(nnz, np.float32), np.empty(nnz, np.int64)
+    _transpose(indptr, indices, weights, column_indptr, rows, column_weights, place)
+    return indptr, indices, weights, place, column_indptr, rows, column_weights
 
 
 def _upper_pairs_cpu(
     indptr: np.ndarray, indices: np.ndarray, weights: np.ndarray, rows_below: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The pairs i < j of the rows i < rows_below as CSR, columns in any order."""
-    N, nnz = indptr.size - 1, indices.size
-    column_indptr, rows = np.zeros(N + 1, np.int64), np.empty(nnz, np.int32)
-    column_weights, place = np.empty(nnz, np.float32), np.empty(nnz, np.int64)
-    _transpose(indptr, indices, weights, column_indptr, rows, column_weights, place)
+    *matrix, place, column_indptr, rows, column_weights = _transposed(indptr, indices, weights)
     upper = np.zeros(rows_below + 1, np.int64)
     in_parallel(_count, rows_below, indptr, indices, place, column_indptr, rows, upper[1:], smallest=256)
     np.cumsum(upper, out=upper)
     upper_indices, upper_distances = np.empty(upper[-1], np.int32), np.empty(upper[-1], np.float32)
-    in_parallel(_fill, rows_below, indptr, indices, weights, place, column_indptr, rows, column_weights,
+    in_parallel(_fill, rows_below, *matrix, place, column_indptr, rows, column_weights,
                 upper, upper_indices, upper_distances, smallest=256)  # fmt: skip
     return upper, upper_indices, upper_distances
 
 
-def jaccard_distances_cpu(
-    indptr: np.ndarray, indices: np.ndarray, weights: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    N = indptr.size - 1
-    upper, upper_indices, upper_distances = _upper_pairs_cpu(indptr, indices, weights, N)
+def _pairs_within_cpu(
+    matrix: tuple[np.ndarray, ...], row_R: np.ndarray, both: bool, least: float, room: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """CSR of what `_within` finds, columns in any order, and how many pairs share a column.
+
+    Args:
+        matrix: as `_transposed` gives it.
+        room: places for what a row finds; where it is too little, the row is gone through once more.
+    """
+    R, found_R, met_R = row_R.size, np.empty(row_R.size, np.int64), np.empty(row_R.size, np.int64)
+    slots, slot_distances = np.empty(R * room, np.int32), np.empty(R * room, np.float32)
+    in_parallel(_within, R, row_R, *matrix, both, least, np.arange(R) * room, room, slots, slot_distances,
+                found_R, met_R, smallest=256)  # fmt: skip
+    out_indptr = np.zeros(R + 1, np.int64)
+    np.cumsum(found_R, out=out_indptr[1:])
+    out_indices, distances = np.empty(out_indptr[-1], np.int32), np.empty(out_indptr[-1], np.float32)
+    in_parallel(_compact, R, found_R, room, out_indptr, slots, slot_distances, out_indices, distances, smallest=4096)
+    over = np.flatnonzero(found_R > room)
+    if over.size:
+        in_parallel(_within, over.size, row_R[over], *matrix, both, least, out_indptr[over], np.iinfo(np.int64).max,
+                    out_indices, distances, found_R[over], met_R[over], smallest=64)  # fmt: skip
+    return out_indptr, out_indices, distances, int(met_R.sum())
+
+
+def _both_triangles(
+    upper: np.ndarray, upper_indices: np.ndarray, upper_distances: np.ndarray
+) -> tuple[np.ndarray, ...]:
+    """CSR of a symmetric matrix, columns ascending, from its pairs i < j."""
+    N = upper.size - 1
     below_N, out_indptr = np.bincount(upper_indices, minlength=N), np.zeros(N + 1, np.int64)
     np.cumsum(np.diff(upper) + below_N, out=out_indptr[1:])
     out_indices, distances = np.empty(2 * upper[-1], np.int32), np.empty(2 * upper[-1], np.float32)
     in_parallel(_lower, N, upper, upper_indices, upper_distances, out_indptr, out_indices, distances, smallest=256)
     in_parallel(_upper, N, below_N, out_indptr, out_indices, distances, smallest=256)
     return out_indptr, out_indices, distances
+
+
+def jaccard_distances_cpu(
+    indptr: np.ndarray, indices: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return _both_triangles(*_upper_pairs_cpu(indptr, indices, weights, indptr.size - 1))
 
 
 def jaccard_distances(indptr: Array, indices: Array, weights: Array) -> tuple[Array, Array, Array]:
@@ -152,6 +258,39 @@ def jaccard_distances(indptr: Array, indices: Array, weights: Array) -> tuple[Ar
     Returns: CSR (indptr int64, indices int32 ascending, distances float32 in [0, 1)); zeros are stored.
     """
     return (jaccard_distances_cuda if on_gpu(indptr) else jaccard_distances_cpu)(indptr, indices, weights)
+
+
+def least_common(bound: float) -> float:
+    """The sum of lesser weights c that a pair at most `bound` apart has: J = 1 - c / (2 - c), solved for c."""
+    return 2 * (1 - bound) / (2 - bound) - ROUNDING
+
+
+def jaccard_within(
+    indptr: Array, indices: Array, weights: Array, bound: float, room: int = 32
+) -> tuple[tuple[Array, Array, Array], int]:
+    """`jaccard_distances` of the pairs at most `bound` apart, and perhaps of a few that are hardly further.
+
+    Sums are those of `jaccard_distances`, added in the same order, so distances are equal bit by bit; what is left out
+    is never stored.
+
+    Args:
+        bound: below 1.
+        room: pairs of a row i < j that are expected; of rows with more it is found twice.
+    Returns: CSR as of `jaccard_distances`, and how many pairs i < j are nearer than 1.
+    """
+    if on_gpu(indptr):
+        graph, met = _pairs_cuda(indptr, indices, weights, least_common(bound))
+        return graph, int(met) // 2
+    every = np.arange(indptr.size - 1, dtype=np.int32)
+    *upper, met = _pairs_within_cpu(_transposed(indptr, indices, weights), every, False, least_common(bound), room)
+    return _both_triangles(*upper), met
+
+
+def jaccard_of_rows(indptr: Array, indices: Array, weights: Array, row_R: Array) -> tuple[Array, Array, Array]:
+    """`jaccard_distances` of some rows and all others: a row for each of row_R, int32, columns in any order."""
+    if on_gpu(indptr):
+        return _pairs_cuda(indptr, indices, weights, row_R=row_R)[0]
+    return _pairs_within_cpu(_transposed(indptr, indices, weights), row_R, True, 0.0, 0)[:3]
 
 
 def jaccard_of_first(indptr: Array, indices: Array, weights: Array, rows: int) -> tuple[Array, Array, Array]:

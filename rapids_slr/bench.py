@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from rapids_slr.clustering.dbscan import dbscan, radius
-from rapids_slr.clustering.jaccard import jaccard_graph
+from rapids_slr.clustering.distances import Distances
+from rapids_slr.clustering.jaccard import memberships
 from rapids_slr.clustering.neighbours import check_features, nearest_neighbours
 from rapids_slr.engine.arrays import Array, like
 from rapids_slr.engine.blocks import BLOCK, product
@@ -199,9 +200,15 @@ def raw_labels(x_ND: Array, k1: int, run: Callable[..., Any]) -> tuple[Array, fl
     """Raw labels (N,) int32 and distances an image, stage by stage, each by run(stage, function, *arguments)."""
     x_ND = run("check", check_features, x_ND)
     neighbours = run("neighbours", nearest_neighbours, x_ND, k1 + 1)
-    graph = run("graph", jaccard_graph, x_ND, neighbours, k1, K2)
-    eps = run("radius", lambda: radius(graph, pairs_per_image=PAIRS_PER_IMAGE))
-    return run("dbscan", dbscan, graph, eps, MIN_SAMPLES), graph.distances.size / len(x_ND)
+
+    def nearest_pairs() -> Distances:
+        distances = Distances(memberships(x_ND, neighbours, k1, K2))
+        distances.smallest(round(PAIRS_PER_IMAGE * len(x_ND)))
+        return distances
+
+    distances = run("graph", nearest_pairs)
+    eps = run("radius", lambda: radius(distances.graph, pairs_per_image=PAIRS_PER_IMAGE))
+    return run("dbscan", dbscan, distances.graph, eps, MIN_SAMPLES), 2 * distances.met / len(x_ND)
 
 
 def compare(stages: Stages, x_ND: np.ndarray, labels: Labels, k1: int, say: Callable[[str], object]) -> dict[str, bool]:

@@ -22,18 +22,13 @@ def radius(graph: Graph, *, pairs_per_image: float | None = None, rho: float | N
         rho: takes its place: average round(rho * M) of the M pairs at a nonzero distance (ABMT: 2e-3).
     Returns: a float that float32 holds exactly; 0 if every distance is 0.
 
-    Pairs that are not stored take part with their distance once the stored ones are used up.
+    Pairs that are not stored take part at `far`, and the source term, once the stored ones are used up: a graph has to
+    hold all pairs nearer than 1, or as many of the nearest as are averaged (`Distances.smallest`).
     """
     N, xp = graph.N, array_module(graph.distances)
     nonzero = int(xp.count_nonzero(graph.distances)) // 2  # every pair is stored twice
     M = N * (N - 1) // 2 - (graph.distances.size // 2 - nonzero)  # without the pairs at distance 0
-    if rho is not None:
-        count = round(rho * M)
-    elif pairs_per_image is not None:
-        count = round(pairs_per_image * N)
-    else:
-        raise InputError("radius: give pairs_per_image or rho")
-    count = min(max(count, 1), M)
+    count = pairs_averaged(N, M, pairs_per_image, rho)
     if count == 0:
         return 0.0
     if graph.reach_N is not None:
@@ -43,6 +38,14 @@ def radius(graph: Graph, *, pairs_per_image: float | None = None, rho: float | N
     total = sum_of_smallest(graph.distances, 2 * stored) / 2 if stored else 0.0
     # As DBSCAN compares it: rounding there must not move the radius past a distance.
     return float(np.float32((total + (count - stored) * graph.far) / count))
+
+
+def pairs_averaged(N: int, M: int, pairs_per_image: float | None, rho: float | None) -> int:
+    """How many pairs a rule for the radius averages, of M at a nonzero distance among N images."""
+    if rho is None and pairs_per_image is None:
+        raise InputError("radius: give pairs_per_image or rho")
+    count = round(rho * M) if rho is not None else round((pairs_per_image or 0) * N)
+    return min(max(count, 1), M)
 
 
 def _mean_with_source(graph: Graph, reach_N: Array, count: int) -> float:

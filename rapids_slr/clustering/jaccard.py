@@ -16,12 +16,16 @@ from rapids_slr.kernels.kreciprocal import kreciprocal_weights
 from rapids_slr.kernels.query_expansion import expand_queries
 from rapids_slr.marks import step
 
+ADVICE = "lower clusters.k1, use fewer images, or on a GPU run with --device cpu"
+"""Where memory runs out."""
+
 
 @dataclass(frozen=True)
 class Graph:
-    """Distances of the pairs with J < 1, both triangles without the diagonal; a stored 0 is a distance, not a gap.
+    """Distances of pairs, both triangles without the diagonal; a stored 0 is a distance, not a gap.
 
-    A pair (i, j) that is not stored is at distance `far + reach_N[i] + reach_N[j]`: 1, unless a source term moved it.
+    A whole graph holds all pairs with J < 1, and one that is not stored is at distance `far + reach_N[i] + reach_N[j]`:
+    1, unless a source term moved it. One of `Distances` may hold the nearest of them alone.
     """
 
     indptr: Array
@@ -53,10 +57,8 @@ def list_length(k1: int, k2: int, convention: str = "rerank") -> int:
     return k1 if convention == "faiss" else max(k1 + 1, k2)
 
 
-@step("Jaccard graph")
-@memory_advice("Jaccard graph", "lower clusters.k1, use fewer images, or on a GPU run with --device cpu")
 def jaccard_graph(features_ND: Array, neighbours: Neighbours, k1: int, k2: int, convention: str = "rerank") -> Graph:
-    """Jaccard distances of k-reciprocal neighbourhoods, exactly, wherever they are below 1.
+    """Jaccard distances of k-reciprocal neighbourhoods, exactly, wherever they are below 1: all that `Distances` has.
 
     Args:
         features_ND: (N, D) float32 unit rows, for distances that the neighbour lists do not hold.
@@ -69,6 +71,8 @@ def jaccard_graph(features_ND: Array, neighbours: Neighbours, k1: int, k2: int, 
     return Graph(*jaccard_distances(*memberships(features_ND, neighbours, k1, k2, convention)))
 
 
+@step("Jaccard graph")
+@memory_advice("Jaccard graph", ADVICE)
 def memberships(
     features_ND: Array, neighbours: Neighbours, k1: int, k2: int, convention: str = "rerank", squares: bool = False
 ) -> tuple[Array, Array, Array]:

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 
 import numpy as np
 import torch
 
 from rapids_slr.clustering.cameras import centre_cameras, check_cameras, takes_centre
 from rapids_slr.clustering.copies import Copies, keep, labels_of_all, search_kept, with_copies
-from rapids_slr.clustering.dbscan import dbscan, drop_small, radius
+from rapids_slr.clustering.dbscan import dbscan, drop_small, pairs_averaged, radius
+from rapids_slr.clustering.distances import Distances
 from rapids_slr.clustering.given import given_graph, given_lists
-from rapids_slr.clustering.jaccard import (
-    Graph,
-    add_source_term,
-    graph_without_pairs,
-    jaccard_graph,
-    list_length,
-    source_reach,
-)
+from rapids_slr.clustering.jaccard import graph_without_pairs, list_length, memberships, source_reach
 from rapids_slr.clustering.keys import JaccardDBSCANKeys
 from rapids_slr.clustering.neighbours import check_features
 from rapids_slr.engine.arrays import Array, array_module, as_array, csr_like, labels_like, on_torch_stream
@@ -106,21 +99,22 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
         if neighbours is None:
             assert copies is not None
             x_ND, copies = x_ND[:0], keep(copies.leader_N, 1)
-            graph = graph_without_pairs(copies.kept_U)
+            alone = graph_without_pairs(copies.kept_U)
+            rows = alone.indptr, alone.indices, alone.distances
         else:
-            graph = jaccard_graph(x_ND, neighbours, self.k1, self.k2, self.convention)
+            rows = memberships(x_ND, neighbours, self.k1, self.k2, self.convention)
         if copies is not None:
             plain_ND = plain_ND[copies.kept_U]
-            graph = replace(graph, count_N=copies.count_U)
+        reach_N = None
         if self.source_weight > 0:
             reach_N = source_reach(plain_ND, checked(source, "source"))  # the source has cameras of its own
-            graph = add_source_term(graph, reach_N, self.source_weight)
+        distances = Distances(rows, reach_N, self.source_weight, None if copies is None else copies.count_U)
         self.recall_: float | None = 1.0 if neighbours is None or neighbours.recall is None else neighbours.recall
         self.n_features_in_ = x_ND.shape[1]
         number = 0 if copies is None else copies.number
         if copies is not None and self.convention == "faiss" and copies.all_kept:
             copies = None  # images of their own, as in the code it follows
-        self._take(graph, copies, number, collapsed=neighbours is None)
+        self._take(distances, copies, number, collapsed=neighbours is None)
         labels_N, self.eps_ = self._labels_at(self.pairs_per_image, self.rho, self.eps)
         self.labels_ = labels_like(labels_N, features)
 
@@ -148,13 +142,14 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
                         "graph: lists of neighbours need features=..., and distances come as a sparse matrix "
                         "(scipy.sparse.csr_matrix)"
                     )
-                found = given_graph(graph)
-                original = graph if isinstance(graph, torch.Tensor) else found.distances
+                given = given_graph(graph)
+                found = Distances.given(given)
+                original = graph if isinstance(graph, torch.Tensor) else given.distances
             else:
                 x_ND, original = checked(features), graph
                 needed = list_length(self.k1, self.k2, self.convention)
                 neighbours = given_lists(graph, x_ND, needed)
-                found = jaccard_graph(x_ND, neighbours, self.k1, self.k2, self.convention)
+                found = Distances(memberships(x_ND, neighbours, self.k1, self.k2, self.convention))
                 self.n_features_in_ = x_ND.shape[1]
             self.recall_ = None
             self._take(found, None, 0, collapsed=False)
@@ -162,12 +157,10 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
             self.labels_ = labels_like(labels_N, original)
         return self
 
-    def _take(self, graph: Graph, copies: Copies | None, number: int, collapsed: bool) -> None:
-        """Keep the graph of the images that are kept, and say how many are copies."""
-        self._graph, self._copies, self._whole = graph, copies, None
-        # Copies and nothing else: the mean of what is nonzero would be that of unrelated pairs.
-        self._only_copies = collapsed or (copies is not None and not bool(graph.distances.any()))
-        N = graph.N if copies is None else copies.of_N.size
+    def _take(self, distances: Distances, copies: Copies | None, number: int, collapsed: bool) -> None:
+        """Keep the distances of the images that are kept, and say how many are copies."""
+        self._distances, self._copies, self._whole = distances, copies, None
+        N = distances.N if copies is None else copies.of_N.size
         self.copies_ = number
         if collapsed:
             log.warning(COLLAPSED, N, N - self.copies_, self.k1)
@@ -176,7 +169,7 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
 
     def _say_doubts(self) -> None:
         """Warn of what makes graphs large and distances weak; each once, however often this estimator is fitted."""
-        N, entries = self._graph.N, self._graph.indices.size
+        N, entries = self._distances.N, 2 * self._distances.met
         self._said: set[str] = getattr(self, "_said", set())
         labels_N = as_array(self.labels_)
         xp = array_module(labels_N)
@@ -195,7 +188,9 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
         self._check_fitted()
         if self._whole is None:
             with on_torch_stream(self.labels_):
-                graph = self._graph if self._copies is None else with_copies(self._graph, self._copies)
+                graph = self._distances.whole()
+                if self._copies is not None:
+                    graph = with_copies(graph, self._copies)
                 self._whole = csr_like(graph.indptr, graph.indices, graph.distances, (graph.N, graph.N), self.labels_)
         return self._whole
 
@@ -217,14 +212,20 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
 
     def _labels_at(self, pairs_per_image: float | None, rho: float | None, eps: float | None) -> tuple[Array, float]:
         if eps is None:
-            eps = 0.0 if self._only_copies else radius(self._graph, pairs_per_image=pairs_per_image, rho=rho)
-        labels_N = dbscan(self._graph, eps, self.min_samples, self.solver)
+            N = self._distances.N
+            graph = self._distances.smallest(pairs_averaged(N, N * (N - 1) // 2, pairs_per_image, rho))
+            # Copies and nothing else: the mean of what is nonzero would be that of unrelated pairs.
+            alone = self._copies is not None and not bool(graph.distances.any())
+            eps = 0.0 if alone else radius(graph, pairs_per_image=pairs_per_image, rho=rho)
+        else:
+            graph = self._distances.within(eps)
+        labels_N = dbscan(graph, eps, self.min_samples, self.solver)
         if self._copies is not None:
             labels_N = labels_of_all(labels_N, self._copies)
         return drop_small(labels_N, self.min_size, self.min_share), float(eps)
 
     def _check_fitted(self) -> None:
-        if not hasattr(self, "_graph"):
+        if not hasattr(self, "_distances"):
             from sklearn.exceptions import NotFittedError  # slow to import, and seldom needed
 
             raise NotFittedError(

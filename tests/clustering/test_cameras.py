@@ -93,7 +93,7 @@ def test_the_source_term_is_that_of_the_features_as_they_are():
     model = JaccardDBSCAN(k1=15, pairs_per_image=8, source_weight=0.1, cameras="centre")
     model.fit(x_ND, source=source, cameras=camera_N)
     alone = JaccardDBSCAN(k1=15, pairs_per_image=8, source_weight=0.1).fit(x_ND, source=source)
-    assert_allclose(model._graph.reach_N, alone._graph.reach_N)
+    assert_allclose(model._distances.reach_N, alone._distances.reach_N)
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_copies_beyond_the_lists_that_differ_by_rounding_are_copies():
     rounded = distinct[picture] * (1 + 1e-7 * rng.normal(size=(len(picture), 24)))
     model = JaccardDBSCAN(k1=15).fit(unit(rounded))
     assert model.copies_ == 4 * 59
-    assert model._graph.N == 4 * 16 + 200
+    assert model._distances.N == 4 * 16 + 200
     for one in range(4):
         assert set(model.labels_[picture == one]) == {model.labels_[picture == one][0]} != {-1}
 

@@ -3,7 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rapids_slr.kernels.jaccard import jaccard_distances_cpu, jaccard_distances_cuda
+from rapids_slr.kernels.jaccard import (
+    _pairs_cuda,
+    jaccard_distances_cpu,
+    jaccard_distances_cuda,
+    jaccard_of_rows,
+    jaccard_within,
+    least_common,
+)
 from tests.cuda.test_query_expansion import dense, sparse_rows
 
 
@@ -40,3 +47,28 @@ def test_the_smallest_weight_still_meets(device, host):
         host(jaccard_distances_cuda(*device(matrix))), jaccard_distances_cpu(*matrix), strict=True
     ):
         np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("bound", [0.7, 0.9])
+def test_pairs_within_a_bound_equal_those_of_the_cpu(bound, device, host):
+    rows = sparse_rows(1, 40, 0.2)
+    found, met = _pairs_cuda(*device(rows), least_common(bound))
+    indptr, indices, distances = host(found)
+    expected, met_on_cpu = jaccard_within(*rows, bound)
+    np.testing.assert_array_equal(indptr, expected[0])
+    np.testing.assert_array_equal(indices, expected[1])
+    np.testing.assert_allclose(distances, expected[2], atol=1e-6)
+    assert int(met) == 2 * met_on_cpu
+    assert 0 < expected[1].size < 2 * met_on_cpu
+
+
+def test_some_rows_equal_those_of_the_cpu(device, host):
+    rows, row_R = sparse_rows(2, 40, 0.1), np.array([3, 39, 0], np.int32)
+    found = host(_pairs_cuda(*device(rows), row_R=device(row_R))[0])
+    indptr, indices, distances = jaccard_of_rows(*rows, row_R)
+    np.testing.assert_array_equal(found[0], indptr)
+    for r in range(3):
+        mine = slice(indptr[r], indptr[r + 1])
+        order = np.argsort(indices[mine])  # columns in any order
+        np.testing.assert_array_equal(found[1][mine], indices[mine][order])
+        np.testing.assert_allclose(found[2][mine], distances[mine][order], atol=1e-6)

@@ -32,7 +32,7 @@ def matrix(seed: int, R: int, C: int, share: float) -> np.ndarray:
 
 
 def check(value_RC, combine, device, host):
-    found = host(pairs_sharing_columns(*device(csr(value_RC)), value_RC.shape[1], combine))
+    found = host(pairs_sharing_columns(*device(csr(value_RC)), value_RC.shape[1], combine)[:3])
     for result, expected in zip(found, pair_by_pair(value_RC, combine), strict=True):
         assert result.dtype == expected.dtype
         np.testing.assert_array_equal(result, expected)
@@ -69,7 +69,7 @@ def test_the_largest_values_do_not_overflow(device, host):
 
 @pytest.mark.parametrize("value_RC", [np.zeros((0, 3)), np.zeros((5, 3)), np.ones((1, 1)), np.eye(6)])
 def test_no_pair_at_all(value_RC, device, host):
-    indptr, indices, values = host(pairs_sharing_columns(*device(csr(value_RC)), value_RC.shape[1], "min"))
+    indptr, indices, values = host(pairs_sharing_columns(*device(csr(value_RC)), value_RC.shape[1], "min")[:3])
     np.testing.assert_array_equal(indptr, np.zeros(len(value_RC) + 1))
     assert indices.size == values.size == 0
 
@@ -88,3 +88,28 @@ def test_marks_of_more_rows_than_a_word_of_marks_has(device, host):
     few[:4] = 0, 1023, 1024, 1099
     value_RC[np.unique(few)] = matrix(7, len(np.unique(few)), 12, 0.2)
     check(value_RC, "min", device, host)
+
+
+def test_sums_that_are_too_small_are_left_out(device, host):
+    value_RC = matrix(8, 40, 9, 0.4)
+    indptr, indices, values = pair_by_pair(value_RC, "min")
+    least = int(np.median(values))
+    found = pairs_sharing_columns(*device(csr(value_RC)), 9, "min", least)
+    kept = values >= least
+    row_E = np.repeat(np.arange(40), np.diff(indptr))
+    assert 0 < kept.sum() < kept.size
+    np.testing.assert_array_equal(host(found.indptr), np.searchsorted(row_E[kept], np.arange(41)))
+    np.testing.assert_array_equal(host(found.indices), indices[kept])
+    np.testing.assert_array_equal(host(found.values), values[kept])
+    assert int(found.met) == values.size
+
+
+def test_some_rows_with_all_others(device, host):
+    value_RC = matrix(9, 40, 9, 0.4)
+    indptr, indices, values = pair_by_pair(value_RC, "min")
+    row_R = np.array([39, 0, 17], np.int32)
+    found = pairs_sharing_columns(*device(csr(value_RC)), 9, "min", 0, device(row_R))
+    for r, i in enumerate(row_R):
+        mine, its = slice(*host(found.indptr)[r : r + 2]), slice(indptr[i], indptr[i + 1])
+        np.testing.assert_array_equal(host(found.indices)[mine], indices[its])
+        np.testing.assert_array_equal(host(found.values)[mine], values[its])
