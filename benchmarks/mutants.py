@@ -268,7 +268,7 @@ def plain_zip(content: bytes) -> list[tuple[str, bytes | None]]:
     size, start = struct.unpack_from("<LL", content, end + 12)
     shift = end - size - start  # what stands before the archive
     at, stop, entries = start + shift, end, []
-    if shift < 0:
+    if at < 0:
         raise ValueError("the directory is longer than the file")
     while at < stop:
         if content[at : at + 4] != b"PK\1\2" or at + 46 > stop:
@@ -284,7 +284,7 @@ def plain_zip(content: bytes) -> list[tuple[str, bytes | None]]:
 
 
 def _content_of(content: bytes, at: int, method: int, crc: int, packed: int, unpacked: int) -> bytes | None:
-    if content[at : at + 4] != b"PK\3\4" or at + 30 > len(content):
+    if at < 0 or content[at : at + 4] != b"PK\3\4" or at + 30 > len(content):
         return None
     at += 30 + sum(struct.unpack_from("<HH", content, at + 26))
     data = content[at : at + packed]
@@ -413,7 +413,8 @@ def plain_labels(content: bytes, suffix: str) -> Labels:
         table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, index_col=False)
         table.columns = table.columns.str.strip()
     else:
-        table = pq.read_table(io.BytesIO(content)).to_pandas(ignore_metadata=True)
+        # Whatever became of notes beside the table, such as those of pandas.
+        table = pq.read_table(io.BytesIO(content)).replace_schema_metadata(None).to_pandas()
     others = [name for name in table if name not in ("path", "sample")]
     fitting = [name for name in others if name in ("label", "cluster")] or others
     if len(fitting) != 1:

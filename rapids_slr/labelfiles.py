@@ -7,10 +7,12 @@ then matched by it. Arrays (.npy, .safetensors) hold their images in order.
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -195,8 +197,11 @@ def _read_csv(path: Path) -> pd.DataFrame:
     Raises: InputError for columns that are not told apart; ValueError for a line with more or fewer values than names.
     """
     with open(path, encoding="utf-8-sig", newline="") as file:  # with the mark that Excel puts first
-        lines = csv.reader(file, strict=True)
-        rows = [(lines.line_num, row) for row in lines if row]
+        text = file.read()
+    if "\0" in text:
+        raise ValueError("it holds a byte 0, as no text does")
+    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows = [(lines.line_num, row) for row in lines if row]
     if not rows:
         raise ValueError("No columns to parse")
     names = [name.strip() for name in rows[0][1]]
@@ -239,6 +244,9 @@ def _labels_of_table(path: Path, table: pd.DataFrame, column: str | None) -> tup
 
 
 def _reads_as_number(text: str) -> bool:
+    """Whether it is a number in ASCII digits; Python's numbers may have others, and 1_000 for 1000."""
+    if not text.isascii() or "_" in text:
+        return False
     try:
         float(text)
     except ValueError:
@@ -364,7 +372,7 @@ def _read(path: Path, readers: Mapping[str, Callable[[Path, str | None], Any]], 
     # Says already what is wrong; it would be a ValueError below.
     except InputError:
         raise
-    except (OSError, EOFError, ValueError, SafetensorError, pa.ArrowException, csv.Error) as fault:
+    except (OSError, EOFError, ValueError, TokenError, SafetensorError, pa.ArrowException, csv.Error) as fault:
         reason = getattr(fault, "strerror", None) or str(fault).splitlines()[0]
         raise InputError(f"{path} is damaged or no {path.suffix} file ({reason})") from fault
 
@@ -372,7 +380,13 @@ def _read(path: Path, readers: Mapping[str, Callable[[Path, str | None], Any]], 
 def _load_npy(path: Path) -> np.ndarray:
     with open(path, "rb") as file:
         # np.load would take an .npz of this name too.
-        return np.lib.format.read_array(file, allow_pickle=False)
+        array = np.lib.format.read_array(file, allow_pickle=False)
+        file.seek(0)
+        head = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        version = np.lib.format.read_magic(file)
+        if version in head and head[version](file)[2].subdtype is not None:  # read as if it were of one value
+            raise ValueError("an entry of it is several values")
+        return array
 
 
 def _load_parquet(path: Path) -> pa.Table:

@@ -384,3 +384,35 @@ def test_outliers_that_have_lost_their_sign_are_refused(kind, suffix):
         InputError, match=rf"\[2\] is {most}, expected .*, which is what -1 \(outlier\) becomes without"
     ):
         read_labels(Path("a" + suffix))
+
+
+@pytest.mark.parametrize(
+    ("header", "text"),
+    [
+        (b"{'descr': '<i4', 'fortran_order': False, 'shape': (3,), } *(", "EOF in multi-line statement"),
+        (b"{'descr': '3i4', 'fortran_order': False, 'shape': (3,), }", "an entry of it is several values"),
+    ],
+)
+def test_spoilt_headers_of_npy_are_refused(tmp_path, header, text):
+    path = tmp_path / "labels.npy"
+    head = header.ljust(117) + b"\n"
+    path.write_bytes(
+        b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head + np.arange(3, dtype="<i4").tobytes()
+    )
+    with pytest.raises(InputError, match=r"labels\.npy is damaged or no \.npy file \(" + text):
+        read_labels(path)
+
+
+def test_a_byte_0_in_a_csv_is_refused(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_bytes(b"sample,label\n0,1\n\x00,2\n")
+    with pytest.raises(InputError, match="it holds a byte 0, as no text does"):
+        read_labels(path)
+
+
+@pytest.mark.parametrize("label", ["१", "1_0", "٣"])
+def test_labels_of_a_csv_are_ascii_numbers(tmp_path, label):
+    path = tmp_path / "labels.csv"
+    path.write_text(f"path,label\na,1\nb,{label}\n", encoding="utf-8")
+    with pytest.raises(InputError):
+        read_labels(path)

@@ -85,7 +85,8 @@ class Distances:
 
         Where no more pairs than that are nearer than 1, all these.
         """
-        if self.N < (FEW_ON_CUDA if array_module(self.rows[0]) is not np else FEW):
+        few = FEW if array_module(self.rows[0]) is np else FEW_ON_CUDA
+        if self.N < few:
             return self.within(np.inf)
         bound_of: Callable[[float], float] | None = None
         more = MORE
