@@ -354,7 +354,7 @@ def test_a_suffix_that_cannot_be_written_is_named():
         ("path,label\na,0\nb\n", "Error tokenizing data: line 3 has 1 values for 2 columns"),
         ("label\n001\n000\n", r"label\[0\] is '001', which begins with zeros as a name does \(2 such labels\)"),
         ('path,label\n"a,0\n', r"a\.csv is damaged or no \.csv file"),
-        ("label\n0\n\x00\n", r"expected \(N,\) integers|NUL"),
+        ("label\n0\n\x00\n", r"a byte 0, as no text does"),
     ],
 )
 def test_csv_labels_lose_no_line_and_no_zero(text, message):
@@ -389,7 +389,7 @@ def test_outliers_that_have_lost_their_sign_are_refused(kind, suffix):
 @pytest.mark.parametrize(
     ("header", "text"),
     [
-        (b"{'descr': '<i4', 'fortran_order': False, 'shape': (3,), } *(", "EOF in multi-line statement"),
+        (b"{'descr': '<i4', 'fortran_order': False, 'shape': (3,), } *~\nuq(", ""),  # tokenize's own error
         (b"{'descr': '3i4', 'fortran_order': False, 'shape': (3,), }", "an entry of it is several values"),
     ],
 )

@@ -85,8 +85,7 @@ class Distances:
 
         Where no more pairs than that are nearer than 1, all these.
         """
-        few = FEW if array_module(self.rows[0]) is np else FEW_ON_CUDA
-        if self.N < few:
+        if self._is_small():
             return self.within(np.inf)
         bound_of: Callable[[float], float] | None = None
         more = MORE
@@ -95,6 +94,10 @@ class Distances:
             self._make(bound_of(more), max(8, round(ROOM * more * count / self.N)))
             more *= 2
         return self.graph
+
+    def _is_small(self) -> bool:
+        few = FEW if array_module(self.rows[0]) is np else FEW_ON_CUDA
+        return few > self.rows[0].size - 1
 
     def _covers(self, count: int) -> bool:
         """Whether the graph that is there holds the `count` smallest distances above 0."""
