@@ -131,6 +131,7 @@ def in_child(work: Callable[[], Any], folder: Path, stop_after: float | None = N
     """
     log, found = folder / ".log", folder / ".found"
     found.unlink(missing_ok=True)
+    log.write_bytes(b"")  # a child may be killed before it opens it
     start = time.perf_counter()
     sys.stdout.flush()
     if (child := os.fork()) == 0:
