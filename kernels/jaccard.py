@@ -171,7 +171,7 @@ def _distances_cuda(common, distances):
 def _pairs_cuda(
     indptr: Array, indices: Array, weights: Array, least: float = 0.0, row_R: Array | None = None
 ) -> tuple[tuple[Array, Array, Array], Array]:
-    """CSR of distances on the device, from sums of whole numbers, whose order does not matter, and how many pairs met."""
+    """CSR of distances on the device, from sums of whole numbers, whose order does not matter; how many pairs met."""
     xp = array_module(indptr)
     whole = xp.rint(weights.astype(xp.float64) / UNIT).astype(xp.int64)
     found = pairs_sharing_columns(indptr, indices, whole, indptr.size - 1, "min", int(max(least, 0.0) / UNIT), row_R)

@@ -7,6 +7,7 @@ are measured again in float64, so that ranks do not depend on how the product wa
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numba
@@ -15,6 +16,7 @@ import numpy as np
 from rapids_slr.kernels.runtime import cpu, cpu_part, in_parallel, shared
 
 CHUNK = 64  # similarities looked at together; one branch decides that none is a candidate
+ALIKE = 200  # times the rounding of their products: features that differ by less are multiplied by what they differ by
 ZERO = 1e-6  # squared distances below are 0: equal images whose inner product was rounded
 
 
@@ -43,6 +45,44 @@ def no_candidates(N: int, k: int) -> Candidates:
 def rounding(D: int) -> float:
     """Bound on |float32 inner product - exact inner product| of unit rows, whatever the order of summation."""
     return (D + 2) * 2.0**-24
+
+
+class Similarities(NamedTuple):
+    """How the product of rows stands for inner products of images i and j: x_i.x_j + shift_i + shift_j + offset."""
+
+    x_ND: np.ndarray
+    """float32, the rows to multiply."""
+    shift_N: np.ndarray | None
+    """float32, to be added to rows and columns of the product; None: nothing."""
+    offset: float
+    rounding: float
+    """Bound on how far the sum is from the exact inner product."""
+
+
+def similarities(features_ND: np.ndarray) -> Similarities:
+    """Rows whose product tells features apart: themselves, or where all are nearly alike what they differ by.
+
+    With m the mean and g = f - m rounded, f_i.f_j = m.m + m.(f_i - m) + m.(f_j - m) + g_i.g_j but for rounding. The
+    products g_i.g_j are as small as features are alike, and so is what float32 loses of them: with u = 2^-24, G the
+    longest g and C the largest |m.(f - m)| no more than u ((D + 8) G^2 + 8 C), by the terms of the sum one by one.
+    Where (D + 2) u of the products themselves would hide the differences, all images would be candidates of all.
+    """
+    D = features_ND.shape[1]
+    mean_D = features_ND.mean(axis=0)
+    spread = 1.0 - float(np.dot(mean_D, mean_D))
+    if spread >= ALIKE * rounding(D):
+        return Similarities(features_ND, None, 0.0, rounding(D))
+    x_ND, exact_D = features_ND - mean_D, mean_D.astype(np.float64)
+    offset = float(exact_D @ exact_D)
+    shift_N = np.concatenate([part @ exact_D for part in _in_parts(features_ND)]) - offset
+    longest = float(np.einsum("nd,nd->n", x_ND, x_ND).max())
+    bound = 2.0**-24 * ((D + 8) * longest + 8 * float(np.abs(shift_N).max()))
+    return Similarities(x_ND, shift_N.astype(np.float32), offset, bound)
+
+
+def _in_parts(x_ND: np.ndarray) -> Iterator[np.ndarray]:
+    """Rows in float64, a few at a time."""
+    return (x_ND[row : row + 1024].astype(np.float64) for row in range(0, len(x_ND), 1024))
 
 
 @shared
@@ -111,13 +151,13 @@ def _settle(i, features_ND, index_C, count, k, distances):
 
 
 @cpu_part()
-def _threshold(kth, rounding):
+def _threshold(kth, rounding, offset):
     """Similarity below which nothing is among the k nearest, if k of them are computed as `kth` or more."""
-    return np.float32(min(kth, np.float32(1.0 - ZERO / 2)) - 2.0 * rounding)
+    return np.float32(min(kth, np.float32(1.0 - ZERO / 2 - offset)) - 2.0 * rounding)
 
 
 @cpu_part(fastmath={"nnan", "nsz"})
-def _first_threshold(similarity_J, k, rounding, largest, scratch):
+def _first_threshold(similarity_J, k, rounding, offset, largest, scratch):
     """A threshold for an image without candidates: of many disjoint groups, k + 1 have a member as large as this."""
     groups = largest.size
     if similarity_J.size < 2 * groups:
@@ -126,14 +166,14 @@ def _first_threshold(similarity_J, k, rounding, largest, scratch):
     for first in range(groups, similarity_J.size - groups + 1, groups):
         for g in range(groups):
             largest[g] = max(largest[g], similarity_J[first + g])
-    return _threshold(_kth_largest(largest, groups, k + 1, scratch), rounding)  # one may be the image itself
+    return _threshold(_kth_largest(largest, groups, k + 1, scratch), rounding, offset)  # one may be the image itself
 
 
 @cpu_part()
-def _tighten(i, features_ND, k, rounding, similarity_NC, index_NC, filled_N, threshold_N, scratch, distances):
+def _tighten(i, features_ND, k, rounding, offset, similarity_NC, index_NC, filled_N, threshold_N, scratch, distances):
     """Drop the candidates of i that cannot be among its k nearest, and raise its threshold."""
     count = filled_N[i]
-    threshold = _threshold(_kth_largest(similarity_NC[i], count, k, scratch), rounding)
+    threshold = _threshold(_kth_largest(similarity_NC[i], count, k, scratch), rounding, offset)
     kept = 0
     for c in range(count):
         if similarity_NC[i, c] >= threshold:
@@ -143,19 +183,23 @@ def _tighten(i, features_ND, k, rounding, similarity_NC, index_NC, filled_N, thr
     if kept > count - count // 8:  # many equal images: only exact distances tell them apart
         kept = _settle(i, features_ND, index_NC[i], kept, k, distances)
         for c in range(kept):
-            similarity_NC[i, c] = np.float32(1.0 - distances[c] / 2)
+            similarity_NC[i, c] = np.float32(1.0 - distances[c] / 2 - offset)
     filled_N[i] = kept
     threshold_N[i] = threshold
 
 
 @cpu_part()
-def _offer(i, j, value, features_ND, k, rounding, similarity_NC, index_NC, filled_N, threshold_N, scratch, distances):
+def _offer(
+    i, j, value, features_ND, k, rounding, offset, similarity_NC, index_NC, filled_N, threshold_N, scratch, distances
+):
     place = filled_N[i]
     similarity_NC[i, place] = value
     index_NC[i, place] = j
     filled_N[i] = place + 1
     if place + 1 == similarity_NC.shape[1]:
-        _tighten(i, features_ND, k, rounding, similarity_NC, index_NC, filled_N, threshold_N, scratch, distances)
+        _tighten(
+            i, features_ND, k, rounding, offset, similarity_NC, index_NC, filled_N, threshold_N, scratch, distances
+        )
 
 
 @cpu_part(fastmath={"nnan", "nsz"})
@@ -178,8 +222,8 @@ _STATE = "float32[:, ::1], int32[:, ::1], int32[::1], float32[::1], float32[::1]
 _FEATURES = "Array(float32, 2, 'C', readonly=True)"
 
 
-@cpu(f"void(int64, int64, float32[:, ::1], int64, int64, {_FEATURES}, int64, float64, {_STATE})")
-def _offer_to_rows(start, stop, block_IJ, row, column, features_ND, k, rounding,
+@cpu(f"void(int64, int64, float32[:, ::1], int64, int64, {_FEATURES}, int64, float64, float64, {_STATE})")
+def _offer_to_rows(start, stop, block_IJ, row, column, features_ND, k, rounding, offset,
                    similarity_NC, index_NC, filled_N, threshold_N, least_N):  # fmt: skip
     """Offer every column of the block to the images row + start .. row + stop."""
     J, C = block_IJ.shape[1], similarity_NC.shape[1]
@@ -189,7 +233,7 @@ def _offer_to_rows(start, stop, block_IJ, row, column, features_ND, k, rounding,
         i, similarity_J = row + r, block_IJ[r]
         least_N[i] = min(least_N[i], _least(similarity_J, lanes))
         if threshold_N[i] == -np.inf:
-            threshold_N[i] = _first_threshold(similarity_J, k, rounding, largest, scratch)
+            threshold_N[i] = _first_threshold(similarity_J, k, rounding, offset, largest, scratch)
         for first in range(0, J, CHUNK):
             part = similarity_J[first : first + CHUNK]
             if part.size == CHUNK:
@@ -202,13 +246,13 @@ def _offer_to_rows(start, stop, block_IJ, row, column, features_ND, k, rounding,
             for c in range(part.size):
                 j = column + first + c
                 if part[c] >= threshold_N[i] and j != i:
-                    _offer(i, j, part[c], features_ND, k, rounding,
+                    _offer(i, j, part[c], features_ND, k, rounding, offset,
                            similarity_NC, index_NC, filled_N, threshold_N, scratch, distances)  # fmt: skip
 
 
-@cpu(f"void(int64, int64, float32[:, ::1], int64, int64, {_FEATURES}, int64, float64, {_STATE})",
+@cpu(f"void(int64, int64, float32[:, ::1], int64, int64, {_FEATURES}, int64, float64, float64, {_STATE})",
      fastmath={"nnan", "nsz"})  # fmt: skip
-def _offer_to_columns(start, stop, block_IJ, row, column, features_ND, k, rounding,
+def _offer_to_columns(start, stop, block_IJ, row, column, features_ND, k, rounding, offset,
                       similarity_NC, index_NC, filled_N, threshold_N, least_N):  # fmt: skip
     """Offer every row of the block to the images column + start .. column + stop."""
     I, C = block_IJ.shape[0], similarity_NC.shape[1]  # noqa: E741
@@ -228,12 +272,12 @@ def _offer_to_columns(start, stop, block_IJ, row, column, features_ND, k, roundi
                     continue
             for c in range(part.size):
                 if part[c] >= threshold[c]:
-                    _offer(column + start + first + c, row + r, part[c], features_ND, k, rounding,
+                    _offer(column + start + first + c, row + r, part[c], features_ND, k, rounding, offset,
                            similarity_NC, index_NC, filled_N, threshold_N, scratch, distances)  # fmt: skip
 
 
-@cpu(f"void(int64, int64, {_FEATURES}, int32[:, ::1], float32[:, ::1], float64, {_STATE})")
-def _rank(start, stop, features_ND, index_NK, distance_NK, rounding,
+@cpu(f"void(int64, int64, {_FEATURES}, int32[:, ::1], float32[:, ::1], float64, float64, {_STATE})")
+def _rank(start, stop, features_ND, index_NK, distance_NK, rounding, offset,
           similarity_NC, index_NC, filled_N, threshold_N, least_N):  # fmt: skip
     """Write the lists of the images start .. stop: the image itself first, then the others by (distance, index)."""
     k, C = index_NK.shape[1] - 1, similarity_NC.shape[1]
@@ -242,28 +286,41 @@ def _rank(start, stop, features_ND, index_NK, distance_NK, rounding,
         index_NK[i, 0] = i
         distance_NK[i, 0] = squared_distance(features_ND[i], features_ND[i])
         if k:
-            _tighten(i, features_ND, k, rounding, similarity_NC, index_NC, filled_N, threshold_N, scratch, distances)
+            _tighten(
+                i, features_ND, k, rounding, offset, similarity_NC, index_NC, filled_N, threshold_N, scratch, distances
+            )
             _settle(i, features_ND, index_NC[i], filled_N[i], k, distances)
             for p in range(k):
                 index_NK[i, p + 1] = index_NC[i, p]
                 distance_NK[i, p + 1] = distances[p]
 
 
-def offer(candidates: Candidates, block_IJ: np.ndarray, row: int, column: int, features_ND: np.ndarray, k: int) -> None:
-    """Offer a block of the product, rows from `row` and columns from `column`, to the lists of its images.
+def offer(
+    candidates: Candidates,
+    block_IJ: np.ndarray,
+    row: int,
+    column: int,
+    features_ND: np.ndarray,
+    k: int,
+    of: Similarities,
+) -> None:
+    """Offer a block of the product of `of.x_ND`, rows from `row` and columns from `column`, to the lists of its images.
 
     A block off the diagonal stands for its mirror image too, which must not be offered again.
     """
     I, J = block_IJ.shape  # noqa: E741
-    args = (block_IJ, row, column, features_ND, k, rounding(features_ND.shape[1]), *candidates)
+    if of.shift_N is not None:
+        block_IJ += of.shift_N[row : row + I, None]
+        block_IJ += of.shift_N[column : column + J]
+    args = (block_IJ, row, column, features_ND, k, of.rounding, of.offset, *candidates)
     in_parallel(_offer_to_rows, I, *args, smallest=64)
     if row != column:
         in_parallel(_offer_to_columns, J, *args, smallest=64)
 
 
-def rank(candidates: Candidates, features_ND: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def rank(candidates: Candidates, features_ND: np.ndarray, k: int, of: Similarities) -> tuple[np.ndarray, np.ndarray]:
     """Indices (N, k + 1) int32 and squared distances float32 of the images by ascending distance, themselves first."""
-    N, D = features_ND.shape
+    N = len(features_ND)
     index_NK, distance_NK = np.empty((N, k + 1), np.int32), np.empty((N, k + 1), np.float32)
-    in_parallel(_rank, N, features_ND, index_NK, distance_NK, rounding(D), *candidates, smallest=64)
+    in_parallel(_rank, N, features_ND, index_NK, distance_NK, of.rounding, of.offset, *candidates, smallest=64)
     return index_NK, distance_NK

@@ -115,11 +115,11 @@ def nearest_neighbours(features_ND: Array, k: int, approximate: bool = False) ->
 
 def nearest_on_cpu(features_ND: np.ndarray, k: int) -> Neighbours:
     """Every image, then its k nearest others."""
-    candidates = nearest.no_candidates(len(features_ND), k)
-    for rows, columns, block_IJ in blocks.similarity_blocks(features_ND, features_ND, upper=True):
-        nearest.offer(candidates, block_IJ, rows, columns, features_ND, k)
-    index_NK, distance_NK = nearest.rank(candidates, features_ND, k)
-    furthest_N = np.maximum(0, 2 - 2 * candidates.least_N)
+    candidates, of = nearest.no_candidates(len(features_ND), k), nearest.similarities(features_ND)
+    for rows, columns, block_IJ in blocks.similarity_blocks(of.x_ND, of.x_ND, upper=True):
+        nearest.offer(candidates, block_IJ, rows, columns, features_ND, k, of)
+    index_NK, distance_NK = nearest.rank(candidates, features_ND, k, of)
+    furthest_N = np.maximum(0, 2 - 2 * (candidates.least_N + np.float32(of.offset)))
     furthest_N[furthest_N < nearest.ZERO] = 0
     return Neighbours(index_NK, distance_NK, furthest_N)
 

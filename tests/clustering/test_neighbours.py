@@ -8,6 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from rapids_slr.clustering.neighbours import check_features, nearest_neighbours
 from rapids_slr.engine import blocks
 from rapids_slr.errors import InputError
+from rapids_slr.kernels import nearest
 from tests.clustering.cases import families, unit
 from tests.reference import jaccard as reference
 
@@ -126,3 +127,31 @@ def test_lists_do_not_depend_on_the_precision_of_other_products(torch_settings):
     expected = nearest_neighbours(FAMILIES["tight"], 9)
     torch.set_float32_matmul_precision("medium")
     assert_array_equal(nearest_neighbours(FAMILIES["tight"], 9).indices_Nk, expected.indices_Nk)
+
+
+def alike(noise: float, N: int = 300, D: int = 40) -> np.ndarray:
+    """Features of a network that finds all images nearly the same."""
+    rng = np.random.default_rng(8)
+    return unit(rng.standard_normal(D) + noise * rng.standard_normal((N, D)))
+
+
+@pytest.mark.parametrize("noise", [1e-2, 3e-3, 1e-4, 0.0])
+def test_features_that_are_nearly_alike_are_told_apart(noise, monkeypatch):
+    features = alike(noise)
+    of = nearest.similarities(features)
+    assert of.shift_N is not None
+    assert of.rounding < nearest.rounding(40) / 50
+    exact = features.astype(np.float64) @ features.astype(np.float64).T
+    computed = (of.x_ND @ of.x_ND.T + of.shift_N[:, None]) + of.shift_N
+    assert np.abs(computed.astype(np.float64) + of.offset - exact).max() <= of.rounding
+    d = reference.squared_distances(features)
+    for block in (1024, 7):
+        monkeypatch.setattr(blocks, "BLOCK", block)
+        found = nearest_neighbours(features, 9)
+        assert_array_equal(found.indices_Nk, reference.ranks(d)[:, :9])
+        assert_allclose(found.furthest_N, d.max(axis=1), atol=1e-6)
+
+
+def test_features_that_differ_are_multiplied_as_they_are():
+    features = alike(0.5)
+    assert nearest.similarities(features).x_ND is features
