@@ -34,7 +34,7 @@ from rapids_slr.refinement.slr.label_arrays import check_labels
 IMAGE_COLUMNS = ("path", "sample")
 """Columns that name an image; the first that both tables have matches their rows."""
 LABEL_COLUMNS = ("label", "cluster")
-WHOLE = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
+WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")
 """A whole number that no zeros begin, as 64 bits have it."""
 ZEROS = re.compile(r"[-+]?0[0-9]")
 SEPARATORS = re.compile(r"[;\t|]")
