@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -49,8 +49,8 @@ def read_features(path: Path, key: str | None = None, normalise: bool = False) -
     """Features of a file, and whose they are.
 
     Args:
-        path: .npy (N, D); .safetensors, its one tensor (N, D); .parquet, its one column of lists, or all its other
-            columns, which have to be numbers.
+        path: .npy (N, D), of which rows of float32 stay in the file; .safetensors, its one tensor (N, D); .parquet, its
+            one column of lists, or all its other columns, which have to be numbers.
         key: tensor or column of lists to take where there are several.
         normalise: divide every row by its length.
     Returns: (N, D) float32 unit rows; and a table of N rows with the file's `path` and `sample`, or else with `sample`,
@@ -98,7 +98,7 @@ def _unit_rows(x: Any) -> Any:
 
 
 def _features_of_npy(path: Path, key: str | None) -> tuple[Any, pd.DataFrame]:
-    return _load_npy(path), pd.DataFrame()
+    return _load_npy(path, mapped=True), pd.DataFrame()
 
 
 def _features_of_safetensors(path: Path, key: str | None) -> tuple[torch.Tensor, pd.DataFrame]:
@@ -377,16 +377,28 @@ def _read(path: Path, readers: Mapping[str, Callable[[Path, str | None], Any]], 
         raise InputError(f"{path} is damaged or no {path.suffix} file ({reason})") from fault
 
 
-def _load_npy(path: Path) -> np.ndarray:
+def _load_npy(path: Path, mapped: bool = False) -> np.ndarray:
+    """
+    Args:
+        mapped: leave rows of float32 in the file, of which only what is read takes memory.
+    """
     with open(path, "rb") as file:
         # np.load would take an .npz of this name too.
-        array = np.lib.format.read_array(file, allow_pickle=False)
+        array = np.lib.format.read_array(file, allow_pickle=False) if not mapped else _mapped(path, file)
         file.seek(0)
         head = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         version = np.lib.format.read_magic(file)
         if version in head and head[version](file)[2].subdtype is not None:  # read as if it were of one value
             raise ValueError("an entry of it is several values")
         return array
+
+
+def _mapped(path: Path, file: BinaryIO) -> np.ndarray:
+    try:
+        array = np.lib.format.open_memmap(path, mode="r")
+    except ValueError:  # of objects, or cut off: said in other words by the reader of files
+        return np.lib.format.read_array(file, allow_pickle=False)
+    return array if array.dtype == np.float32 and array.flags.c_contiguous else np.array(array)
 
 
 def _load_parquet(path: Path) -> pa.Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 from pathlib import Path
 
 import numpy as np
@@ -401,6 +402,25 @@ def test_spoilt_headers_of_npy_are_refused(tmp_path, header, text):
     )
     with pytest.raises(InputError, match=r"labels\.npy is damaged or no \.npy file \(" + text):
         read_labels(path)
+
+
+def test_features_in_a_npy_file_stay_there(tmp_path):
+    x_ND = np.eye(4, dtype=np.float32)
+    np.save(tmp_path / "f.npy", x_ND)
+    found, _ = read_features(tmp_path / "f.npy")
+    np.testing.assert_array_equal(found, x_ND)
+    assert not found.flags.writeable
+    assert isinstance(base_of(found), mmap.mmap)
+    for kind in (np.float64, np.float16):
+        np.save(tmp_path / "g.npy", x_ND.astype(kind))
+        np.testing.assert_array_equal(read_features(tmp_path / "g.npy")[0], x_ND)
+
+
+def base_of(x: object) -> object:
+    """What holds the memory of an array."""
+    while getattr(x, "base", None) is not None:
+        x = x.base  # type: ignore[attr-defined]
+    return x
 
 
 def test_a_byte_0_in_a_csv_is_refused(tmp_path):

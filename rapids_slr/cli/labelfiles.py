@@ -53,6 +53,7 @@ def cluster(
     import torch
 
     from rapids_slr.clustering import JaccardDBSCAN
+    from rapids_slr.engine.arrays import as_array, to_host
     from rapids_slr.engine.backend import choose_backend
     from rapids_slr.progress import Progress
     from rapids_slr.warmup import warm_up
@@ -62,7 +63,10 @@ def cluster(
     with Progress() as progress, progress.task("compiling kernels, kept for later", None, "kernels") as task:
         warm_up(task.advance, cuda=backend.name == "cuda")  # not in the seconds below
     start = time.perf_counter()
-    labels_N = model.fit_predict(torch.as_tensor(features_ND).to(backend.device)).int().cpu().numpy()
+    # On the CPU as they are: rows may lie in the file.
+    given = features_ND if backend.name == "cpu" else torch.as_tensor(features_ND).to(backend.device)
+    with Progress() as progress, progress.task("nearest neighbours", len(features_ND), "images") as task:
+        labels_N = to_host(as_array(model.fit_predict(given, progress=task.advance))).astype("int32")
     seconds = round(time.perf_counter() - start, 2)
     write_labels(out, images.assign(cluster=labels_N), "cluster")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -67,7 +68,7 @@ def find_copies(features_ND: Array) -> Array | None:
 
 
 def search_kept(
-    features_ND: Array, k: int, most: int, approximate: bool = False
+    features_ND: Array, k: int, most: int, approximate: bool = False, progress: Callable[[int], None] | None = None
 ) -> tuple[Array, Neighbours | None, Copies | None]:
     """The nearest neighbours of the images that are kept, and who the copies are; None where there are none.
 
@@ -75,6 +76,7 @@ def search_kept(
         k: images of a list, the image itself included.
         most: images that are kept of a set of copies. Sets that are equal up to rounding, at a squared distance of 0,
             are looked at where they are larger.
+        progress: as `nearest_neighbours` takes it.
     Returns: the features of the kept images, the very array where all are; their neighbours, None where fewer than k
         are distinct.
     """
@@ -85,7 +87,7 @@ def search_kept(
     distinct = len(features_ND) if copies is None else copies.of_N.size - copies.number
     if distinct < k:
         return features_ND, None, copies
-    neighbours = nearest_neighbours(features_ND, k, approximate)
+    neighbours = nearest_neighbours(features_ND, k, approximate, progress)
     leader_U = equal_up_to_rounding(neighbours)
     if leader_U is None:
         return features_ND, neighbours, copies

@@ -63,7 +63,7 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
 
     estimator_type = "clusterer"
 
-    def fit(self, features, y=None, *, source=None, cameras=None) -> JaccardDBSCAN:
+    def fit(self, features, y=None, *, source=None, cameras=None, progress=None) -> JaccardDBSCAN:
         """Cluster unit rows.
 
         Args:
@@ -71,15 +71,16 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
             y: ignored, for scikit-learn.
             source: (M, D) features of the source domain; used where source_weight > 0.
             cameras: (N,) integers, the camera of every image; used unless the key `cameras` is `ignore`.
+            progress: called with numbers of images, at most N in all, as the search of neighbours goes on.
         Raises: InputError for features or settings that cannot be used; rows are named.
         """
         self._check_settings()
         with on_torch_stream(features):
-            self._fit(features, source, cameras)
+            self._fit(features, source, cameras, progress)
             self._say_doubts()
         return self
 
-    def _fit(self, features, source, cameras) -> None:
+    def _fit(self, features, source, cameras, progress) -> None:
         x_ND = checked(features)
         needed = list_length(self.k1, self.k2, self.convention)
         if len(x_ND) < needed:
@@ -95,7 +96,7 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
             assert camera_N is not None
             x_ND = centre_cameras(x_ND, camera_N)
         most = self.k1 + (self.convention == "rerank")
-        x_ND, neighbours, copies = search_kept(x_ND, needed, most, self.search == "approximate")
+        x_ND, neighbours, copies = search_kept(x_ND, needed, most, self.search == "approximate", progress)
         if neighbours is None:
             assert copies is not None
             x_ND, copies = x_ND[:0], keep(copies.leader_N, 1)
@@ -194,9 +195,9 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
                 self._whole = csr_like(graph.indptr, graph.indices, graph.distances, (graph.N, graph.N), self.labels_)
         return self._whole
 
-    def fit_predict(self, features, y=None, *, source=None, cameras=None):
+    def fit_predict(self, features, y=None, *, source=None, cameras=None, progress=None):
         """fit, then `labels_`: (N,) int32, int64 in torch, of the library of the features, -1 = outlier."""
-        return self.fit(features, source=source, cameras=cameras).labels_
+        return self.fit(features, source=source, cameras=cameras, progress=progress).labels_
 
     def labels_at(self, *, pairs_per_image=None, rho=None, eps=None):
         """Labels of the features fitted at another radius: as `labels_`, -1 = outlier.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,7 +90,9 @@ def _rows(bad_N: Array) -> str:
 
 
 @step("neighbours")
-def nearest_neighbours(features_ND: Array, k: int, approximate: bool = False) -> Neighbours:
+def nearest_neighbours(
+    features_ND: Array, k: int, approximate: bool = False, progress: Callable[[int], None] | None = None
+) -> Neighbours:
     """The k nearest images of each image, the image itself included and first.
 
     Ranks are settled in float64 and hence the same for every block size, thread count, engine and library of matrix
@@ -100,6 +103,7 @@ def nearest_neighbours(features_ND: Array, k: int, approximate: bool = False) ->
         k: neighbours, 1 <= k <= N.
         approximate: for CuPy arrays of some 100,000 rows and more: miss some neighbours, but do without N^2 D
             multiplications. Needs cuVS.
+        progress: called with numbers of images, N in all, as the search goes on.
     Raises: InputError if there are fewer images than neighbours, or an approximate search is not to be had; RunError
         if GPU memory does not suffice.
     """
@@ -110,14 +114,19 @@ def nearest_neighbours(features_ND: Array, k: int, approximate: bool = False) ->
         raise InputError("approximate: only the CUDA engine searches approximately; leave it out for an exact search")
     if approximate and 1 < k <= N // 4:
         return nearest_approximately(features_ND, k - 1)
-    return (nearest_on_cuda if on_gpu(features_ND) else nearest_on_cpu)(features_ND, k - 1)
+    return (nearest_on_cuda if on_gpu(features_ND) else nearest_on_cpu)(features_ND, k - 1, progress)
 
 
-def nearest_on_cpu(features_ND: np.ndarray, k: int) -> Neighbours:
+def nearest_on_cpu(features_ND: np.ndarray, k: int, progress: Callable[[int], None] | None = None) -> Neighbours:
     """Every image, then its k nearest others."""
+    N, pairs, told = len(features_ND), 0, 0
     candidates, of = nearest.no_candidates(len(features_ND), k), nearest.similarities(features_ND)
     for rows, columns, block_IJ in blocks.similarity_blocks(of.x_ND, of.x_ND, upper=True):
         nearest.offer(candidates, block_IJ, rows, columns, features_ND, k, of)
+        if progress is not None:
+            pairs += block_IJ.size if rows == columns else 2 * block_IJ.size
+            progress(pairs * N // N**2 - told)
+            told = pairs * N // N**2
     index_NK, distance_NK = nearest.rank(candidates, features_ND, k, of)
     furthest_N = np.maximum(0, 2 - 2 * (candidates.least_N + np.float32(of.offset)))
     furthest_N[furthest_N < nearest.ZERO] = 0
@@ -125,7 +134,7 @@ def nearest_on_cpu(features_ND: np.ndarray, k: int) -> Neighbours:
 
 
 @memory_advice("nearest neighbours", WITHOUT_MEMORY)
-def nearest_on_cuda(features_ND: Array, k: int) -> Neighbours:
+def nearest_on_cuda(features_ND: Array, k: int, progress: Callable[[int], None] | None = None) -> Neighbours:
     """`nearest_on_cpu` on the device, from a product in TF32, of 10 bits, into short lists of candidates.
 
     Images with more candidates than a list holds, many equal or all much alike, have theirs from a product in float32
@@ -133,7 +142,7 @@ def nearest_on_cuda(features_ND: Array, k: int) -> Neighbours:
     and results it takes SPACE at most.
     """
     found = nearest_cuda.no_results(features_ND, k)
-    _settle(features_ND, array_module(features_ND).arange(len(features_ND)), k, found)
+    _settle(features_ND, array_module(features_ND).arange(len(features_ND)), k, found, progress)
     return Neighbours(found.index_NK, found.distance_NK, found.furthest_N)
 
 
@@ -208,18 +217,33 @@ def _lists(image_I: Array, near_IC: Array, N: int, k: int) -> nearest_cuda.Lists
     return nearest_cuda.Lists(index_IC, xp.empty((rows, C + 1), xp.float64), near_I, xp.zeros(rows, xp.int32))
 
 
-def _settle(features_ND: Array, image_I: Array, k: int, found: nearest_cuda.Nearest) -> None:
+def _settle(
+    features_ND: Array,
+    image_I: Array,
+    k: int,
+    found: nearest_cuda.Nearest,
+    progress: Callable[[int], None] | None = None,
+) -> None:
     """Find the neighbours of images int64 (I,) exactly."""
     xp, (N, D) = array_module(features_ND), features_ND.shape
     room = min(4 * k + SPARE, 2 * N)
     rounding = 2 * nearest.rounding(D)  # tensor cores cut off where others round
-    _search(features_ND, image_I, k, room, 2.01 * 2.0**-10 + rounding, "tf32", found)  # both factors lose 2^-10
+    _search(
+        features_ND, image_I, k, room, 2.01 * 2.0**-10 + rounding, "tf32", found, progress
+    )  # both factors lose 2^-10
     crowded = xp.flatnonzero(found.unsettled_N)  # the only wait
     _search(features_ND, crowded, k, N + 2, rounding, "ieee", found)
 
 
 def _search(
-    features_ND: Array, image_I: Array, k: int, room: int, rounding: float, precision: str, found: nearest_cuda.Nearest
+    features_ND: Array,
+    image_I: Array,
+    k: int,
+    room: int,
+    rounding: float,
+    precision: str,
+    found: nearest_cuda.Nearest,
+    progress: Callable[[int], None] | None = None,
 ) -> None:
     """Settle images int64 (I,) block by block, in smaller blocks when memory runs out."""
     xp, N, x = array_module(features_ND), len(features_ND), blocks.as_tensor(features_ND)
@@ -235,6 +259,8 @@ def _search(
                 nearest_cuda.pick(block_IN, images, k, rounding, lists, one_far=precision == "ieee")
                 nearest_cuda.settle(features_ND, images, lists, found)
                 done += images.size
+                if progress is not None:
+                    progress(images.size)
         except (RuntimeError, MemoryError) as fault:
             if not out_of_memory(fault):
                 raise

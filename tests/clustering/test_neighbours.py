@@ -155,3 +155,14 @@ def test_features_that_are_nearly_alike_are_told_apart(noise, monkeypatch):
 def test_features_that_differ_are_multiplied_as_they_are():
     features = alike(0.5)
     assert nearest.similarities(features).x_ND is features
+
+
+@pytest.mark.parametrize("N", [1, 60, 300])
+def test_progress_counts_every_image_once(N, monkeypatch):
+    monkeypatch.setattr(blocks, "BLOCK", 64)
+    monkeypatch.setattr(blocks, "STRIP", 100)
+    told: list[int] = []
+    nearest_neighbours(FAMILIES["random"][:1].repeat(N, axis=0), 1, progress=told.append)
+    assert sum(told) == N
+    assert min(told) >= 0
+    assert N < 100 or len(told) > 5
