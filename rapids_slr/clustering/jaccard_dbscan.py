@@ -37,6 +37,13 @@ DENSE_GRAPH = (
     "the graph holds %d distances an image, of %d: neighbourhoods meet nearly everywhere, as of features that hardly "
     "cluster or with k1 far above the images of an identity; lower k1, or look at the network that embedded them"
 )
+ALIKE = 0.98
+"""Mean similarity of all images from which on a network is said to find them alike."""
+ALL_ALIKE = (
+    "features: the similarity of two images is %.4f on average, so that hardly anything tells them apart: they have "
+    "collapsed, and clusters are those of small differences; look at the network that embedded them (weights that were "
+    "not loaded, a loss that is not finite or has nothing to teach, too high a learning rate) and at the images"
+)
 COLLAPSED = (
     "features: of %d images no more than %d are distinct, too few for k1=%d: they have collapsed, and only copies are "
     "clustered; look at the network that embedded them (weights that were not loaded, a loss that is not finite or has "
@@ -76,11 +83,11 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
         """
         self._check_settings()
         with on_torch_stream(features):
-            self._fit(features, source, cameras, progress)
-            self._say_doubts()
+            self._say_doubts(self._fit(features, source, cameras, progress))
         return self
 
-    def _fit(self, features, source, cameras, progress) -> None:
+    def _fit(self, features, source, cameras, progress) -> Array:
+        """Fit; returns the features of the images that were clustered, whatever their cameras."""
         x_ND = checked(features)
         needed = list_length(self.k1, self.k2, self.convention)
         if len(x_ND) < needed:
@@ -118,6 +125,7 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
         self._take(distances, copies, number, collapsed=neighbours is None)
         labels_N, self.eps_ = self._labels_at(self.pairs_per_image, self.rho, self.eps)
         self.labels_ = labels_like(labels_N, features)
+        return plain_ND
 
     def fit_graph(self, graph, features=None) -> JaccardDBSCAN:
         """Cluster by distances, or by neighbour lists, that are there already; nothing is searched.
@@ -168,7 +176,7 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
         elif self.copies_:
             log.info("features: %d of %d images are copies of others", self.copies_, N)
 
-    def _say_doubts(self) -> None:
+    def _say_doubts(self, features_ND: Array) -> None:
         """Warn of what makes graphs large and distances weak; each once, however often this estimator is fitted."""
         N, entries = self._distances.N, 2 * self._distances.met
         self._said: set[str] = getattr(self, "_said", set())
@@ -182,7 +190,12 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
             log.warning(FAR_K1, self.k1, median)
         if entries > N * max(DENSE, N / 4) and DENSE_GRAPH not in self._said:
             self._said.add(DENSE_GRAPH)
-            log.warning(DENSE_GRAPH, entries // N, N)
+            mean_D = features_ND.mean(axis=0)
+            similarity = float(mean_D @ mean_D)  # the mean over all pairs of rows
+            if similarity >= ALIKE:
+                log.warning(ALL_ALIKE, similarity)
+            else:
+                log.warning(DENSE_GRAPH, entries // N, N)
 
     @property
     def graph_(self):

@@ -226,6 +226,15 @@ def test_a_dense_graph_is_said(caplog):
     assert "of 2500: neighbourhoods meet nearly everywhere" in text
 
 
+def test_features_that_are_nearly_alike_are_said_to_have_collapsed(caplog):
+    draw = np.random.default_rng(62)
+    features = draw.normal(size=16) + 0.05 * draw.normal(size=(2500, 16))
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    JaccardDBSCAN(k1=30, min_samples=1).fit(features.astype(np.float32))
+    (text,) = [record.getMessage() for record in caplog.records if "collapsed" in record.getMessage()]
+    assert "the similarity of two images is 0.99" in text
+
+
 def test_a_run_says_a_doubt_once(caplog):
     features = torch.from_numpy(groups(np.random.default_rng(61), 300, 60, noise=0.3))
     clusterer = DBSCANSpec(k1=30, pairs_per_image=1, min_samples=2).build()
