@@ -7,9 +7,8 @@ from typing import Any
 import torch
 
 from rapids_slr.clustering.jaccard import Graph
-from rapids_slr.clustering.neighbours import SAMPLE, Neighbours
+from rapids_slr.clustering.neighbours import Neighbours, furthest_of_sample
 from rapids_slr.engine.arrays import Array, array_module, as_array, csr_like, row_of_entry
-from rapids_slr.engine.blocks import similarity_blocks
 from rapids_slr.errors import InputError
 from rapids_slr.kernels.nearest import ZERO
 
@@ -60,7 +59,7 @@ def given_graph(matrix: Any) -> Graph:
 def given_lists(lists: Any, features_ND: Array, needed: int) -> Neighbours:
     """Neighbours from lists of any search: distances, and their order, are settled in float64.
 
-    The largest distance of a row, which `furthest_N` holds, is that to SAMPLE images, as for an approximate search.
+    The largest distance of a row, which `furthest_N` holds, is that to FAR_SAMPLE images, as for an approximate search.
 
     Args:
         lists: (N, k) whole numbers of near images, in any order; the image itself, gaps (below 0) and repetitions may
@@ -82,11 +81,7 @@ def given_lists(lists: Any, features_ND: Array, needed: int) -> Neighbours:
         part = slice(start, start + len(image_I))
         indices[part], distances[part] = _settled(features_ND, image_I, index_Nk[part], needed)
     furthest_N = distances[:, -1].copy()
-    for row, _, block_IJ in similarity_blocks(
-        features_ND, features_ND[xp.arange(min(SAMPLE, N)) * N // min(SAMPLE, N)]
-    ):
-        some = furthest_N[row : row + len(block_IJ)]
-        xp.maximum(some, 2 - 2 * block_IJ.min(axis=1), out=some)
+    furthest_of_sample(features_ND, furthest_N)
     return Neighbours(indices, distances, xp.where(furthest_N < ZERO, 0, furthest_N).astype(xp.float32))
 
 

@@ -21,6 +21,7 @@ SPACE = 4 * 2**30  # bytes that a block on CUDA, of whole rows, may take
 FEWEST_ROWS = 16  # of a block on CUDA: with less memory the search gives up
 SPARE = 128  # places in a list of candidates beyond four times the neighbours
 SAMPLE = 512  # images whose exact lists tell the recall of an approximate search
+FAR_SAMPLE = 16_384  # images among which an approximate search takes the furthest, which scales all weights of a row
 RECALL = 0.99  # below, it warns
 DEGREE = 64  # of the graph that an approximate search improves, at least
 WITHOUT_MEMORY = "free GPU memory, use fewer images, or run with --device cpu"
@@ -101,8 +102,8 @@ def nearest_neighbours(
     Args:
         features_ND: (N, D) float32, contiguous, finite unit rows (see check_features), NumPy or CuPy.
         k: neighbours, 1 <= k <= N.
-        approximate: for CuPy arrays of some 100,000 rows and more: miss some neighbours, but do without N^2 D
-            multiplications. Needs cuVS.
+        approximate: for some 100,000 rows and more: miss some neighbours, but do without N^2 D multiplications. By
+            pynndescent, on CUDA by cuVS.
         progress: called with numbers of images, N in all, as the search goes on.
     Raises: InputError if there are fewer images than neighbours, or an approximate search is not to be had; RunError
         if GPU memory does not suffice.
@@ -110,10 +111,12 @@ def nearest_neighbours(
     N = len(features_ND)
     if not 1 <= k <= N:
         raise InputError(f"features: {N} rows, but k={k} neighbours were asked for; k must lie in [1, {N}]")
-    if approximate and not on_gpu(features_ND):
-        raise InputError("approximate: only the CUDA engine searches approximately; leave it out for an exact search")
     if approximate and 1 < k <= N // 4:
-        return nearest_approximately(features_ND, k - 1)
+        if on_gpu(features_ND):
+            return nearest_approximately(features_ND, k - 1)
+        from rapids_slr.clustering.descent import nearest_by_descent  # stands on this module
+
+        return nearest_by_descent(features_ND, k - 1)
     return (nearest_on_cuda if on_gpu(features_ND) else nearest_on_cpu)(features_ND, k - 1, progress)
 
 
@@ -150,7 +153,7 @@ def nearest_on_cuda(features_ND: Array, k: int, progress: Callable[[int], None] 
 def nearest_approximately(features_ND: Array, k: int) -> Neighbours:
     """`nearest_on_cuda` among the images that NN-descent (cuVS) finds near; distances and their order are exact.
 
-    furthest_N is an image's largest distance to SAMPLE others, and hence may be a little low. SAMPLE images are
+    furthest_N is an image's largest distance to FAR_SAMPLE others, and hence may be a little low. SAMPLE images are
     searched exactly, as are those for which NN-descent finds too few.
     """
     xp, N = array_module(features_ND), len(features_ND)
@@ -161,9 +164,7 @@ def nearest_approximately(features_ND: Array, k: int) -> Neighbours:
         nearest_cuda.settle(features_ND, image_I, _lists(image_I, near_NC[first : first + blocks.BLOCK], N, k), found)
     # Evenly spread and not drawn: the same features have the same recall.
     sample = xp.arange(SAMPLE) * N // SAMPLE
-    for row, _, block_IJ in blocks.similarity_blocks(features_ND, features_ND[sample]):
-        part = found.furthest_N[row : row + len(block_IJ)]
-        xp.maximum(part, 2 - 2 * block_IJ.min(axis=1), out=part)
+    furthest_of_sample(features_ND, found.furthest_N)
     few, before, exact_S = xp.flatnonzero(found.unsettled_N), found.distance_NK[sample, 1:], found.unsettled_N[sample]
     found.unsettled_N[:] = False
     _settle(features_ND, xp.concatenate([sample, few]), k, found)
@@ -178,6 +179,16 @@ def nearest_approximately(features_ND: Array, k: int) -> Neighbours:
     )
     furthest_N = xp.maximum(found.furthest_N, found.distance_NK[:, -1])
     return Neighbours(found.index_NK, found.distance_NK, xp.where(furthest_N < nearest.ZERO, 0, furthest_N), recall)
+
+
+def furthest_of_sample(features_ND: Array, furthest_N: Array) -> None:
+    """Raise furthest_N to the largest distances to FAR_SAMPLE images, evenly spread: the same for the same features."""
+    xp, N = array_module(features_ND), len(features_ND)
+    some = min(FAR_SAMPLE, N)
+    sample_SD = features_ND[xp.arange(some) * N // some] if some < N else features_ND
+    for row, _, block_IJ in blocks.similarity_blocks(features_ND, sample_SD):
+        part = furthest_N[row : row + len(block_IJ)]
+        xp.maximum(part, 2 - 2 * block_IJ.min(axis=1), out=part)
 
 
 def _descend(features_ND: Array, degree: int) -> Array:

@@ -196,7 +196,6 @@ def test_read_only_features():
         ({"eps": 0}, r"eps must lie in \(0, inf\], got 0"),
         ({"pairs_per_image": None}, "give one of pairs_per_image, rho and eps"),
         ({"search": "fast"}, "search must be exact or approximate, got 'fast'"),
-        ({"search": "approximate"}, "only the CUDA engine searches approximately"),
         ({"solver": "cuda"}, "solver must be auto, cuml or graph, got 'cuda'"),
         ({"source_weight": 1}, r"source_weight must lie in \[0, 1\), got 1"),
         ({"source_weight": 0.1}, "source_weight=0.1 needs the features of the source domain"),

@@ -5,7 +5,9 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from rapids_slr.clustering.neighbours import check_features, nearest_neighbours
+from rapids_slr.bench import clustered_features
+from rapids_slr.clustering import descent
+from rapids_slr.clustering.neighbours import RECALL, check_features, nearest_neighbours
 from rapids_slr.engine import blocks
 from rapids_slr.errors import InputError
 from rapids_slr.kernels import nearest
@@ -68,9 +70,30 @@ def test_more_neighbours_than_images():
         nearest_neighbours(FAMILIES["random"], 101)
 
 
-def test_no_approximate_search_on_the_cpu():
-    with pytest.raises(InputError, match="approximate: only the CUDA engine searches approximately"):
-        nearest_neighbours(FAMILIES["random"], 5, approximate=True)
+@pytest.mark.slow
+def test_an_approximate_search_measures_what_it_finds(caplog):
+    features = clustered_features(2000, 32)
+    found, exact = nearest_neighbours(features, 16, approximate=True), nearest_neighbours(features, 16)
+    assert found.recall is not None
+    assert found.recall > 0.95
+    share = np.mean([len({*mine} & {*all_}) for mine, all_ in zip(found.indices_Nk, exact.indices_Nk, strict=True)])
+    assert found.recall == pytest.approx((share - 1) / 15, abs=0.02)
+    same = found.indices_Nk == exact.indices_Nk
+    assert_array_equal(found.distances_Nk[same], exact.distances_Nk[same])
+    assert (found.furthest_N <= exact.furthest_N + 1e-6).all()
+    assert found.recall >= RECALL or "the approximate search found" in caplog.text
+
+
+def test_images_of_which_too_few_are_found_are_searched_among_all(monkeypatch):
+    features = FAMILIES["clustered"]
+    exact = nearest_neighbours(features, 8)
+    near_NC = np.repeat(exact.indices_Nk[:, 1:].astype(np.int64), 2, axis=1)
+    near_NC[3], near_NC[5, 2:], near_NC[7] = -1, 5, near_NC[7, 0]
+    monkeypatch.setattr(descent, "_descend", lambda features_ND, near: near_NC.copy())
+    found = nearest_neighbours(features, 8, approximate=True)
+    assert_array_equal(found.indices_Nk, exact.indices_Nk)
+    assert_array_equal(found.distances_Nk, exact.distances_Nk)
+    assert found.recall == 1
 
 
 @pytest.mark.parametrize("kind", [np.float64, np.float16, "fortran", "strided", "read-only", "torch", "bfloat16"])
