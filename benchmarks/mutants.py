@@ -196,7 +196,8 @@ def draw_images(rng: Rng) -> dict[str, bytes]:
     """A small data set in the layout of Market-1501: names and files, 32 x 16 pixels."""
     names = [f"{PLACES['train']}/{i:04d}_c{c}s1_{n:06d}_00.png" for i in (2, 7, 11) for c in (1, 2) for n in (1, 2)]
     names += [f"{PLACES['query']}/{i:04d}_c1s1_000001_00.jpg" for i in (3, 5)]
-    names += [f"{PLACES['gallery']}/{i:04d}_c{c}s1_000001_00.png" for i in (-1, 0, 3, 5) for c in (2, 3)]
+    people = ("-1", "0000", "0003", "0005")  # the first is junk
+    names += [f"{PLACES['gallery']}/{person}_c{c}s1_000001_00.png" for person in people for c in (2, 3)]
     return {name: _file_of(rng, PurePosixPath(name).suffix) for name in names}
 
 
