@@ -126,8 +126,17 @@ class RunFolder:
         return rows
 
     def forget_after(self, path: Path, epoch: int) -> None:
-        """Drop the lines of epochs that no checkpoint holds."""
+        """Drop the lines of epochs that no checkpoint holds.
+
+        Raises: InputError if a line of an epoch that it holds is missing, as a kill leaves no file.
+        """
         kept = [row for row in self.rows(path) if row["epoch"] <= epoch]
+        if missing := sorted({*range(1, epoch + 1)} - {row["epoch"] for row in kept}):
+            some = ", ".join(map(str, missing[:5])) + (", ..." if missing[5:] else "")
+            raise InputError(
+                f"{path}: no line of epoch {some}, which the checkpoint has gone through; put the file back, or start "
+                "a new run with another --out"
+            )
         if path.exists():
             write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
 

@@ -94,3 +94,17 @@ def test_a_run_that_was_killed_while_it_wrote_its_spec_starts_again(tmp_path, ti
     (tmp_path / ".spec.yaml").write_text("mine")
     with pytest.raises(InputError, match="exists and is not a run folder"):
         RunFolder(tmp_path).check(tiny)
+
+
+def test_lines_that_are_gone_are_missed(tmp_path):
+    folder = RunFolder(tmp_path)
+    for epoch in (2, 4):
+        folder.append(folder.metrics_file, {"epoch": epoch})
+    kept = folder.metrics_file.read_text()
+    with pytest.raises(
+        InputError, match=r"metrics\.jsonl: no line of epoch 1, 3, which the checkpoint has"
+    ):
+        folder.forget_after(folder.metrics_file, 4)
+    assert folder.metrics_file.read_text() == kept
+    folder.forget_after(folder.pretrain_file, 0)
+    assert not folder.pretrain_file.exists()
