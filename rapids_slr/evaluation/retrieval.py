@@ -179,6 +179,13 @@ def _check(query: Tensor, gallery: Tensor, *labels: Tensor) -> None:
     for name, values, rows in zip(names, labels, (query, query, gallery, gallery), strict=True):
         if tuple(values.shape) != (len(rows),):
             raise InputError(f"{name}: expected one integer for each of {len(rows)} images, got {tuple(values.shape)}")
+        kind = torch.as_tensor(values).dtype
+        if name.endswith("identities") and not (kind.is_signed or kind == torch.bool):
+            wrapped = torch.iinfo(kind).max
+            if bool((torch.as_tensor(values) == wrapped).any()):
+                raise InputError(
+                    f"{name}: {wrapped} is what -1 (junk) becomes without a sign; give identities with one (int64)"
+                )
     for name, rows in (("query", query), ("gallery", gallery)):
         bad = (~torch.isfinite(rows).all(dim=1)).nonzero().squeeze(1)
         if len(bad):

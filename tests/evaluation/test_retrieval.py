@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import example, given
@@ -165,3 +166,11 @@ def test_the_nearest_answers_are_those_that_a_plain_ranking_starts_with(seed, qu
         assert index_QK[row, len(found) :].eq(-1).all()
         right = [identity > 0 and lists[4][i] == identity for i in found]
         assert right_QK[row].tolist() == right + [False] * (index_QK.shape[1] - len(right))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_identities_that_have_lost_their_sign_are_refused(kind):
+    features, cameras = torch.eye(3), torch.tensor([1, 2, 3])
+    identities = np.array([1, 1, -1]).astype(kind)
+    with pytest.raises(InputError, match=r"gallery_identities: (255|65535) is what -1 \(junk\) becomes without a sign"):
+        retrieval_scores(features, features, torch.tensor([1, 1, 2]), cameras, identities, cameras)

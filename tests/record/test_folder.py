@@ -101,9 +101,7 @@ def test_lines_that_are_gone_are_missed(tmp_path):
     for epoch in (2, 4):
         folder.append(folder.metrics_file, {"epoch": epoch})
     kept = folder.metrics_file.read_text()
-    with pytest.raises(
-        InputError, match=r"metrics\.jsonl: no line of epoch 1, 3, which the checkpoint has"
-    ):
+    with pytest.raises(InputError, match=r"metrics\.jsonl: no line of epoch 1, 3, which the checkpoint has"):
         folder.forget_after(folder.metrics_file, 4)
     assert folder.metrics_file.read_text() == kept
     folder.forget_after(folder.pretrain_file, 0)

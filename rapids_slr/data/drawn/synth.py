@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from rapids_slr import disk
 from rapids_slr.data.domain import Domain, make_split
 from rapids_slr.data.drawn.pedestrian import (
     Camera,
@@ -22,7 +23,8 @@ from rapids_slr.data.drawn.pedestrian import (
     style_at,
 )
 from rapids_slr.data.layouts import DISTRACTOR, MARKET1501
-from rapids_slr.errors import InputError
+from rapids_slr.errors import InputError, RunError
+from rapids_slr.files import make_folder
 from rapids_slr.settings.spec import SynthSpec
 
 PICTURE_NAME = re.compile(r"(?P<identity>[0-9]+)_c(?P<camera>[0-9]+)s1_(?P<index>[0-9]+)_00\.png")
@@ -116,18 +118,29 @@ def write_domain(
         folder: new or empty.
         suffix: ".png", or ".jpg" (quality 95).
         progress: called with 1 for every image written.
-    Raises: InputError if the domain is not a drawn one, the folder holds something, or the suffix is another one.
+    Raises: InputError if the domain is not a drawn one, the folder holds something, also where another process has
+        begun to write there, or the suffix is another one; RunError if the images cannot be written.
     """
     folder = Path(folder)
     if domain.layout != "synth":
         raise InputError(f"{domain.name} is not a drawn domain but {domain.layout}; copy or pack its files instead")
     if suffix not in (".png", ".jpg"):
         raise InputError(f"suffix: expected .png or .jpg, got {suffix!r}")
+    taken = InputError(f"{folder} is not an empty folder; name a new one")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} is not an empty folder; name a new one")
-    for place in (MARKET1501.train, MARKET1501.query, MARKET1501.gallery):
-        (folder / place.folder).mkdir(parents=True, exist_ok=True)
-    for name in (*domain.train.names, *domain.query.names, *domain.gallery.names):
-        domain.open(name).save((folder / name).with_suffix(suffix), quality=95)
-        if progress is not None:
-            progress(1)
+        raise taken
+    make_folder(folder)
+    try:
+        disk.make_new_folder(folder / MARKET1501.train.folder)  # of two processes one makes it
+        for place in (MARKET1501.query, MARKET1501.gallery):
+            disk.make_folders(folder / place.folder)
+        for name in (*domain.train.names, *domain.query.names, *domain.gallery.names):
+            disk.fill((folder / name).with_suffix(suffix), partial(domain.open(name).save, quality=95))
+            if progress is not None:
+                progress(1)
+    except FileExistsError as fault:
+        raise taken from fault
+    except OSError as fault:
+        raise RunError(
+            f"{folder} could not be written: {fault.strerror}; free some space, remove the folder and start again"
+        ) from fault

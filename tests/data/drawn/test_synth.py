@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import time
 
 import numpy as np
@@ -7,12 +8,13 @@ import pytest
 from numpy.testing import assert_array_equal
 from PIL import Image
 
+from rapids_slr import disk
 from rapids_slr.data.check import check_domain
 from rapids_slr.data.domain import Domain
 from rapids_slr.data.drawn.pedestrian import style_at
 from rapids_slr.data.drawn.synth import Studio, synth_domain, write_domain
 from rapids_slr.data.read import read_domain
-from rapids_slr.errors import InputError
+from rapids_slr.errors import InputError, RunError
 from rapids_slr.settings.spec import DomainSpec, SynthSpec
 
 SMALL = SynthSpec(identities=4, images=6, cameras=3, distractors=5, height=64, width=32)
@@ -145,3 +147,27 @@ def test_pictures_are_what_pillow_expects():
     image = synth_domain(SMALL).open(synth_domain(SMALL).train.names[0])
     assert isinstance(image, Image.Image)
     assert (image.mode, image.size) == ("RGB", (32, 64))
+
+
+def test_a_disk_that_fails_while_images_are_written_is_said(tmp_path, monkeypatch):
+    fill, calls = disk.fill, []
+
+    def full(path, write):
+        calls.append(path)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fill(path, write)
+
+    monkeypatch.setattr(disk, "fill", full)
+    with pytest.raises(RunError, match="set could not be written: No space left on device; free some space, remove"):
+        write_domain(synth_domain(SMALL), tmp_path / "set")
+
+
+def test_of_two_that_write_to_one_folder_one_is_refused(tmp_path, monkeypatch):
+    def other_is_first(path):
+        path.mkdir()
+        raise FileExistsError(errno.EEXIST, "File exists")
+
+    monkeypatch.setattr(disk, "make_new_folder", other_is_first)
+    with pytest.raises(InputError, match="set is not an empty folder; name a new one"):
+        write_domain(synth_domain(SMALL), tmp_path / "set")
