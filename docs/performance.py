@@ -66,6 +66,8 @@ def tables(results: list[Result]) -> str:
     text += _table(clustered, engine) + _table(clustered, steps)
     if isotropic:
         text += "\nThe same on isotropic noise, which has no clusters (see below):\n" + _table(isotropic, engine)
+    if collapsed := of(results, "collapsed"):
+        text += "\nThe same where all images are nearly alike, but for a hundredth of noise:\n" + _table(collapsed, engine)
     return text
 
 

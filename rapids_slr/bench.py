@@ -71,7 +71,15 @@ def isotropic_features(N: int, D: int, seed: int = 0, epoch: int = 0, noise: flo
     return x_ND
 
 
-FEATURES = {"clustered": clustered_features, "isotropic": isotropic_features}
+def collapsed_features(N: int, D: int, seed: int = 0, epoch: int = 0, noise: float = 0.01) -> np.ndarray:
+    """Unit rows (N, D) float32 of a network that finds all images alike, but for noise of this share of a row."""
+    x_ND = np.random.default_rng([seed, epoch]).standard_normal((N, D), dtype=np.float32)
+    x_ND = np.random.default_rng(seed).standard_normal(D, dtype=np.float32) + np.float32(noise) * x_ND
+    x_ND /= np.linalg.norm(x_ND, axis=1, keepdims=True)
+    return x_ND
+
+
+FEATURES = {"clustered": clustered_features, "isotropic": isotropic_features, "collapsed": collapsed_features}
 
 
 def bench_labels(
