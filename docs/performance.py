@@ -67,7 +67,7 @@ def tables(results: list[Result]) -> str:
     if isotropic:
         text += "\nThe same on isotropic noise, which has no clusters (see below):\n" + _table(isotropic, engine)
     if collapsed := of(results, "collapsed"):
-        text += "\nThe same where all images are nearly alike, but for a hundredth of noise:\n" + _table(collapsed, engine)
+        text += "\nThe same where all images are nearly alike:\n" + _table(collapsed, engine)
     return text
 
 
