@@ -7,16 +7,17 @@ are measured again in float64, so that ranks do not depend on how the product wa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 
+from rapids_slr.engine.arrays import Array, array_module
 from rapids_slr.kernels.runtime import cpu, cpu_part, in_parallel, shared
 
 CHUNK = 64  # similarities looked at together; one branch decides that none is a candidate
 ALIKE = 200  # times the rounding of their products: features that differ by less are multiplied by what they differ by
+PART = 1024  # rows that are looked at in float64 together
 ZERO = 1e-6  # squared distances below are 0: equal images whose inner product was rounded
 
 
@@ -48,41 +49,54 @@ def rounding(D: int) -> float:
 
 
 class Similarities(NamedTuple):
-    """How the product of rows stands for inner products of images i and j: x_i.x_j + shift_i + shift_j + offset."""
+    """How the product of rows stands for inner products: f_i.f_j = (x_i.x_j + shift_i + shift_j) / scale + offset."""
 
-    x_ND: np.ndarray
+    x_ND: Array
     """float32, the rows to multiply."""
-    shift_N: np.ndarray | None
+    shift_N: Array | None
     """float32, to be added to rows and columns of the product; None: nothing."""
     offset: float
+    scale: float
     rounding: float
-    """Bound on how far the sum is from the exact inner product."""
+    """Bound on how far the sum is from what it stands for, if the product is computed in float32."""
 
 
-def similarities(features_ND: np.ndarray) -> Similarities:
+def similarities(features_ND: Array, alike: float | None = None, wide: bool = False) -> Similarities:
     """Rows whose product tells features apart: themselves, or where all are nearly alike what they differ by.
 
     With m the mean and g = f - m rounded, f_i.f_j = m.m + m.(f_i - m) + m.(f_j - m) + g_i.g_j but for rounding. The
     products g_i.g_j are as small as features are alike, and so is what float32 loses of them: with u = 2^-24, G the
     longest g and C the largest |m.(f - m)| no more than u ((D + 8) G^2 + 8 C), by the terms of the sum one by one.
     Where (D + 2) u of the products themselves would hide the differences, all images would be candidates of all.
+
+    Args:
+        features_ND: (N, D) float32 unit rows.
+        alike: 1 - m.m, the mean squared length of g, below which features are multiplied by what they differ by; None
+            takes ALIKE times the rounding of float32.
+        wide: scale sums to -1 .. 1 then.
     """
-    D = features_ND.shape[1]
+    xp, D = array_module(features_ND), features_ND.shape[1]
     mean_D = features_ND.mean(axis=0)
-    spread = 1.0 - float(np.dot(mean_D, mean_D))
-    if spread >= ALIKE * rounding(D):
-        return Similarities(features_ND, None, 0.0, rounding(D))
-    x_ND, exact_D = features_ND - mean_D, mean_D.astype(np.float64)
-    offset = float(exact_D @ exact_D)
-    shift_N = np.concatenate([part @ exact_D for part in _in_parts(features_ND)]) - offset
-    longest = float(np.einsum("nd,nd->n", x_ND, x_ND).max())
-    bound = 2.0**-24 * ((D + 8) * longest + 8 * float(np.abs(shift_N).max()))
-    return Similarities(x_ND, shift_N.astype(np.float32), offset, bound)
+    if 1.0 - float(xp.dot(mean_D, mean_D)) >= (ALIKE * rounding(D) if alike is None else alike):
+        return Similarities(features_ND, None, 0.0, 1.0, rounding(D))
+    x_ND, exact_D = features_ND - mean_D, mean_D.astype(xp.float64)
+    offset = float(xp.dot(exact_D, exact_D))
+    parts = range(0, len(features_ND), PART)
+    shift_N = xp.concatenate([features_ND[row : row + PART].astype(xp.float64) @ exact_D for row in parts]) - offset
+    longest = max(float(xp.square(x_ND[row : row + PART]).sum(axis=1).max()) for row in parts)
+    largest = float(xp.abs(shift_N).max())
+    scale = 1 / (longest + 2 * largest) if wide and longest + 2 * largest > 0 else 1.0
+    if wide:
+        x_ND *= np.float32(scale**0.5)
+    bound = 2.0**-24 * ((D + 10) * longest + 10 * largest)  # 2 more of each for the scale
+    return Similarities(x_ND, (scale * shift_N).astype(xp.float32), offset, scale, scale * bound)
 
 
-def _in_parts(x_ND: np.ndarray) -> Iterator[np.ndarray]:
-    """Rows in float64, a few at a time."""
-    return (x_ND[row : row + 1024].astype(np.float64) for row in range(0, len(x_ND), 1024))
+def add_shifts(of: Similarities, block_IJ: Array, rows: Any, columns: Any) -> None:
+    """Make a block of the product of `of.x_ND` what stands for inner products."""
+    if of.shift_N is not None:
+        block_IJ += of.shift_N[rows, None]
+        block_IJ += of.shift_N[columns]
 
 
 @shared
@@ -309,9 +323,7 @@ def offer(
     A block off the diagonal stands for its mirror image too, which must not be offered again.
     """
     I, J = block_IJ.shape  # noqa: E741
-    if of.shift_N is not None:
-        block_IJ += of.shift_N[row : row + I, None]
-        block_IJ += of.shift_N[column : column + J]
+    add_shifts(of, block_IJ, slice(row, row + I), slice(column, column + J))
     args = (block_IJ, row, column, features_ND, k, of.rounding, of.offset, *candidates)
     in_parallel(_offer_to_rows, I, *args, smallest=64)
     if row != column:

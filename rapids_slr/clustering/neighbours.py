@@ -23,6 +23,8 @@ SPARE = 128  # places in a list of candidates beyond four times the neighbours
 SAMPLE = 512  # images whose exact lists tell the recall of an approximate search
 FAR_SAMPLE = 16_384  # images among which an approximate search takes the furthest, which scales all weights of a row
 RECALL = 0.99  # below, it warns
+CROWD = 0.1  # share of images with more candidates than a list holds from which on features may be nearly alike
+ALIKE = 0.1  # mean squared distance of features from their mean below which a product in TF32 takes what they differ by
 DEGREE = 64  # of the graph that an approximate search improves, at least
 WITHOUT_MEMORY = "free GPU memory, use fewer images, or run with --device cpu"
 UNIT = 1e-4  # largest deviation of a squared row norm from 1
@@ -237,13 +239,18 @@ def _settle(
 ) -> None:
     """Find the neighbours of images int64 (I,) exactly."""
     xp, (N, D) = array_module(features_ND), features_ND.shape
-    room = min(4 * k + SPARE, 2 * N)
-    rounding = 2 * nearest.rounding(D)  # tensor cores cut off where others round
-    _search(
-        features_ND, image_I, k, room, 2.01 * 2.0**-10 + rounding, "tf32", found, progress
-    )  # both factors lose 2^-10
+    room, rounding = min(4 * k + SPARE, 2 * N), 2 * nearest.rounding(D)  # tensor cores cut off where others round
+    plain = nearest.Similarities(features_ND, None, 0.0, 1.0, nearest.rounding(D))
+    # Of both factors, of length 1 at most, TF32 loses 2^-10.
+    _search(features_ND, image_I, k, room, 2.01 * 2.0**-10 + rounding, "tf32", found, plain, progress)
     crowded = xp.flatnonzero(found.unsettled_N)  # the only wait
-    _search(features_ND, crowded, k, N + 2, rounding, "ieee", found)
+    if crowded.size > CROWD * N and (of := nearest.similarities(features_ND, ALIKE, wide=True)).shift_N is not None:
+        found.unsettled_N[crowded] = False
+        # What is nearer than ZERO is equal, however far the scale parts it.
+        apart = 2.01 * 2.0**-10 + 2 * of.rounding + of.scale * nearest.ZERO
+        _search(features_ND, crowded, k, room, apart, "tf32", found, of)
+        crowded = xp.flatnonzero(found.unsettled_N)
+    _search(features_ND, crowded, k, N + 2, rounding, "ieee", found, plain)
 
 
 def _search(
@@ -254,10 +261,11 @@ def _search(
     rounding: float,
     precision: str,
     found: nearest_cuda.Nearest,
+    of: nearest.Similarities,
     progress: Callable[[int], None] | None = None,
 ) -> None:
     """Settle images int64 (I,) block by block, in smaller blocks when memory runs out."""
-    xp, N, x = array_module(features_ND), len(features_ND), blocks.as_tensor(features_ND)
+    xp, N, x = array_module(features_ND), len(features_ND), blocks.as_tensor(of.x_ND)
     rows = max(FEWEST_ROWS, min(blocks.BLOCK, SPACE // nearest_cuda.bytes_of_a_row(N, room)))
     done = 0
     while done < image_I.size:
@@ -266,7 +274,8 @@ def _search(
             while done < image_I.size:
                 images = image_I[done : done + rows]
                 block_IN = block_RN[: images.size]
-                blocks.product(blocks.as_tensor(features_ND[images]), x, blocks.as_tensor(block_IN), precision)
+                blocks.product(blocks.as_tensor(of.x_ND[images]), x, blocks.as_tensor(block_IN), precision)
+                nearest.add_shifts(of, block_IN, images, slice(None))
                 nearest_cuda.pick(block_IN, images, k, rounding, lists, one_far=precision == "ieee")
                 nearest_cuda.settle(features_ND, images, lists, found)
                 done += images.size

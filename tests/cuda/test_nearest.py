@@ -302,3 +302,15 @@ def test_an_approximate_search_without_cuvs(device, monkeypatch):
     monkeypatch.setitem(sys.modules, "cuvs", None)
     with pytest.raises(InputError, match=r"approximate: needs cuVS \(.*\); pip install cuvs-cu13"):
         nearest_neighbours(device(near_ties(22)), 5, approximate=True)
+
+
+@pytest.mark.parametrize("noise", [3e-2, 1e-2])
+def test_features_that_are_nearly_alike_need_no_product_in_float32(noise, device, host, rows_of_products, monkeypatch):
+    rng = np.random.default_rng(9)
+    features = unit(rng.standard_normal(8) + noise * rng.standard_normal((160, 8)))
+    assert_equals_the_cpu(nearest_on_cuda(device(features), 3), features, 3, host)
+    assert rows_of_products == {"tf32": 320, "ieee": 0}
+    if noise == 1e-2:
+        monkeypatch.setattr(neighbours, "ALIKE", 0.0)
+        assert_equals_the_cpu(nearest_on_cuda(device(features), 3), features, 3, host)
+        assert rows_of_products["ieee"] == 160
