@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import errno
 import filecmp
+import importlib
 import json
 import os
 import re
@@ -35,6 +36,7 @@ import traceback
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -167,17 +169,19 @@ def _be_child(work: Callable[[], Any], folder: Path, log: Path, found: Path) -> 
 
 def warm() -> None:
     """Load in this process what every child needs. No backward pass: torch's would not run in a fork after it."""
-    import pyarrow.parquet  # noqa: F401
-
-    import rapids_slr.labelfiles
-    import rapids_slr.refinement
-    import rapids_slr.run  # noqa: F401
-
     torch.set_num_threads(1)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     warm_up(lambda *_: None, cuda=False)
     runtime._pool.cache_clear()  # its threads do not live on in a fork
     os.environ["COLUMNS"] = "200"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "spec.yaml").write_text(yaml.safe_dump(TINY))
+        # Most of a run's time would go into modules that are imported when they are first needed.
+        loaded = in_child(lambda: (rapids_slr(train_words(folder)), sorted(sys.modules)), folder)
+    for module in ["rapids_slr.labelfiles", "rapids_slr.refinement", *(loaded.found or [])]:
+        with suppress(Exception):
+            importlib.import_module(module)
 
 
 # The disk -------------------------------------------------------------------------------------------------------------
