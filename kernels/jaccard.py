@@ -185,7 +185,7 @@ def jaccard_distances_cuda(indptr: Array, indices: Array, weights: Array) -> tup
     return _pairs_cuda(indptr, indices, weights)[0]
 
 
-def _transposed(indptr: np.ndarray, indices: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, ...]:
+def _transposed_cpu(indptr: np.ndarray, indices: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, ...]:
     """A CSR matrix, then what `_transpose` makes of it: place, column_indptr, rows, column_weights."""
     N, nnz = indptr.size - 1, indices.size
     column_indptr, rows = np.zeros(N + 1, np.int64), np.empty(nnz, np.int32)
@@ -198,7 +198,7 @@ def _upper_pairs_cpu(
     indptr: np.ndarray, indices: np.ndarray, weights: np.ndarray, rows_below: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The pairs i < j of the rows i < rows_below as CSR, columns in any order."""
-    *matrix, place, column_indptr, rows, column_weights = _transposed(indptr, indices, weights)
+    *matrix, place, column_indptr, rows, column_weights = _transposed_cpu(indptr, indices, weights)
     upper = np.zeros(rows_below + 1, np.int64)
     in_parallel(_count, rows_below, indptr, indices, place, column_indptr, rows, upper[1:], smallest=256)
     np.cumsum(upper, out=upper)
@@ -214,7 +214,7 @@ def _pairs_within_cpu(
     """CSR of what `_within` finds, columns in any order, and how many pairs share a column.
 
     Args:
-        matrix: as `_transposed` gives it.
+        matrix: as `_transposed_cpu` gives it.
         room: places for what a row finds; where it is too little, the row is gone through once more.
     """
     R, found_R, met_R = row_R.size, np.empty(row_R.size, np.int64), np.empty(row_R.size, np.int64)
@@ -232,7 +232,7 @@ def _pairs_within_cpu(
     return out_indptr, out_indices, distances, int(met_R.sum())
 
 
-def _both_triangles(
+def _both_triangles_cpu(
     upper: np.ndarray, upper_indices: np.ndarray, upper_distances: np.ndarray
 ) -> tuple[np.ndarray, ...]:
     """CSR of a symmetric matrix, columns ascending, from its pairs i < j."""
@@ -248,7 +248,7 @@ def _both_triangles(
 def jaccard_distances_cpu(
     indptr: np.ndarray, indices: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return _both_triangles(*_upper_pairs_cpu(indptr, indices, weights, indptr.size - 1))
+    return _both_triangles_cpu(*_upper_pairs_cpu(indptr, indices, weights, indptr.size - 1))
 
 
 def jaccard_distances(indptr: Array, indices: Array, weights: Array) -> tuple[Array, Array, Array]:
@@ -282,15 +282,15 @@ def jaccard_within(
         graph, met = _pairs_cuda(indptr, indices, weights, least_common(bound))
         return graph, int(met) // 2
     every = np.arange(indptr.size - 1, dtype=np.int32)
-    *upper, met = _pairs_within_cpu(_transposed(indptr, indices, weights), every, False, least_common(bound), room)
-    return _both_triangles(*upper), met
+    *upper, met = _pairs_within_cpu(_transposed_cpu(indptr, indices, weights), every, False, least_common(bound), room)
+    return _both_triangles_cpu(*upper), met
 
 
 def jaccard_of_rows(indptr: Array, indices: Array, weights: Array, row_R: Array) -> tuple[Array, Array, Array]:
     """`jaccard_distances` of some rows and all others: a row for each of row_R, int32, columns in any order."""
     if on_gpu(indptr):
         return _pairs_cuda(indptr, indices, weights, row_R=row_R)[0]
-    return _pairs_within_cpu(_transposed(indptr, indices, weights), row_R, True, 0.0, 0)[:3]
+    return _pairs_within_cpu(_transposed_cpu(indptr, indices, weights), row_R, True, 0.0, 0)[:3]
 
 
 def jaccard_of_first(indptr: Array, indices: Array, weights: Array, rows: int) -> tuple[Array, Array, Array]:

@@ -21,7 +21,7 @@ SEED = 0
 log = logging.getLogger(__name__)
 
 
-def nearest_by_descent(features_ND: np.ndarray, k: int) -> Neighbours:
+def nearest_by_descent_cpu(features_ND: np.ndarray, k: int) -> Neighbours:
     """Every image, then k near others: of those that pynndescent finds among twice as many, the nearest.
 
     The same for the same features and number of threads. `furthest_N` is an image's largest distance to FAR_SAMPLE
@@ -33,21 +33,21 @@ def nearest_by_descent(features_ND: np.ndarray, k: int) -> Neighbours:
     Source: Dong et al., Efficient k-nearest neighbor graph construction for generic similarity measures, WWW 2011.
     """
     N = len(features_ND)
-    near_NC = _descend(features_ND, 2 * k)
+    near_NC = _descend_cpu(features_ND, 2 * k)
     found_NC = np.sort(np.where(near_NC == np.arange(N)[:, None], -1, near_NC), axis=1)
     distinct_N = ((found_NC[:, 1:] != found_NC[:, :-1]) & (found_NC[:, 1:] >= 0)).sum(axis=1) + (found_NC[:, 0] >= 0)
     few = np.flatnonzero(distinct_N < k)
     near_NC[few] = -1
-    near_NC[few, :k] = _nearest_of_all(features_ND, few, k)
+    near_NC[few, :k] = _nearest_of_all_cpu(features_ND, few, k)
     found = given_lists(near_NC, features_ND, k + 1)
-    recall = _recall(features_ND, found, k)
+    recall = _recall_cpu(features_ND, found, k)
     level = logging.INFO if recall >= RECALL else logging.WARNING
     text = "nearest neighbours: the approximate search found %.2f %% of those of %d images"
     log.log(level, text, 100 * recall, min(SAMPLE, N))
     return Neighbours(found.indices_Nk, found.distances_Nk, found.furthest_N, recall)
 
 
-def _descend(features_ND: np.ndarray, near: int) -> np.ndarray:
+def _descend_cpu(features_ND: np.ndarray, near: int) -> np.ndarray:
     """Numbers int64 (N, near) of near images; itself, gaps below 0 and repetitions may be among them."""
     threads = torch.get_num_threads()
     with warnings.catch_warnings():
@@ -60,7 +60,7 @@ def _descend(features_ND: np.ndarray, near: int) -> np.ndarray:
     return near_NC
 
 
-def _nearest_of_all(features_ND: np.ndarray, image_I: np.ndarray, k: int) -> np.ndarray:
+def _nearest_of_all_cpu(features_ND: np.ndarray, image_I: np.ndarray, k: int) -> np.ndarray:
     """The k nearest others of some images, int64 (I, k), in any order, exactly but for ties."""
     x, found = as_tensor(features_ND), np.empty((len(image_I), k), np.int64)
     some = min(k + 1 + SPARE, len(x))
@@ -78,11 +78,11 @@ def _nearest_of_all(features_ND: np.ndarray, image_I: np.ndarray, k: int) -> np.
     return found
 
 
-def _recall(features_ND: np.ndarray, found: Neighbours, k: int) -> float:
+def _recall_cpu(features_ND: np.ndarray, found: Neighbours, k: int) -> float:
     """Share of the neighbours of SAMPLE images that were found: an image that ties with the last is no miss."""
     N = len(features_ND)
     sample = np.arange(min(SAMPLE, N)) * N // min(SAMPLE, N)
-    nearest_SK = _nearest_of_all(features_ND, sample, k)
+    nearest_SK = _nearest_of_all_cpu(features_ND, sample, k)
     exact_SK = np.einsum(
         "sd,skd->sk", features_ND[sample].astype(np.float64), features_ND[nearest_SK].astype(np.float64)
     )

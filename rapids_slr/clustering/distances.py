@@ -113,7 +113,7 @@ class Distances:
         """From a number of times `count` to a bound within which a sample of the images has that many pairs."""
         xp, N = array_module(self.rows[0]), self.N
         S = min(N, SAMPLE)
-        row_S = xp.asarray(np.sort(np.random.default_rng(0).choice(N, S, replace=False)).astype(np.int32))
+        row_S = xp.sort(xp.asarray(np.random.default_rng(0).choice(N, S, replace=False))).astype(xp.int32)
         indptr, indices, distances = jaccard_of_rows(*self.rows, row_S)
         if self.reach_N is not None:
             share_N = (self.weight * self.reach_N).astype(np.float32)

@@ -116,9 +116,9 @@ def nearest_neighbours(
     if approximate and 1 < k <= N // 4:
         if on_gpu(features_ND):
             return nearest_approximately(features_ND, k - 1)
-        from rapids_slr.clustering.descent import nearest_by_descent  # stands on this module
+        from rapids_slr.clustering.descent import nearest_by_descent_cpu  # stands on this module
 
-        return nearest_by_descent(features_ND, k - 1)
+        return nearest_by_descent_cpu(features_ND, k - 1)
     return (nearest_on_cuda if on_gpu(features_ND) else nearest_on_cpu)(features_ND, k - 1, progress)
 
 

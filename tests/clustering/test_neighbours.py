@@ -89,7 +89,7 @@ def test_images_of_which_too_few_are_found_are_searched_among_all(monkeypatch):
     exact = nearest_neighbours(features, 8)
     near_NC = np.repeat(exact.indices_Nk[:, 1:].astype(np.int64), 2, axis=1)
     near_NC[3], near_NC[5, 2:], near_NC[7] = -1, 5, near_NC[7, 0]
-    monkeypatch.setattr(descent, "_descend", lambda features_ND, near: near_NC.copy())
+    monkeypatch.setattr(descent, "_descend_cpu", lambda features_ND, near: near_NC.copy())
     found = nearest_neighbours(features, 8, approximate=True)
     assert_array_equal(found.indices_Nk, exact.indices_Nk)
     assert_array_equal(found.distances_Nk, exact.distances_Nk)
