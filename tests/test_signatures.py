@@ -41,7 +41,6 @@ def test_every_call_fits():
         "cupy.from_dlpack",
         "cupy.searchsorted",
         "cupy.ndarray.astype",
-        "numba.cuda.external_stream",
         "numba.cuda.atomic.cas",
         "numba.cuda.grid",
     }
