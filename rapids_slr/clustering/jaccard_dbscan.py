@@ -34,7 +34,7 @@ FAR_K1 = (
     "lower k1 to about the images of an identity"
 )
 DENSE_GRAPH = (
-    "the graph holds %d distances an image, of %d: neighbourhoods meet nearly everywhere, as of features that hardly "
+    "%d distances an image are below 1, of %d: neighbourhoods meet nearly everywhere, as of features that hardly "
     "cluster or with k1 far above the images of an identity; lower k1, or look at the network that embedded them"
 )
 ALIKE = 0.98
@@ -62,7 +62,7 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
     as wherever all related images are copies, which leaves these together and nothing else.
 
     After `fit`: `labels_` (N,) int32, in torch int64, with -1 = outlier, `eps_`, `graph_` (CSR of the distances of all
-    pairs with J < 1, both triangles without the diagonal, zeros stored; of copies, made when it is first asked for),
+    pairs with J < 1, both triangles without the diagonal, zeros stored; made when it is first asked for),
     `copies_` (how many images are copies of an earlier one), `recall_` (share of the neighbours that an approximate
     search found, measured on a sample; 1 for an exact one, None after `fit_graph`), `n_features_in_`. Arrays are of the
     library of the features and on their device.
