@@ -1,8 +1,12 @@
-"""The nearest rows by inner product, gathered from float32 blocks of the product and settled in float64.
+"""The nearest rows by inner product, gathered from coarse blocks of the product and settled in float64.
 
 A block of the product serves the images of its rows and those of its columns. For every image a short list keeps what
-may still be among its k best: all that lies within the rounding of float32 of the k-th. In the end the few candidates
-are measured again in float64, so that ranks do not depend on how the product was blocked, threaded or rounded.
+may still be among its k best: all that lies within the rounding of the product of the k-th; another keeps what may be
+its furthest. In the end the few candidates are measured again in float64, so that ranks and distances do not depend on
+how the product was blocked, threaded or rounded, nor on whether it is one of float32 or of bfloat16.
+
+Similarities are compared as integers, `keys`: the bits of a float in the order of its value. Those of bfloat16 are the
+upper half of those of float32, so that one loop, compiled for either width, reads both.
 """
 
 from __future__ import annotations
@@ -11,36 +15,46 @@ from typing import Any, NamedTuple
 
 import numba
 import numpy as np
+import torch
 
 from rapids_slr.engine.arrays import Array, array_module
 from rapids_slr.kernels.runtime import cpu, cpu_part, in_parallel, shared
 
+FAR = 16  # places in a list of what may be the furthest
 CHUNK = 64  # similarities looked at together; one branch decides that none is a candidate
 ALIKE = 200  # times the rounding of their products: features that differ by less are multiplied by what they differ by
+SAMPLE = 64  # rows that show how many candidates a coarse product leaves
 PART = 1024  # rows that are looked at in float64 together
 ZERO = 1e-6  # squared distances below are 0: equal images whose inner product was rounded
 
 
-class Candidates(NamedTuple):
-    """Lists of candidates of N images, C places each; `filled_N` places are taken."""
+class Lists(NamedTuple):
+    """Short lists of N images, C places each."""
 
     similarity_NC: np.ndarray  # float32
     index_NC: np.ndarray  # int32
-    filled_N: np.ndarray  # int32
-    threshold_N: np.ndarray  # float32: what lies below cannot be among the k nearest
-    least_N: np.ndarray  # float32: smallest similarity seen
+    filled_N: np.ndarray  # int32, places taken
+    threshold_N: np.ndarray  # float32: what lies below cannot be among the nearest
+
+
+class Candidates(NamedTuple):
+    """What may be among the k nearest of N images, and what may be their furthest.
+
+    The furthest image is the nearest to the opposite of an image: in its list similarities are negated.
+    """
+
+    near: Lists
+    far: Lists
 
 
 def no_candidates(N: int, k: int) -> Candidates:
-    """Empty lists for the k nearest others of N images."""
-    C = 2 * k + 16
-    return Candidates(
-        np.empty((N, C), np.float32),
-        np.empty((N, C), np.int32),
-        np.zeros(N, np.int32),
-        np.full(N, -np.inf, np.float32),
-        np.full(N, np.inf, np.float32),
-    )
+    """Empty lists for the k nearest others of N images, and for the furthest."""
+
+    def lists_cpu(C: int) -> Lists:
+        similarity_NC, index_NC = np.empty((N, C), np.float32), np.empty((N, C), np.int32)
+        return Lists(similarity_NC, index_NC, np.zeros(N, np.int32), np.full(N, -np.inf, np.float32))
+
+    return Candidates(lists_cpu(2 * k + 16), lists_cpu(FAR))
 
 
 def rounding(D: int) -> float:
@@ -59,6 +73,8 @@ class Similarities(NamedTuple):
     scale: float
     rounding: float
     """Bound on how far the sum is from what it stands for, if the product is computed in float32."""
+    share: float = 0.0
+    """What may be added to this bound, in parts of the size of the sum."""
 
 
 def similarities(features_ND: Array, alike: float | None = None, wide: bool = False) -> Similarities:
@@ -90,6 +106,35 @@ def similarities(features_ND: Array, alike: float | None = None, wide: bool = Fa
         x_ND *= np.float32(scale**0.5)
     bound = 2.0**-24 * ((D + 10) * longest + 10 * largest)  # 2 more of each for the scale
     return Similarities(x_ND, (scale * shift_N).astype(xp.float32), offset, scale, scale * bound)
+
+
+def coarsely_cpu(of: Similarities) -> Similarities:
+    """The bounds where the product of float32 rows on the CPU is computed in bfloat16.
+
+    With e = x - x rounded to bfloat16, x.y differs from the product of rounded rows by |e_x| |y| + |x_rounded| |e_y| at
+    most, what is summed in float32 by twice what it would be of x and y, each product being added on its own, and the
+    sum rounded to bfloat16 by 2^-9 of itself. The longest e is measured.
+    """
+    lost = 0.0
+    for row in range(0, len(of.x_ND), PART):
+        part = torch.from_numpy(of.x_ND[row : row + PART])
+        lost = max(lost, float(torch.linalg.vector_norm(part - part.bfloat16().float(), dim=1).max()))
+    # 1.001: rows are of length 1 but for 1e-4, and what is lost is measured in float32.
+    return of._replace(rounding=1.001 * lost * (2 + lost) + 2 * rounding(of.x_ND.shape[1]), share=2.0**-9)
+
+
+def in_bfloat16_cpu(of: Similarities, k: int) -> Similarities | None:
+    """`coarsely_cpu`; None for features that this leaves with more candidates than short lists hold, as SAMPLE rows
+    show, or that are nearly alike."""
+    if of.shift_N is not None:
+        return None
+    coarse, N = coarsely_cpu(of), len(of.x_ND)
+    similarity_SN = of.x_ND[np.arange(SAMPLE) * N // SAMPLE] @ of.x_ND.T
+    place = max(N - k - 1, 0)  # the image itself is one of those above
+    kth_S = np.partition(similarity_SN, place, axis=1)[:, place]
+    margin_S = 2.01 * (coarse.rounding + coarse.share * np.abs(kth_S))
+    candidates = (similarity_SN >= (kth_S - margin_S)[:, None]).sum(axis=1)
+    return coarse if candidates.mean() <= 1.5 * k + FAR else None
 
 
 def add_shifts(of: Similarities, block_IJ: Array, rows: Any, columns: Any) -> None:
@@ -143,12 +188,17 @@ def _kth_largest(values, count, k, scratch):
 
 
 @cpu_part()
-def _settle(i, features_ND, index_C, count, k, distances):
-    """Sort index_C[:count] by exact distance to i, then by index; distances[:min(count, k)] go with the k first."""
+def _settle(i, features_ND, index_C, count, k, sign, distances):
+    """Sort index_C[:count] by exact distance to i, of the opposite of i if sign is -1, then by index.
+
+    distances[:min(count, k)] go with the k first, whose number is returned.
+    """
     kept = 0
     for c in range(count):
         j = index_C[c]
         d = squared_distance(features_ND[i], features_ND[j])
+        if sign < 0:
+            d = 4.0 - d
         if kept == k:
             if d > distances[k - 1] or (d == distances[k - 1] and j > index_C[k - 1]):
                 continue
@@ -165,148 +215,206 @@ def _settle(i, features_ND, index_C, count, k, distances):
 
 
 @cpu_part()
-def _threshold(kth, rounding, offset):
-    """Similarity below which nothing is among the k nearest, if k of them are computed as `kth` or more."""
-    return np.float32(min(kth, np.float32(1.0 - ZERO / 2 - offset)) - 2.0 * rounding)
+def _threshold(kth, rounding, share, offset):
+    """Similarity below which nothing is among the k nearest, if k of them are computed as `kth` or more.
 
-
-@cpu_part(fastmath={"nnan", "nsz"})
-def _first_threshold(similarity_J, k, rounding, offset, largest, scratch):
-    """A threshold for an image without candidates: of many disjoint groups, k + 1 have a member as large as this."""
-    groups = largest.size
-    if similarity_J.size < 2 * groups:
-        return np.float32(-np.inf)
-    largest[:] = similarity_J[:groups]
-    for first in range(groups, similarity_J.size - groups + 1, groups):
-        for g in range(groups):
-            largest[g] = max(largest[g], similarity_J[first + g])
-    return _threshold(_kth_largest(largest, groups, k + 1, scratch), rounding, offset)  # one may be the image itself
+    The k are kth - rounding - share |kth| at least. What is computed as x is x + rounding + share |x| at most; where
+    x < -|kth| that grows with x by 1 - share a unit, which the hundredth beyond 2 makes up for.
+    """
+    least = min(kth, np.float32(1.0 - ZERO / 2 - offset))
+    return np.float32(least - 2.01 * (rounding + share * abs(least)))
 
 
 @cpu_part()
-def _tighten(i, features_ND, k, rounding, offset, similarity_NC, index_NC, filled_N, threshold_N, scratch, distances):
+def _key(value, shift):
+    """The bits of a float32 in the order of its value; with shift 16 those of its upper half, rounded towards 0.
+
+    In either, x <= y has a key no larger: what a threshold lets through, its key does.
+    """
+    bits = np.float32(value).view(np.int32)
+    return (bits ^ ((bits >> 31) & 0x7FFFFFFF)) >> shift
+
+
+@cpu_part()
+def _value(key, shift):
+    """The float32 of a key."""
+    bits = key ^ ((key >> 31) & (0x7FFFFFFF >> shift))
+    return np.int32(bits << shift).view(np.float32)
+
+
+@cpu_part()
+def _to_keys(similarity_J, lanes):
+    """Turn a row into keys where it lies; returns the smallest. Minima of CHUNK lanes are one vector instruction."""
+    mask = similarity_J.dtype.type((1 << (8 * similarity_J.itemsize - 1)) - 1)
+    lanes[:] = mask
+    for first in range(0, similarity_J.size - CHUNK + 1, CHUNK):
+        part = similarity_J[first : first + CHUNK]
+        for c in range(CHUNK):
+            part[c] = part[c] if part[c] >= 0 else part[c] ^ mask
+            lanes[c] = min(lanes[c], part[c])
+    for c in range(similarity_J.size - similarity_J.size % CHUNK, similarity_J.size):
+        similarity_J[c] = similarity_J[c] if similarity_J[c] >= 0 else similarity_J[c] ^ mask
+        lanes[0] = min(lanes[0], similarity_J[c])
+    return lanes.min()
+
+
+@cpu_part()
+def _first_threshold(key_J, k, rounding, share, offset, largest, scratch, shift):
+    """A threshold for an image without candidates: of many disjoint groups, k + 1 have a member as large as this."""
+    groups = largest.size
+    if key_J.size < 2 * groups:
+        return np.float32(-np.inf)
+    largest[:] = key_J[:groups]
+    for first in range(groups, key_J.size - groups + 1, groups):
+        for g in range(groups):
+            largest[g] = max(largest[g], key_J[first + g])
+    # One may be the image itself.
+    return _threshold(_value(_kth_largest(largest, groups, k + 1, scratch), shift), rounding, share, offset)
+
+
+@cpu_part()
+def _tighten(i, features_ND, k, sign, rounding, share, offset, lists, scratch, distances):
     """Drop the candidates of i that cannot be among its k nearest, and raise its threshold."""
+    similarity_NC, index_NC, filled_N, threshold_N = lists
     count = filled_N[i]
-    threshold = _threshold(_kth_largest(similarity_NC[i], count, k, scratch), rounding, offset)
+    threshold = _threshold(_kth_largest(similarity_NC[i], count, k, scratch), rounding, share, offset)
     kept = 0
     for c in range(count):
         if similarity_NC[i, c] >= threshold:
             similarity_NC[i, kept] = similarity_NC[i, c]
             index_NC[i, kept] = index_NC[i, c]
             kept += 1
-    if kept > count - count // 8:  # many equal images: only exact distances tell them apart
-        kept = _settle(i, features_ND, index_NC[i], kept, k, distances)
+    if kept > count - count // 8:  # many alike: only exact distances tell them apart
+        kept = _settle(i, features_ND, index_NC[i], kept, k, sign, distances)
         for c in range(kept):
             similarity_NC[i, c] = np.float32(1.0 - distances[c] / 2 - offset)
     filled_N[i] = kept
     threshold_N[i] = threshold
 
 
-@cpu_part()
-def _offer(
-    i, j, value, features_ND, k, rounding, offset, similarity_NC, index_NC, filled_N, threshold_N, scratch, distances
-):
+@cpu_part(inline="always")
+def _offer(i, j, value, features_ND, k, sign, rounding, share, offset, lists, scratch, distances):
+    similarity_NC, index_NC, filled_N, _ = lists
     place = filled_N[i]
     similarity_NC[i, place] = value
     index_NC[i, place] = j
     filled_N[i] = place + 1
     if place + 1 == similarity_NC.shape[1]:
-        _tighten(
-            i, features_ND, k, rounding, offset, similarity_NC, index_NC, filled_N, threshold_N, scratch, distances
-        )
+        _tighten(i, features_ND, k, sign, rounding, share, offset, lists, scratch, distances)
 
 
-@cpu_part(fastmath={"nnan", "nsz"})
-def _least(values, lanes):
-    """The smallest value. Minima of CHUNK lanes, unlike one minimum, are computed by vector instructions."""
-    lanes[:] = np.inf
-    for first in range(0, values.size - CHUNK + 1, CHUNK):
-        part = values[first : first + CHUNK]
-        for c in range(CHUNK):
-            lanes[c] = min(lanes[c], part[c])
-    least = values[-1]
-    for c in range(CHUNK):
-        least = min(least, lanes[c])
-    for c in range(values.size - values.size % CHUNK, values.size):
-        least = min(least, values[c])
-    return least
+@cpu_part()
+def _beyond(key_J, low, high):
+    """The first and the end of what is to be looked at, of up to CHUNK keys, for those up to low and from high on.
+
+    Found out by vector instructions alone, for whether a key is one of these is hard to predict: their number, and the
+    sum of their places, which of a single one is its place.
+    """
+    number, place = numba.int16(0), numba.int16(0)
+    for c in range(key_J.size):
+        is_one = numba.int16((key_J[c] >= high) | (key_J[c] <= low))
+        number = numba.int16(number + is_one)
+        place = numba.int16(place + is_one * c)
+    return (place, place + number) if number <= 1 else (0, key_J.size)
 
 
-_STATE = "float32[:, ::1], int32[:, ::1], int32[::1], float32[::1], float32[::1]"
+@cpu_part()
+def _outside(key_J, low_J, high_J):
+    """`_beyond` with bounds of their own."""
+    number, place = numba.int16(0), numba.int16(0)
+    for c in range(key_J.size):
+        is_one = numba.int16((key_J[c] >= high_J[c]) | (key_J[c] <= low_J[c]))
+        number = numba.int16(number + is_one)
+        place = numba.int16(place + is_one * c)
+    return (place, place + number) if number <= 1 else (0, key_J.size)
+
+
+_LISTS = "Tuple((float32[:, ::1], int32[:, ::1], int32[::1], float32[::1]))"
 _FEATURES = "Array(float32, 2, 'C', readonly=True)"
+_BOUNDS = "float64, float64, float64"  # rounding, share, offset
+_OFFER = [
+    f"void(int64, int64, {keys}[:, ::1], int64, int64, {_FEATURES}, int64, {_BOUNDS}, {_LISTS}, {_LISTS})"
+    for keys in ("int16", "int32")
+]
 
 
-@cpu(f"void(int64, int64, float32[:, ::1], int64, int64, {_FEATURES}, int64, float64, float64, {_STATE})")
-def _offer_to_rows(start, stop, block_IJ, row, column, features_ND, k, rounding, offset,
-                   similarity_NC, index_NC, filled_N, threshold_N, least_N):  # fmt: skip
-    """Offer every column of the block to the images row + start .. row + stop."""
-    J, C = block_IJ.shape[1], similarity_NC.shape[1]
-    scratch, distances = np.empty(2 * C, np.float32), np.empty(k + 1)
-    largest, lanes = np.empty(4 * (k + 1), np.float32), np.empty(CHUNK, np.float32)
+@cpu(_OFFER)
+def _offer_to_rows(start, stop, block_IJ, row, column, features_ND, k, rounding, share, offset, near, far):
+    """Turn the block into keys, and offer every column to the images row + start .. row + stop."""
+    J, shift = block_IJ.shape[1], 32 - 8 * block_IJ.itemsize
+    scratch, distances = np.empty(4 * (k + 1) + FAR, np.float32), np.empty(k + 1)
+    keys, largest = np.empty(4 * (k + 1), block_IJ.dtype), np.empty(4 * (k + 1), block_IJ.dtype)
+    lanes = np.empty(CHUNK, block_IJ.dtype)
+    threshold_N, limit_N = near[3], far[3]
     for r in range(start, stop):
-        i, similarity_J = row + r, block_IJ[r]
-        least_N[i] = min(least_N[i], _least(similarity_J, lanes))
+        i, key_J = row + r, block_IJ[r]
+        least = -_value(_to_keys(key_J, lanes), shift)
+        limit_N[i] = max(limit_N[i], _threshold(least, rounding, share, -offset))
         if threshold_N[i] == -np.inf:
-            threshold_N[i] = _first_threshold(similarity_J, k, rounding, offset, largest, scratch)
+            threshold_N[i] = _first_threshold(key_J, k, rounding, share, offset, largest, keys, shift)
         for first in range(0, J, CHUNK):
-            part = similarity_J[first : first + CHUNK]
-            if part.size == CHUNK:
-                threshold = threshold_N[i]
-                hit = numba.int32(0)
-                for c in range(CHUNK):
-                    hit |= numba.int32(part[c] >= threshold)
-                if not hit:
-                    continue
-            for c in range(part.size):
-                j = column + first + c
-                if part[c] >= threshold_N[i] and j != i:
-                    _offer(i, j, part[c], features_ND, k, rounding, offset,
-                           similarity_NC, index_NC, filled_N, threshold_N, scratch, distances)  # fmt: skip
+            low, high = _key(-limit_N[i], shift), _key(threshold_N[i], shift)
+            chunk = key_J[first : min(first + CHUNK, J)]
+            from_c, end = _beyond(chunk, low, high)
+            for c in range(from_c, end):
+                j, key = column + first + c, chunk[c]
+                if key >= high and j != i:
+                    _offer(i, j, _value(key, shift), features_ND, k, 1, rounding, share, offset,
+                           near, scratch, distances)  # fmt: skip
+                    high = _key(threshold_N[i], shift)
+                if key <= low:
+                    _offer(i, j, -_value(key, shift), features_ND, 1, -1, rounding, share, -offset,
+                           far, scratch, distances)  # fmt: skip
+                    low = _key(-limit_N[i], shift)
 
 
-@cpu(f"void(int64, int64, float32[:, ::1], int64, int64, {_FEATURES}, int64, float64, float64, {_STATE})",
-     fastmath={"nnan", "nsz"})  # fmt: skip
-def _offer_to_columns(start, stop, block_IJ, row, column, features_ND, k, rounding, offset,
-                      similarity_NC, index_NC, filled_N, threshold_N, least_N):  # fmt: skip
-    """Offer every row of the block to the images column + start .. column + stop."""
-    I, C = block_IJ.shape[0], similarity_NC.shape[1]  # noqa: E741
-    scratch, distances = np.empty(C, np.float32), np.empty(k + 1)
-    threshold_J, least_J = threshold_N[column + start : column + stop], least_N[column + start : column + stop]
+@cpu(_OFFER)
+def _offer_to_columns(start, stop, block_IJ, row, column, features_ND, k, rounding, share, offset, near, far):
+    """Offer every row of the block, of keys, to the images column + start .. column + stop."""
+    I, shift = block_IJ.shape[0], 32 - 8 * block_IJ.itemsize  # noqa: E741
+    scratch, distances = np.empty(4 * (k + 1) + FAR, np.float32), np.empty(k + 1)
+    threshold_N, limit_N = near[3], far[3]
+    high_J, low_J = np.empty(stop - start, block_IJ.dtype), np.empty(stop - start, block_IJ.dtype)
+    for c in range(high_J.size):
+        high_J[c] = _key(threshold_N[column + start + c], shift)
+        low_J[c] = _key(-limit_N[column + start + c], shift)
     for r in range(I):
-        similarity_J = block_IJ[r][start:stop]
-        for c in range(similarity_J.size):
-            least_J[c] = min(least_J[c], similarity_J[c])
-        for first in range(0, similarity_J.size, CHUNK):
-            part, threshold = similarity_J[first : first + CHUNK], threshold_J[first : first + CHUNK]
-            if part.size == CHUNK:
-                hit = numba.int32(0)
-                for c in range(CHUNK):
-                    hit |= numba.int32(part[c] >= threshold[c])
-                if not hit:
-                    continue
-            for c in range(part.size):
-                if part[c] >= threshold[c]:
-                    _offer(column + start + first + c, row + r, part[c], features_ND, k, rounding, offset,
-                           similarity_NC, index_NC, filled_N, threshold_N, scratch, distances)  # fmt: skip
+        key_J = block_IJ[r][start:stop]
+        for first in range(0, key_J.size, CHUNK):
+            last = min(first + CHUNK, key_J.size)
+            from_c, end = _outside(key_J[first:last], low_J[first:last], high_J[first:last])
+            for c in range(first + from_c, first + end):
+                j, key = column + start + c, key_J[c]
+                if key >= high_J[c]:
+                    _offer(j, row + r, _value(key, shift), features_ND, k, 1, rounding, share, offset,
+                           near, scratch, distances)  # fmt: skip
+                    high_J[c] = _key(threshold_N[j], shift)
+                if key <= low_J[c]:
+                    _offer(j, row + r, -_value(key, shift), features_ND, 1, -1, rounding, share, -offset,
+                           far, scratch, distances)  # fmt: skip
+                    low_J[c] = _key(-limit_N[j], shift)
 
 
-@cpu(f"void(int64, int64, {_FEATURES}, int32[:, ::1], float32[:, ::1], float64, float64, {_STATE})")
-def _rank(start, stop, features_ND, index_NK, distance_NK, rounding, offset,
-          similarity_NC, index_NC, filled_N, threshold_N, least_N):  # fmt: skip
+_FOUND = "int32[:, ::1], float32[:, ::1], float32[::1]"
+
+
+@cpu(f"void(int64, int64, {_FEATURES}, {_FOUND}, {_BOUNDS}, {_LISTS}, {_LISTS})")
+def _rank(start, stop, features_ND, index_NK, distance_NK, furthest_N, rounding, share, offset, near, far):
     """Write the lists of the images start .. stop: the image itself first, then the others by (distance, index)."""
-    k, C = index_NK.shape[1] - 1, similarity_NC.shape[1]
-    scratch, distances = np.empty(C, np.float32), np.empty(k + 1)
+    k = index_NK.shape[1] - 1
+    scratch, distances = np.empty(4 * (k + 1) + FAR, np.float32), np.empty(k + 1)
     for i in range(start, stop):
         index_NK[i, 0] = i
         distance_NK[i, 0] = squared_distance(features_ND[i], features_ND[i])
         if k:
-            _tighten(
-                i, features_ND, k, rounding, offset, similarity_NC, index_NC, filled_N, threshold_N, scratch, distances
-            )
-            _settle(i, features_ND, index_NC[i], filled_N[i], k, distances)
+            _tighten(i, features_ND, k, 1, rounding, share, offset, near, scratch, distances)
+            _settle(i, features_ND, near[1][i], near[2][i], k, 1, distances)
             for p in range(k):
-                index_NK[i, p + 1] = index_NC[i, p]
+                index_NK[i, p + 1] = near[1][i, p]
                 distance_NK[i, p + 1] = distances[p]
+        _tighten(i, features_ND, 1, -1, rounding, share, -offset, far, scratch, distances)
+        _settle(i, features_ND, far[1][i], far[2][i], 1, -1, distances)
+        furthest_N[i] = 4.0 - distances[0]
 
 
 def offer(
@@ -321,18 +429,27 @@ def offer(
     """Offer a block of the product of `of.x_ND`, rows from `row` and columns from `column`, to the lists of its images.
 
     A block off the diagonal stands for its mirror image too, which must not be offered again.
+
+    Args:
+        block_IJ: float32, or int16, the bits of bfloat16; it is overwritten.
     """
     I, J = block_IJ.shape  # noqa: E741
     add_shifts(of, block_IJ, slice(row, row + I), slice(column, column + J))
-    args = (block_IJ, row, column, features_ND, k, of.rounding, of.offset, *candidates)
+    keys_IJ = block_IJ if block_IJ.dtype == np.int16 else block_IJ.view(np.int32)
+    args = (keys_IJ, row, column, features_ND, k, of.rounding, of.share, of.offset, *map(tuple, candidates))
     in_parallel(_offer_to_rows, I, *args, smallest=64)
     if row != column:
         in_parallel(_offer_to_columns, J, *args, smallest=64)
 
 
-def rank(candidates: Candidates, features_ND: np.ndarray, k: int, of: Similarities) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (N, k + 1) int32 and squared distances float32 of the images by ascending distance, themselves first."""
+def rank(
+    candidates: Candidates, features_ND: np.ndarray, k: int, of: Similarities
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Indices (N, k + 1) int32 and squared distances float32 of the images by ascending distance, themselves first,
+    and the distance (N,) float32 of the furthest."""
     N = len(features_ND)
     index_NK, distance_NK = np.empty((N, k + 1), np.int32), np.empty((N, k + 1), np.float32)
-    in_parallel(_rank, N, features_ND, index_NK, distance_NK, of.rounding, of.offset, *candidates, smallest=64)
-    return index_NK, distance_NK
+    furthest_N = np.empty(N, np.float32)
+    args = (features_ND, index_NK, distance_NK, furthest_N, of.rounding, of.share, of.offset, *map(tuple, candidates))
+    in_parallel(_rank, N, *args, smallest=64)
+    return index_NK, distance_NK, furthest_N

@@ -23,7 +23,7 @@ from rapids_slr.clustering.distances import Distances
 from rapids_slr.clustering.jaccard import memberships
 from rapids_slr.clustering.neighbours import check_features, nearest_neighbours
 from rapids_slr.engine.arrays import Array, like
-from rapids_slr.engine.blocks import BLOCK, product
+from rapids_slr.engine.blocks import BLOCK, bfloat16_pays, product
 from rapids_slr.errors import InputError
 from rapids_slr.kernels.density_clusters import density_clusters
 from rapids_slr.provenance import cpu_name, environment
@@ -107,9 +107,9 @@ def bench_labels(
     Returns: ready for JSON. `seconds` of each stage, `product` being the bare N x N matrix product and `total` all
         stages from features to raw labels; `ratio` of total to product; `peak_mb` of the whole and `stage_peak_mb` of
         each stage, on the CPU beyond what was resident before it all, the features included, on CUDA of the device
-        beyond what was taken before the stage; `equal`: whether both ways gave the
-        same raw and the same refined labels, None without the dense way and then `not_compared` says why; and what is
-        needed to read the figures.
+        beyond what was taken before the stage; `bfloat16`: whether the search of neighbours may multiply in it, and
+        why; `equal`: whether both ways gave the same raw and the same refined labels, None without the dense way and
+        then `not_compared` says why; and what is needed to read the figures.
     Raises: InputError for sizes that cannot be used, or if there is no CUDA device to use.
     """
     machine = Machine(device)
@@ -136,6 +136,7 @@ def bench_labels(
         **stages.figures(),
         "equal": equal,
         "not_compared": not_compared,
+        "bfloat16": None if machine.cuda else bfloat16_pays()[1],
         "environment": environment(machine.name),
     }
 
@@ -275,6 +276,8 @@ def show(result: dict[str, Any], console: Console | None = None) -> None:
         f"{result['distances_an_image']:,} distances an image; peak memory beyond the features",
         soft_wrap=True,
     )
+    if result["bfloat16"]:
+        console.print(f"neighbours: {result['bfloat16']}", soft_wrap=True)
     console.print(comparison(result), soft_wrap=True)
 
 

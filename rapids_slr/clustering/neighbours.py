@@ -19,6 +19,7 @@ from rapids_slr.marks import step
 
 SPACE = 4 * 2**30  # bytes that a block on CUDA, of whole rows, may take
 FEWEST_ROWS = 16  # of a block on CUDA: with less memory the search gives up
+COARSE = 8_192  # images from which on a product in bfloat16 may pay
 SPARE = 128  # places in a list of candidates beyond four times the neighbours
 SAMPLE = 512  # images whose exact lists tell the recall of an approximate search
 FAR_SAMPLE = 16_384  # images among which an approximate search takes the furthest, which scales all weights of a row
@@ -123,19 +124,18 @@ def nearest_neighbours(
 
 
 def nearest_on_cpu(features_ND: np.ndarray, k: int, progress: Callable[[int], None] | None = None) -> Neighbours:
-    """Every image, then its k nearest others."""
+    """Every image, then its k nearest others; from a product in bfloat16 where that pays."""
     N, pairs, told = len(features_ND), 0, 0
-    candidates, of = nearest.no_candidates(len(features_ND), k), nearest.similarities(features_ND)
-    for rows, columns, block_IJ in blocks.similarity_blocks(of.x_ND, of.x_ND, upper=True):
+    candidates, of = nearest.no_candidates(N, k), nearest.similarities(features_ND)
+    coarse = nearest.in_bfloat16_cpu(of, k) if N >= COARSE and blocks.bfloat16_pays()[0] else None
+    of = coarse or of
+    for rows, columns, block_IJ in blocks.similarity_blocks(of.x_ND, of.x_ND, upper=True, bfloat16=coarse is not None):
         nearest.offer(candidates, block_IJ, rows, columns, features_ND, k, of)
         if progress is not None:
             pairs += block_IJ.size if rows == columns else 2 * block_IJ.size
             progress(pairs * N // N**2 - told)
             told = pairs * N // N**2
-    index_NK, distance_NK = nearest.rank(candidates, features_ND, k, of)
-    furthest_N = np.maximum(0, 2 - 2 * (candidates.least_N + np.float32(of.offset)))
-    furthest_N[furthest_N < nearest.ZERO] = 0
-    return Neighbours(index_NK, distance_NK, furthest_N)
+    return Neighbours(*nearest.rank(candidates, features_ND, k, of))
 
 
 @memory_advice("nearest neighbours", WITHOUT_MEMORY)
