@@ -23,7 +23,7 @@ from rapids_slr.kernels.runtime import cpu, cpu_part, in_parallel, shared
 FAR = 16  # places in a list of what may be the furthest
 CHUNK = 64  # similarities looked at together; one branch decides that none is a candidate
 ALIKE = 200  # times the rounding of their products: features that differ by less are multiplied by what they differ by
-SAMPLE = 64  # rows that show how many candidates a coarse product leaves
+SAMPLE = 32  # rows that show how many candidates a coarse product leaves
 PART = 1024  # rows that are looked at in float64 together
 ZERO = 1e-6  # squared distances below are 0: equal images whose inner product was rounded
 
@@ -243,19 +243,16 @@ def _value(key, shift):
 
 
 @cpu_part()
-def _to_keys(similarity_J, lanes):
-    """Turn a row into keys where it lies; returns the smallest. Minima of CHUNK lanes are one vector instruction."""
+def _to_keys(similarity_J):
+    """Turn a row into keys where it lies; returns the smallest."""
     mask = similarity_J.dtype.type((1 << (8 * similarity_J.itemsize - 1)) - 1)
-    lanes[:] = mask
-    for first in range(0, similarity_J.size - CHUNK + 1, CHUNK):
-        part = similarity_J[first : first + CHUNK]
-        for c in range(CHUNK):
-            part[c] = part[c] if part[c] >= 0 else part[c] ^ mask
-            lanes[c] = min(lanes[c], part[c])
-    for c in range(similarity_J.size - similarity_J.size % CHUNK, similarity_J.size):
-        similarity_J[c] = similarity_J[c] if similarity_J[c] >= 0 else similarity_J[c] ^ mask
-        lanes[0] = min(lanes[0], similarity_J[c])
-    return lanes.min()
+    least = mask
+    for c in range(similarity_J.size):
+        bits = similarity_J[c]
+        key = similarity_J.dtype.type(bits if bits >= 0 else bits ^ mask)
+        similarity_J[c] = key
+        least = min(least, key)
+    return least
 
 
 @cpu_part()
@@ -344,11 +341,10 @@ def _offer_to_rows(start, stop, block_IJ, row, column, features_ND, k, rounding,
     J, shift = block_IJ.shape[1], 32 - 8 * block_IJ.itemsize
     scratch, distances = np.empty(4 * (k + 1) + FAR, np.float32), np.empty(k + 1)
     keys, largest = np.empty(4 * (k + 1), block_IJ.dtype), np.empty(4 * (k + 1), block_IJ.dtype)
-    lanes = np.empty(CHUNK, block_IJ.dtype)
     threshold_N, limit_N = near[3], far[3]
     for r in range(start, stop):
         i, key_J = row + r, block_IJ[r]
-        least = -_value(_to_keys(key_J, lanes), shift)
+        least = -_value(_to_keys(key_J), shift)
         limit_N[i] = max(limit_N[i], _threshold(least, rounding, share, -offset))
         if threshold_N[i] == -np.inf:
             threshold_N[i] = _first_threshold(key_J, k, rounding, share, offset, largest, keys, shift)

@@ -30,19 +30,26 @@ def similarity_blocks(
         bfloat16: round rows to bfloat16 first, sum in float32, and give sums in bfloat16: blocks are int16, their bits.
     """
     x, y = as_tensor(x_ND), as_tensor(y_MD)
-    if bfloat16:
-        same = x_ND is y_MD
-        x = x.bfloat16()
-        y = x if same else y.bfloat16()
-    space = array_module(x_ND).empty(min(BLOCK, len(x)) * min(STRIP, len(y)), np.int16 if bfloat16 else np.float32)
-    rows = range(0, len(x), BLOCK)
-    diagonal = [(row, row, row + BLOCK) for row in rows] if upper else []
-    strips = [(row, c, c + STRIP) for row in rows for c in range(row + BLOCK if upper else 0, len(y), STRIP)]
-    for row, column, end in diagonal + strips:
-        left, right = x[row : row + BLOCK], y[column:end]
+    dtype, bits = (torch.bfloat16, np.int16) if bfloat16 else (torch.float32, np.float32)
+    space = array_module(x_ND).empty(min(BLOCK, len(x)) * min(max(STRIP, BLOCK), len(y)), bits)
+
+    def block_of(row: int, column: int, right: torch.Tensor) -> tuple[int, int, Array]:
+        left = x[row : row + BLOCK].to(dtype)
         block = space[: len(left) * len(right)].reshape(len(left), len(right))
-        product(left, right, as_tensor(block).view(torch.bfloat16 if bfloat16 else torch.float32), "ieee")
-        yield row, column, block
+        product(left, right, as_tensor(block).view(dtype), "ieee")
+        return row, column, block
+
+    if upper:
+        for row in range(0, len(x), BLOCK):
+            yield block_of(row, row, y[row : row + BLOCK].to(dtype))
+    # No more than a strip of rows is rounded at a time: features may lie in a file.
+    for first in range(0, len(y), STRIP):
+        right = y[first : first + STRIP].to(dtype)
+        for row in range(0, len(x), BLOCK):
+            column = max(first, row + BLOCK) if upper else first
+            if column - first >= len(right):
+                break
+            yield block_of(row, column, right[column - first :])
 
 
 @cache
