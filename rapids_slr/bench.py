@@ -79,7 +79,13 @@ def collapsed_features(N: int, D: int, seed: int = 0, epoch: int = 0, noise: flo
     return x_ND
 
 
-FEATURES = {"clustered": clustered_features, "isotropic": isotropic_features, "collapsed": collapsed_features}
+Features = Callable[[int, int, int, int], np.ndarray]
+"""Called with N, D, a seed and an epoch, 0 or 1: unit rows (N, D) float32."""
+FEATURES: dict[str, Features] = {
+    "clustered": clustered_features,
+    "isotropic": isotropic_features,
+    "collapsed": collapsed_features,
+}
 
 
 def bench_labels(
@@ -89,7 +95,7 @@ def bench_labels(
     k1: int = 30,
     repeats: int = 5,
     seed: int = 0,
-    features: str = "clustered",
+    features: str | Features = "clustered",
     dense: bool = True,
     device: str = "cpu",
     say: Callable[[str], object] = lambda message: None,
@@ -100,7 +106,7 @@ def bench_labels(
         samples, dim: N and D of synthetic features.
         k1: neighbours that must be reciprocal; at least 5.
         repeats: runs of which medians are taken; the dense way runs once.
-        features: a name in FEATURES.
+        features: a name in FEATURES, or a function like those, whose name is then that of the features.
         dense: run the dense way, on the CPU, if the memory it needs is available.
         device: engine to time, `cpu` or `cuda`.
         say: told what is done next.
@@ -113,22 +119,31 @@ def bench_labels(
     Raises: InputError for sizes that cannot be used, or if there is no CUDA device to use.
     """
     machine = Machine(device)
-    if k1 + 1 < K2 or samples <= k1 or dim < 1 or repeats < 1 or features not in FEATURES:
+    draw = FEATURES.get(features) if isinstance(features, str) else features
+    name = features if isinstance(features, str) else features.__name__
+    if k1 + 1 < K2 or samples <= k1 or dim < 1 or repeats < 1 or draw is None:
         raise InputError(
             f"bench: need k1 >= {K2 - 1}, samples > k1, dim >= 1, repeats >= 1 and features of {', '.join(FEATURES)}; "
             f"got k1={k1}, samples={samples}, dim={dim}, repeats={repeats}, features={features}"
         )
     say("compiling kernels, half a minute the first time")
     warm_up(cuda=machine.cuda)
-    say(f"drawing {samples:,} {features} features of {dim:,} dimensions")
-    host_ND = FEATURES[features](samples, dim, seed, 0)
-    features_ND, later_ND = machine.put(host_ND), machine.put(FEATURES[features](samples, dim, seed, 1))
+    say(f"drawing {samples:,} {name} features of {dim:,} dimensions")
+    host_ND = draw(samples, dim, seed, 0)
+    features_ND, later_ND = machine.put(host_ND), machine.put(draw(samples, dim, seed, 1))
     stages = Stages(machine)
     labels = measure(stages, features_ND, later_ND, k1, repeats, say)
     not_compared = lacks_memory(samples) if dense else "it was not asked for"
     equal = compare(stages, host_ND, labels, k1, say) if not_compared is None else None
     return {
-        **{"samples": samples, "dim": dim, "k1": k1, "features": features, "seed": seed, "repeats": repeats},
+        **{
+            "samples": len(host_ND),
+            "dim": host_ND.shape[1],
+            "k1": k1,
+            "features": name,
+            "seed": seed,
+            "repeats": repeats,
+        },
         "clusters": int(labels.later_N.max()) + 1,
         "outliers": int((labels.later_N < 0).sum()),
         "distinct_soft_labels": len(labels.refined.rows.counts),
