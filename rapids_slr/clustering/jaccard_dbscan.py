@@ -14,9 +14,10 @@ from rapids_slr.clustering.distances import Distances
 from rapids_slr.clustering.given import given_graph, given_lists
 from rapids_slr.clustering.jaccard import graph_without_pairs, list_length, memberships, source_reach
 from rapids_slr.clustering.keys import JaccardDBSCANKeys
-from rapids_slr.clustering.neighbours import check_features
+from rapids_slr.clustering.neighbours import check_features, takes_approximate
 from rapids_slr.engine.arrays import Array, array_module, as_array, csr_like, labels_like, on_torch_stream
 from rapids_slr.errors import InputError
+from rapids_slr.kernels.runtime import on_gpu
 from rapids_slr.marks import step
 from rapids_slr.settings.estimator import Estimator
 from rapids_slr.settings.keys import check_keys
@@ -103,7 +104,10 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
             assert camera_N is not None
             x_ND = centre_cameras(x_ND, camera_N)
         most = self.k1 + (self.convention == "rerank")
-        x_ND, neighbours, copies = search_kept(x_ND, needed, most, self.search == "approximate", progress)
+        approximate, why = takes_approximate(self.search, len(x_ND), x_ND.shape[1], needed, on_gpu(x_ND))
+        if self.search == "auto":
+            log.info("search of neighbours: %s", why)
+        x_ND, neighbours, copies = search_kept(x_ND, needed, most, approximate, progress)
         if neighbours is None:
             assert copies is not None
             x_ND, copies = x_ND[:0], keep(copies.leader_N, 1)

@@ -20,6 +20,8 @@ from rapids_slr.marks import step
 SPACE = 4 * 2**30  # bytes that a block on CUDA, of whole rows, may take
 FEWEST_ROWS = 16  # of a block on CUDA: with less memory the search gives up
 COARSE = 8_192  # images from which on a product in bfloat16 may pay
+A_PAIR = 130  # multiplications in whose time a similarity is looked at; measured, as is the next
+A_NEIGHBOUR = 2_500  # products of rows of D + 256, in whose time NN-descent finds a neighbour
 SPARE = 128  # places in a list of candidates beyond four times the neighbours
 SAMPLE = 512  # images whose exact lists tell the recall of an approximate search
 FAR_SAMPLE = 16_384  # images among which an approximate search takes the furthest, which scales all weights of a row
@@ -121,6 +123,25 @@ def nearest_neighbours(
 
         return nearest_by_descent_cpu(features_ND, k - 1)
     return (nearest_on_cuda if on_gpu(features_ND) else nearest_on_cpu)(features_ND, k - 1, progress)
+
+
+def takes_approximate(search: str, N: int, D: int, k: int, on_gpu: bool) -> tuple[bool, str]:
+    """Whether to search approximately, and why: asked for, or for `auto` where that takes less time on this CPU.
+
+    Args:
+        k: neighbours, the image itself included.
+    """
+    if search != "auto" or on_gpu:
+        return search == "approximate", "on CUDA auto searches exactly" if search == "auto" else "as asked for"
+    float32, bfloat16 = blocks.speed()
+    multiplication = bfloat16 if bfloat16 is not None and blocks.bfloat16_pays()[0] and N >= COARSE else float32
+    exact = N * N / 2 * (D * multiplication + A_PAIR * float32)
+    approximate = N * k * A_NEIGHBOUR * (D + 256) * float32
+    shorter, longer = ("approximate", "exact") if approximate < exact else ("exact", "approximate")
+    low, high = sorted([exact, approximate])
+    return approximate < exact, (
+        f"{shorter}: of {N:,} images it should take {low:,.0f} s on this machine, an {longer} one {high:,.0f} s"
+    )
 
 
 def nearest_on_cpu(features_ND: np.ndarray, k: int, progress: Callable[[int], None] | None = None) -> Neighbours:

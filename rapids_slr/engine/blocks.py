@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -52,23 +52,38 @@ def similarity_blocks(
             yield block_of(row, column, right[column - first :])
 
 
-@cache
-def bfloat16_pays() -> tuple[bool, str]:
-    """Whether this processor multiplies in bfloat16 so much faster than in float32 that it pays, and why.
+class Speed(NamedTuple):
+    """Seconds of a multiplication and addition in products on this CPU, by all threads of torch."""
 
-    It is tried out once: a product in either, in turn. What is computed from it does not depend on the answer.
-    """
-    if not any(getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in ("avx512_bf16", "amx_tile")):
-        return False, "the processor has no instructions for bfloat16"
+    float32: float
+    bfloat16: float | None
+    """None where the processor has no instructions for it."""
+
+
+@cache
+def speed() -> Speed:
+    """Tried out once: a product in either, in turn. What is computed from it does not depend on the answer."""
+    has_bfloat16 = any(getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in ("avx512_bf16", "amx_tile"))
     rows = torch.linspace(-1, 1, BLOCK * PROBE_D).reshape(BLOCK, PROBE_D)
-    seconds: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
+    seconds: dict[torch.dtype, list[float]] = {torch.float32: []}
+    if has_bfloat16:
+        seconds[torch.bfloat16] = []
     for _ in range(PROBES):
         for dtype, taken in seconds.items():
             x = rows.to(dtype)
             started = perf_counter()
             torch.mm(x, x.T)
             taken.append(perf_counter() - started)
-    ratio = min(seconds[torch.bfloat16]) / min(seconds[torch.float32])
+    best = {dtype: min(taken) / (BLOCK * BLOCK * PROBE_D) for dtype, taken in seconds.items()}
+    return Speed(best[torch.float32], best.get(torch.bfloat16))
+
+
+def bfloat16_pays() -> tuple[bool, str]:
+    """Whether this processor multiplies in bfloat16 so much faster than in float32 that it pays, and why."""
+    tried = speed()
+    if tried.bfloat16 is None:
+        return False, "the processor has no instructions for bfloat16"
+    ratio = tried.bfloat16 / tried.float32
     return ratio <= PAYS, f"a product in bfloat16 takes {ratio:.2f} of one in float32"
 
 

@@ -258,17 +258,31 @@ def test_keys_are_in_the_order_of_their_values(shift):
         assert_array_equal([nearest._key(value, shift) for value in back], keys)
 
 
+@pytest.mark.parametrize(("N", "D", "approximate"), [(100_000, 512, False), (1_000_000, 256, True)])
+def test_auto_searches_approximately_where_that_is_faster(N, D, approximate, monkeypatch):
+    monkeypatch.setattr(blocks, "speed", lambda: blocks.Speed(1e-11, 4.7e-12))
+    takes, why = neighbours.takes_approximate("auto", N, D, 30, on_gpu=False)
+    assert takes == approximate
+    assert f"{N:,} images" in why
+    for machine in (1e-12, 1e-10):  # what decides is how the two compare, not how fast the machine is
+        monkeypatch.setattr(blocks, "speed", lambda machine=machine: blocks.Speed(machine, 0.47 * machine))
+        assert neighbours.takes_approximate("auto", N, D, 30, on_gpu=False)[0] == approximate
+    assert neighbours.takes_approximate("approximate", 100, D, 30, on_gpu=False)[0]
+    assert not neighbours.takes_approximate("exact", N, D, 30, on_gpu=False)[0]
+    assert not neighbours.takes_approximate("auto", N, D, 30, on_gpu=True)[0]
+
+
 def test_it_is_tried_out_whether_bfloat16_pays(monkeypatch):
-    blocks.bfloat16_pays.cache_clear()
+    blocks.speed.cache_clear()
     try:
         pays, why = blocks.bfloat16_pays()
         assert not pays or "takes 0." in why
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
-        blocks.bfloat16_pays.cache_clear()
+        blocks.speed.cache_clear()
         assert blocks.bfloat16_pays() == (False, "the processor has no instructions for bfloat16")
     finally:
-        blocks.bfloat16_pays.cache_clear()
+        blocks.speed.cache_clear()
 
 
 @pytest.mark.parametrize("N", [1, 60, 300])
