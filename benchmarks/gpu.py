@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from rapids_slr import SLR, JaccardDBSCAN
-from rapids_slr.bench import Machine, bench_labels, clustered_features, show
+from rapids_slr.bench import FEATURES, Machine, bench_labels, clustered_features, show
 from rapids_slr.clustering.neighbours import nearest_neighbours
 from rapids_slr.data.store import ImageStore
 from rapids_slr.engine.memory import pool_in_words, share_pool
@@ -125,7 +125,10 @@ def labels(bench: Bench) -> list[dict[str, Any]]:
     else:
         sizes = [(MARKET["images"], MARKET["dim"]), *((N, 512) for N in GROWTH)]
     for N, D in sizes:
-        result = bench_labels(N, D, repeats=bench.options.repeats, dense=N <= 4000, device=bench.options.device)
+        options = bench.options
+        result = bench_labels(
+            N, D, repeats=options.repeats, features=options.features, dense=N <= 4000, device=options.device
+        )
         show(result)
         results.append(result)
     return results
@@ -236,6 +239,7 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
         "--samples", type=int, nargs="+", help="images of `labels`, in place of its growth, and of `search`"
     )
     parser.add_argument("--dim", type=int, default=2048, help="dimensions that go with --samples")
+    parser.add_argument("--features", choices=FEATURES, default="clustered", help="of `labels`")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--memory-pool", choices=("torch", "rmm"), default="torch", help="of a run: `memory_pool`")
     parser.add_argument("--pick-threads", type=int, nargs="+", default=[128, 256, 512], help="what `search` compares")

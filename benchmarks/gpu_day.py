@@ -149,16 +149,18 @@ def _benchmark_steps(out: Path, rehearse: bool, device: str) -> list[Step]:
         command = [*PYTHON, "benchmarks/gpu.py", "--device", device, *small, "--parts", *parts.split(), *options]
         return Step(name, what, [[*command, "-o", str(out / f"{name}.json")]], only_gpu="every figure")
 
-    def labels(name: str, N: int, D: int, repeats: int) -> Step:
+    def labels(name: str, N: int, D: int, repeats: int, features: str = "clustered") -> Step:
         size = (300, 16) if rehearse else (N, D)
-        options = ["--samples", str(size[0]), "--dim", str(size[1]), "--repeats", str(repeats)]
-        return benchmark(name, f"features to refined labels, {N:,} x {D:,}", "labels", *options)
+        options = ["--samples", str(size[0]), "--dim", str(size[1]), "--repeats", str(repeats), "--features", features]
+        return benchmark(name, f"features to refined labels, {features}, {N:,} x {D:,}", "labels", *options)
 
     shared_pool = ("--memory-pool", "rmm")  # the default of a run
     return [
         labels("labels-13k", 12_936, 4096, 5),
         labels("labels-100k", 100_000, 2048, 3),
         labels("labels-1m", 1_000_000, 2048, 1),
+        labels("labels-isotropic", 50_000, 512, 3, "isotropic"),
+        labels("labels-collapsed", 50_000, 512, 3, "collapsed"),
         benchmark("step", "a training step, and the same on constant tensors", "step", *shared_pool),
         benchmark("embedding", "12,936 images through the teacher", "embedding", *shared_pool),
         benchmark("epoch", "an epoch at the size of Market-1501, stage by stage", "epoch", *shared_pool),

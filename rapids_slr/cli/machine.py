@@ -15,6 +15,9 @@ def bench_labels(
     dim: Annotated[int, typer.Option(metavar="D", help="Dimensions of their features.")] = 512,
     k1: Annotated[int, typer.Option(help="Neighbours that must be reciprocal.")] = 30,
     repeats: Annotated[int, typer.Option(help="Runs of which medians are taken; the dense way runs once.")] = 5,
+    features: Annotated[
+        str, typer.Option(metavar="KIND", help="clustered, isotropic, without clusters, or collapsed, nearly alike.")
+    ] = "clustered",
     seed: Annotated[int, typer.Option(help="Which features are drawn.")] = 0,
     no_dense: Annotated[bool, typer.Option("--no-dense", help="Leave out the dense way; labels go unchecked.")] = False,
     device: Annotated[str, typer.Option(help="Engine to time: cpu or cuda.")] = "cpu",
@@ -31,7 +34,15 @@ def bench_labels(
 
     with Progress() as progress:
         result = bench.bench_labels(
-            samples, dim, k1=k1, repeats=repeats, seed=seed, dense=not no_dense, device=device, say=progress.say
+            samples,
+            dim,
+            k1=k1,
+            repeats=repeats,
+            seed=seed,
+            features=features,
+            dense=not no_dense,
+            device=device,
+            say=progress.say,
         )
     if as_json:
         print(json.dumps(result, indent=2))

@@ -195,7 +195,7 @@ def test_read_only_features():
         ({"rho": 1.5}, r"rho must lie in \(0, 1\], got 1.5"),
         ({"eps": 0}, r"eps must lie in \(0, inf\], got 0"),
         ({"pairs_per_image": None}, "give one of pairs_per_image, rho and eps"),
-        ({"search": "fast"}, "search must be exact or approximate, got 'fast'"),
+        ({"search": "fast"}, "search must be exact, approximate or auto, got 'fast'"),
         ({"solver": "cuda"}, "solver must be auto, cuml or graph, got 'cuda'"),
         ({"source_weight": 1}, r"source_weight must lie in \[0, 1\), got 1"),
         ({"source_weight": 0.1}, "source_weight=0.1 needs the features of the source domain"),
