@@ -197,7 +197,7 @@ def measure(samples: int, options: argparse.Namespace) -> dict[str, Any]:
             k1=options.k1,
             repeats=options.repeats,
             seed=options.seed,
-            features=features_of(options),
+            features=options.features if options.network is None else features_of(options),
             dense=dense,
             say=say,
         )
