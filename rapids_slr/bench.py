@@ -135,19 +135,11 @@ def bench_labels(
     labels = measure(stages, features_ND, later_ND, k1, repeats, say)
     not_compared = lacks_memory(samples) if dense else "it was not asked for"
     equal = compare(stages, host_ND, labels, k1, say) if not_compared is None else None
+    asked = {"k1": k1, "features": name, "seed": seed, "repeats": repeats}
     return {
-        **{
-            "samples": len(host_ND),
-            "dim": host_ND.shape[1],
-            "k1": k1,
-            "features": name,
-            "seed": seed,
-            "repeats": repeats,
-        },
-        "clusters": int(labels.later_N.max()) + 1,
-        "outliers": int((labels.later_N < 0).sum()),
-        "distinct_soft_labels": len(labels.refined.rows.counts),
-        "distances_an_image": round(labels.distances_an_image, 1),
+        **dict(zip(("samples", "dim"), host_ND.shape, strict=True)),
+        **asked,
+        **labels.figures(),
         **stages.figures(),
         "equal": equal,
         "not_compared": not_compared,
@@ -199,6 +191,15 @@ class Labels(NamedTuple):
     later_N: Array
     refined: Refined
     distances_an_image: float
+
+    def figures(self) -> dict[str, Any]:
+        """The figures of `bench_labels` that are about labels."""
+        return {
+            "clusters": int(self.later_N.max()) + 1,
+            "outliers": int((self.later_N < 0).sum()),
+            "distinct_soft_labels": len(self.refined.rows.counts),
+            "distances_an_image": round(self.distances_an_image, 1),
+        }
 
 
 def measure(
