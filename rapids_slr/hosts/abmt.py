@@ -137,9 +137,10 @@ def adapt_epoch(
         with torch.no_grad():
             guide = teacher(batch.images)
         labels, identities_B = targets.of(batch.rows_B), targets.identities_N[batch.rows_B]
-        total, terms = adaptation_loss(outputs, guide, labels, identities_B, settings)
+        weights_B = targets.weights_of(batch.rows_B)
+        total, terms = adaptation_loss(outputs, guide, labels, identities_B, settings, weights_B)
         if settings.teacher_ce:
-            terms["teacher_ce"] = teacher_cross_entropy(teacher, guide, labels, settings.label_smoothing)
+            terms["teacher_ce"] = teacher_cross_entropy(teacher, guide, labels, settings.label_smoothing, weights_B)
             # One backward for both networks: this term reaches the teacher's classifiers alone, and no other term does.
             total = total + terms["teacher_ce"]
         if source is not None:
@@ -161,7 +162,12 @@ def adapt_epoch(
 
 
 def adaptation_loss(
-    student: Outputs, teacher: Outputs, targets: Tensor, identities_B: Tensor, weights: TrainingSpec
+    student: Outputs,
+    teacher: Outputs,
+    targets: Tensor,
+    identities_B: Tensor,
+    weights: TrainingSpec,
+    weights_B: Tensor | None = None,
 ) -> tuple[Tensor, Terms]:
     """Loss on pseudo-labelled images: L = ce_weight L_ce + soft_weight L_soft + triplet_weight L_tri (Eq. 6).
 
@@ -171,11 +177,12 @@ def adaptation_loss(
         targets: (B,) int64 refined labels, or (B, M) soft ones (rows sum to 1; no smoothing).
         identities_B: (B,) int64 labels of the triplet loss.
         weights: weights of the terms and label smoothing.
+        weights_B: (B,) what each image counts in the cross entropy with its label; all alike where not given.
     Returns: the total, and its terms `ce`, `soft` and `triplet`.
     """
 
     def labelled(logits_BM: Tensor) -> Tensor:
-        return cross_entropy(logits_BM, targets, weights.label_smoothing)
+        return cross_entropy(logits_BM, targets, weights.label_smoothing, weights_B)
 
     def triplet(pooled_BD: Tensor, other_BD: Tensor) -> Tensor:
         if weights.triplet == "plain":
@@ -198,12 +205,14 @@ def adaptation_loss(
     return total, terms
 
 
-def teacher_cross_entropy(teacher: Network, guide: Outputs, targets: Tensor, smoothing: float) -> Tensor:
+def teacher_cross_entropy(
+    teacher: Network, guide: Outputs, targets: Tensor, smoothing: float, weights_B: Tensor | None = None
+) -> Tensor:
     """Cross entropy of the teacher's classifiers on its own features (Eq. 5); no gradient reaches the features.
 
     Args:
         guide: outputs of the teacher for the batch.
-        targets: (B,) int64 labels or (B, M) soft ones, as in `adaptation_loss`.
+        targets, weights_B: as in `adaptation_loss`.
     """
     logits = teacher.classify(tuple(necked.detach() for necked in guide.necked))
-    return mean_over_heads(lambda branch: cross_entropy(branch, targets, smoothing), logits)
+    return mean_over_heads(lambda branch: cross_entropy(branch, targets, smoothing, weights_B), logits)

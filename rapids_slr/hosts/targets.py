@@ -1,8 +1,8 @@
-"""What an epoch trains on: an identity for every image, and class weights where labels are soft."""
+"""What an epoch trains on: an identity for every image, soft rows where asked for, what it counts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,12 +24,14 @@ class Targets:
         classes: number of classes (K), the width of the classifiers.
         rows_RK: (R, K) float32 distinct soft labels, None where labels are hard.
         row_of_image_N: (N,) int64 row of an image, -1 is left out; None where labels are hard.
+        weights_N: (N,) float32, what an image counts in losses with its label; None where all count alike.
     """
 
     identities_N: Tensor
     classes: int
     rows_RK: Tensor | None = None
     row_of_image_N: Tensor | None = None
+    weights_N: Tensor | None = None
 
     def of(self, images_B: Tensor) -> Tensor:
         """Cross-entropy targets of a batch: (B,) int64 labels, or (B, K) float32 soft rows."""
@@ -37,9 +39,15 @@ class Targets:
             return self.identities_N[images_B]
         return self.rows_RK[self.row_of_image_N[images_B]]
 
+    def weights_of(self, images_B: Tensor) -> Tensor | None:
+        """What the images of a batch count: (B,) float32, or None where all count alike."""
+        return None if self.weights_N is None else self.weights_N[images_B]
+
 
 def targets_of(refined: Refined, spec: RunSpec, epoch: int, identities_N: Any) -> Targets:
     """What an epoch trains on: refined labels, soft rows (`refine.hard: none`), or a control (`training.labels`).
+
+    With `training.weights: confidence` an image counts as much as its label is sure; the true identities all are.
 
     Args:
         identities_N: (N,) integers, the true identities; looked at for the control alone.
@@ -55,6 +63,8 @@ def targets_of(refined: Refined, spec: RunSpec, epoch: int, identities_N: Any) -
             "raise clusters.pairs_per_image (or eps), or start from a better pre-trained network"
         )
     targets = soft_targets(labels_N, refined.rows) if spec.refine.soft_targets else hard_targets(labels_N)
+    if spec.training.weights == "confidence":
+        targets = replace(targets, weights_N=torch.as_tensor(refined.confidence, device=labels_N.device))
     if spec.training.labels == "shuffled":
         return shuffled(targets, generator(spec.seed, "shuffled labels", epoch, device=labels_N.device))
     return targets
@@ -103,7 +113,7 @@ def shuffled(targets: Targets, generator: torch.Generator) -> Targets:
     order = torch.randperm(len(kept), generator=generator, device=generator.device).to(kept.device)
     identities_N = targets.identities_N.clone()
     identities_N[kept] = identities_N[kept[order]]
-    return Targets(identities_N, targets.classes)
+    return Targets(identities_N, targets.classes, weights_N=targets.weights_N)
 
 
 def true_identities(identities_N: Tensor) -> Targets:

@@ -333,6 +333,8 @@ class TrainingSpec(Settings):
     """Train the teacher's classifiers with cross entropy as well (paper, section 3.9, Eq. 5)."""
     labels: Literal["clusters", "shuffled", "identities"] = "clusters"
     """What to train on; the other two are controls: the refined labels shuffled, or the true identities."""
+    weights: Literal["equal", "confidence"] = "equal"
+    """What an image counts in the cross entropy with its label: all alike, or as much as `refine` is sure of it."""
     source: SourceLossSpec | None = SourceLossSpec()
     """Train on the labelled source beside the target, where there is a source; `none` leaves it (paper)."""
 
