@@ -33,7 +33,7 @@ from rapids_slr.hosts.losses import (
     soft_margin_triplet,
     softened_triplet,
 )
-from rapids_slr.hosts.source import SourceLoss
+from rapids_slr.hosts.source import SourceLoss, source_beside
 from rapids_slr.hosts.targets import Targets, class_centroids
 from rapids_slr.marks import stage
 from rapids_slr.networks.base import Outputs
@@ -71,7 +71,7 @@ class ABMT:
             centroids_KD = class_centroids(features_ND, targets)
             self.student.set_classifiers_from(centroids_KD)
             self.teacher.set_classifiers_from(centroids_KD)
-        source = self._source(epoch)
+        source = source_beside(session, self.embed, epoch)
         with session.epoch_bar(epoch) as report:
             store = session.images.target.store
             losses, self.step = adapt_epoch(
@@ -81,15 +81,6 @@ class ABMT:
         self.student.drop_classifiers()
         self.teacher.drop_classifiers()
         return losses
-
-    def _source(self, epoch: int) -> SourceLoss | None:
-        """The source beside the target, where `training.source` asks for it."""
-        spec, settings = self.session.spec, self.session.spec.training.source
-        if settings is None:
-            return None
-        source = self.session.images.source
-        features_SD = self.embed(source) if settings.ce_weight > 0 else None
-        return SourceLoss(source, spec, settings, epoch, features_SD)
 
     def state_dict(self) -> dict[str, Any]:
         return {"step": self.step, "student": self.student.state_dict(), "teacher": self.teacher.state_dict()}

@@ -7,6 +7,7 @@ from typing import Literal
 
 from rapids_slr.hosts.base import Host, HostSpec
 from rapids_slr.record.columns import loss_column
+from rapids_slr.settings.keys import Fraction, Positive
 
 
 class ABMTSpec(HostSpec):
@@ -27,6 +28,30 @@ class ABMTSpec(HostSpec):
         return ABMT()
 
 
+class ClusterContrastSpec(HostSpec):
+    """One network and a memory of cluster centroids (Dai et al., ACCV 2022).
+
+    Of `training` it takes what is said of steps, batches, the rate and the source.
+    """
+
+    name: Literal["cluster_contrast"] = "cluster_contrast"
+    """Cluster contrast."""
+    memory: Literal["mean", "hardest"] = "mean"
+    """What moves the centroid of a cluster: every image of a batch, one after the other, or the one least like it."""
+    momentum: Fraction = 0.1
+    """What an image leaves of a centroid."""
+    temperature: Positive = 0.05
+    """Temperature of the softmax over the clusters."""
+    network = "single"
+    embeds = "encoder"
+
+    def build(self) -> Host:
+        from rapids_slr.hosts.cluster_contrast import ClusterContrast
+
+        return ClusterContrast(self)
+
+
+loss_column("contrast", "cross entropy over the memory")
 loss_column("ce", "cross entropy with the labels")  # of pre-training too
 loss_column("soft", "cross entropy with the teacher")
 # log 2: the cross entropy of two equal distances, of which a softmax makes one half each.

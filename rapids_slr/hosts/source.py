@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,6 +15,9 @@ from rapids_slr.hosts.losses import Terms, cross_entropy, mean_over_heads, soft_
 from rapids_slr.hosts.targets import class_centroids, hard_targets, true_identities
 from rapids_slr.networks.network import Network
 from rapids_slr.settings.spec import RunSpec, SourceLossSpec
+
+if TYPE_CHECKING:
+    from rapids_slr.session import Session
 
 
 class SourceLoss:
@@ -57,6 +63,19 @@ class SourceLoss:
             terms["source_ce"] = mean_over_heads(lambda x: cross_entropy(x, labels_B, 0.1), logits)
             total = total + settings.ce_weight * terms["source_ce"]
         return total, terms
+
+
+def source_beside(session: Session, embed: Callable[[Images], Tensor], epoch: int) -> SourceLoss | None:
+    """The source beside the target, where `training.source` asks for it.
+
+    Args:
+        embed: gives the features of the source, for its classifiers.
+    """
+    settings = session.spec.training.source
+    if settings is None:
+        return None
+    source = session.images.source
+    return SourceLoss(source, session.spec, settings, epoch, embed(source) if settings.ce_weight > 0 else None)
 
 
 class _Sampling:
