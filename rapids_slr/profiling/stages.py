@@ -55,6 +55,7 @@ STAGES = {
     "neighbours": Stage(flop=OPERATORS),
     "Jaccard graph": Stage(),
     "DBSCAN": Stage(),
+    "reliability": Stage(),
     "HDBSCAN": Stage(),
     "contingency": Stage(),
     "projection": Stage(),
