@@ -142,7 +142,7 @@ def test_a_spec_knows_their_keys_and_their_faults(added, zoo, capsys):
 
 def test_the_tables_are_as_they_were():
     """The fixture above takes back what it adds."""
-    assert list(tables.HOSTS) == ["abmt", "cluster_contrast"]
+    assert list(tables.HOSTS) == ["abmt", "cluster_contrast", "spcl"]
     assert "pooled" not in base.BACKBONES
 
 

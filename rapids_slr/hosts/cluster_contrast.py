@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rapids_slr.data.images import Images
 from rapids_slr.hosts.loop import Batch, Batches, GuardedAdam, adaptation_rate, meter_of, step_memory, train_steps
-from rapids_slr.hosts.losses import Terms, cross_entropy
+from rapids_slr.hosts.losses import Terms, info_nce
 from rapids_slr.hosts.memory import Memory, most_turns
 from rapids_slr.hosts.sections import ClusterContrastSpec
 from rapids_slr.hosts.source import source_beside
@@ -80,17 +80,3 @@ class ClusterContrast:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.encoder.load_state_dict(state["encoder"])
-
-
-def info_nce(
-    queries_BD: Tensor, keys_KD: Tensor, labels: Tensor, temperature: float, weights_B: Tensor | None = None
-) -> Tensor:
-    """Mean over the batch of -sum_k q_k log softmax(query keys / temperature)_k.
-
-    Args:
-        queries_BD: (B, D) float32, unit rows.
-        keys_KD: (K, D) float32, unit rows; no gradient reaches them.
-        labels: (B,) int64 keys, q one-hot; or (B, K) rows q.
-        weights_B: (B,) what each image counts; all alike where not given.
-    """
-    return cross_entropy(queries_BD @ keys_KD.T / temperature, labels, weights_B=weights_B)

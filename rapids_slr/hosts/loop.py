@@ -165,27 +165,33 @@ class Batch(NamedTuple):
 
 
 class Batches:
-    """The augmented batches of an epoch: P identities, K images of each.
+    """The augmented batches of an epoch: P identities, K images of each, unless it is said how they are drawn.
 
     Args:
         labels_N: (N,) int64, -1 left out.
         epoch: from 1; it decides all that is random.
         purpose: a word before the names of the random generators, so that other epochs draw other numbers.
+        draw: gives the rows (T, B) of T batches from labels and generator, where they are not to be P times K.
     """
 
     def __init__(
-        self, store: ImageStore, labels_N: Tensor, spec: RunSpec, sampling: Sampling, epoch: int, purpose: str = ""
+        self,
+        store: ImageStore,
+        labels_N: Tensor,
+        spec: RunSpec,
+        sampling: Sampling,
+        epoch: int,
+        purpose: str = "",
+        draw: Callable[[Tensor, torch.Generator], Tensor] | None = None,
     ) -> None:
         self._store, self._spec = store, spec
         # Generators of their own: how many numbers an augmentation takes does not change which images are drawn.
         self._draw = generator(spec.seed, f"{purpose}augmentation", epoch, device=store.device)
-        self.rows_TB = identity_batches(
-            labels_N,
-            sampling.identities,
-            sampling.images,
-            sampling.iterations,
-            generator(spec.seed, f"{purpose}sampler", epoch, device=store.device),
-        )
+        order = generator(spec.seed, f"{purpose}sampler", epoch, device=store.device)
+        if draw is not None:
+            self.rows_TB = draw(labels_N, order)
+        else:
+            self.rows_TB = identity_batches(labels_N, sampling.identities, sampling.images, sampling.iterations, order)
         self._stored_TB = store.indices(self.rows_TB)  # of all steps at once: no step waits for its own
 
     def __iter__(self) -> Iterator[Batch]:

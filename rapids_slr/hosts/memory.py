@@ -30,6 +30,10 @@ class Memory:
         """(M, D) float32, unit rows; without a gradient. It changes where a memory follows."""
         return self._rows[:-1]
 
+    def load(self, rows_MD: Tensor) -> None:
+        """Go on from rows that a memory had, as they are."""
+        self._rows[:-1] = rows_MD
+
     @step("memory update")
     @torch.no_grad()
     def follow(self, features_BD: Tensor, rows_B: Tensor, turns: int) -> None:

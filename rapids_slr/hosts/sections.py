@@ -51,7 +51,30 @@ class ClusterContrastSpec(HostSpec):
         return ClusterContrast(self)
 
 
+class SpCLSpec(HostSpec):
+    """One network and a hybrid memory of source classes, clusters and single images (Ge et al., NeurIPS 2020).
+
+    Of `training` it takes what is said of steps, batches and the rate; of `training.source` the batch, and `ce_weight`
+    as the weight of the source's contrast. `clusters.reliable` goes with it.
+    """
+
+    name: Literal["spcl"] = "spcl"
+    """Self-paced contrast."""
+    momentum: Fraction = 0.2
+    """What an image leaves of its row of the memory, or of its source class."""
+    temperature: Positive = 0.05
+    """Temperature of the softmax over classes, clusters and images."""
+    network = "single"
+    embeds = "encoder"
+
+    def build(self) -> Host:
+        from rapids_slr.hosts.spcl import SpCL
+
+        return SpCL(self)
+
+
 loss_column("contrast", "cross entropy over the memory")
+loss_column("source_contrast", "cross entropy of the source over the memory")
 loss_column("ce", "cross entropy with the labels")  # of pre-training too
 loss_column("soft", "cross entropy with the teacher")
 # log 2: the cross entropy of two equal distances, of which a softmax makes one half each.

@@ -84,18 +84,32 @@ def soft_targets(hard_N: Tensor, rows: SoftRows) -> Targets:
     return Targets(hard_N.long(), rows_RK.shape[1], rows_RK, row_of_image_N)
 
 
+class ClassMeans:
+    """Means of features by class, of one epoch's targets, to be taken again and again; none of them waits for a device.
+
+    A soft label gives its image to several classes by weight.
+    """
+
+    def __init__(self, targets: Targets) -> None:
+        # Soft labels: sums over the R rows first, so that the product is with (K, R) and not (K, N).
+        groups_N = targets.identities_N if targets.row_of_image_N is None else targets.row_of_image_N
+        self._groups = targets.classes if targets.rows_RK is None else len(targets.rows_RK)
+        self._groups_N = torch.where(groups_N >= 0, groups_N, self._groups)  # those left out are one more group
+        self._rows_RK = targets.rows_RK
+        counts = torch.bincount(self._groups_N, minlength=self._groups + 1)[: self._groups].float()
+        self._counts = counts if self._rows_RK is None else self._rows_RK.T @ counts
+
+    def of(self, features_ND: Tensor) -> Tensor:
+        """Mean feature of every class (K, D) float32; zeros where a class has no image."""
+        sums = _sums_by_group(features_ND, self._groups_N, self._groups + 1)[: self._groups]
+        if self._rows_RK is not None:
+            sums = self._rows_RK.T @ sums
+        return sums / self._counts.clamp_min(torch.finfo(sums.dtype).tiny)[:, None]
+
+
 def class_centroids(features_ND: Tensor, targets: Targets) -> Tensor:
     """Mean feature of every class (K, D) float32; a soft label gives its image to several classes by weight."""
-    # Soft labels: sums over the R rows first, so that the product is with (K, R) and not (K, N).
-    groups_N = targets.identities_N if targets.row_of_image_N is None else targets.row_of_image_N
-    groups = targets.classes if targets.rows_RK is None else len(targets.rows_RK)
-    groups_N = torch.where(groups_N >= 0, groups_N, groups)  # those left out are one more group
-    sums = _sums_by_group(features_ND, groups_N, groups + 1)[:groups]
-    counts = torch.bincount(groups_N, minlength=groups + 1)[:groups].to(sums.dtype)
-    if targets.rows_RK is not None:
-        sums, counts = targets.rows_RK.T @ sums, targets.rows_RK.T @ counts
-    # A class without images gets zeros, not NaN.
-    return sums / counts.clamp_min(torch.finfo(sums.dtype).tiny)[:, None]
+    return ClassMeans(targets).of(features_ND)
 
 
 def _sums_by_group(features_ND: Tensor, groups_N: Tensor, groups: int) -> Tensor:

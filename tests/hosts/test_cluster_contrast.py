@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from rapids_slr.hosts.cluster_contrast import info_nce
 from rapids_slr.hosts.loop import Batches
+from rapids_slr.hosts.losses import info_nce
 from rapids_slr.hosts.targets import Targets, hard_targets
 from rapids_slr.networks.single import Single
 from rapids_slr.session import Session

@@ -61,3 +61,35 @@ def followed_hardest(memory: Matrix, features: Matrix, labels: Sequence[int], mo
         members = [x for x, of in zip(features, labels, strict=True) if of == label]
         after[label] = moved(memory[label], min(members, key=lambda x: dot(x, memory[label])), momentum)
     return after
+
+
+# Hybrid memory: Ge et al., SpCL, NeurIPS 2020, Eq. 1, as its code computes it: the similarity of a query to a class is
+# the mean of its products with the rows of the class, and the softmax goes over all classes that have a row.
+
+
+def similarities(query: Row, memory: Matrix, classes: Sequence[int], temperature: float) -> list[float]:
+    found = []
+    for label in range(max(classes) + 1):
+        members = [dot(query, row) / temperature for row, of in zip(memory, classes, strict=True) if of == label]
+        found.append(mean(members))
+    return found
+
+
+def unified_contrast(
+    queries: Matrix, memory: Matrix, classes: Sequence[int], rows: Sequence[int], temperature: float
+) -> float:
+    """Mean of -log softmax of the query's own class, that of its row of the memory."""
+    losses = []
+    for query, row in zip(queries, rows, strict=True):
+        logits = similarities(query, memory, classes, temperature)
+        losses.append(entropy_of(one_hot([classes[row]], len(logits))[0], logits))
+    return mean(losses)
+
+
+def classes_of(labels: Sequence[int], sources: int) -> list[int]:
+    """Class of every row of the memory: the source's, then clusters, then each un-clustered image by itself."""
+    number, found = sources + max(labels) + 1, list(range(sources))
+    for label in labels:
+        found.append(sources + label if label >= 0 else number)
+        number += label < 0
+    return found
