@@ -73,13 +73,18 @@ class ABMT:
             self.teacher.set_classifiers_from(centroids_KD)
         source = source_beside(session, self.embed, epoch)
         with session.epoch_bar(epoch) as report:
-            store = session.images.target.store
-            losses, self.step = adapt_epoch(
-                self.student, self.teacher, store, targets, session.spec, epoch, self.step, report, source
-            )
+            losses = self._train(targets, epoch, report, source)
         # A checkpoint holds none: their number is that of an epoch's classes.
         self.student.drop_classifiers()
         self.teacher.drop_classifiers()
+        return losses
+
+    def _train(self, targets: Targets, epoch: int, report: Report, source: SourceLoss | None) -> dict[str, float]:
+        """An epoch of networks that have classifiers. Gives the means of the loss terms."""
+        store, spec = self.session.images.target.store, self.session.spec
+        losses, self.step = adapt_epoch(
+            self.student, self.teacher, store, targets, spec, epoch, self.step, report, source
+        )
         return losses
 
     def state_dict(self) -> dict[str, Any]:

@@ -73,12 +73,35 @@ class SpCLSpec(HostSpec):
         return SpCL(self)
 
 
+class MMTSpec(HostSpec):
+    """Two networks and their mean teachers, each of which teaches the other network (Ge et al., ICLR 2020).
+
+    Decay of the teachers and label smoothing are keys of `training`.
+    """
+
+    name: Literal["mmt"] = "mmt"
+    """Mutual mean-teaching."""
+    soft_weight: Fraction = 0.5
+    """Weight of the cross entropy with the other's teacher; what is left of 1 is that with the label."""
+    soft_triplet_weight: Fraction = 0.8
+    """Weight of the triplet loss softened by the other's teacher; what is left of 1 is that of the plain one."""
+    network = "twins"
+    heads = ("first", "second")
+    embeds = "teacher"
+
+    def build(self) -> Host:
+        from rapids_slr.hosts.mmt import MMT
+
+        return MMT(self)
+
+
 loss_column("contrast", "cross entropy over the memory")
 loss_column("source_contrast", "cross entropy of the source over the memory")
 loss_column("ce", "cross entropy with the labels")  # of pre-training too
 loss_column("soft", "cross entropy with the teacher")
 # log 2: the cross entropy of two equal distances, of which a softmax makes one half each.
 loss_column("triplet", "triplet loss", chance=math.log(2))  # of pre-training too
+loss_column("soft_triplet", "triplet loss softened by the teacher", chance=math.log(2))
 loss_column("teacher_ce", "cross entropy of the teacher with the labels")
 loss_column("source_ce", "cross entropy with the source's identities")
 loss_column("source_triplet", "triplet loss of the source")

@@ -26,6 +26,7 @@ BACKBONES = {
 NETWORKS = {
     "two_branch": "rapids_slr.networks.two_branch:TwoBranch",  # the first is that of checkpoints that name none
     "single": "rapids_slr.networks.single:Single",
+    "twins": "rapids_slr.networks.twins:Twins",
 }
 """Networks by the name that a host asks for (`HostSpec.network`)."""
 

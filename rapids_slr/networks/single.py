@@ -11,10 +11,23 @@ from rapids_slr.networks.network import Neck, Network
 from rapids_slr.settings.spec import ModelSpec
 
 
-class Single(Network):
-    """The mean over the maps of the last stage, and a neck.
+class Body(nn.Module):
+    """A backbone and the mean over the maps of its last stage: images (B, C, H, W) -> (B, width) float32."""
 
-    The backbone computes in the precision of the spec; pooling, neck and classifier always in float32.
+    def __init__(self, spec: ModelSpec, channels: int) -> None:
+        super().__init__()
+        backbone = build_backbone(spec, channels)
+        self.trunk, self.last_stage, self.width = backbone.trunk, backbone.last_stage, backbone.width
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = images.contiguous(memory_format=torch.channels_last)  # as the weights lie
+        return self.last_stage(self.trunk(images)).mean((2, 3), dtype=torch.float32)
+
+
+class Single(Network):
+    """A body and a neck.
+
+    The body computes in the precision of the spec, up to its mean; neck and classifier always in float32.
 
     Args:
         spec: backbone, its weights, and how it is computed.
@@ -25,19 +38,17 @@ class Single(Network):
     heads = ("average",)
 
     def __init__(self, spec: ModelSpec, channels: int = 3) -> None:
-        backbone = build_backbone(spec, channels)
-        super().__init__(spec, backbone.width)
-        self.trunk, self.last_stage = backbone.trunk, backbone.last_stage
-        self.necks = nn.ModuleList([Neck(backbone.width)])
+        body = Body(spec, channels)
+        super().__init__(spec, body.width)
+        self.body = body
+        self.necks = nn.ModuleList([Neck(body.width)])
         self.classifiers = nn.ModuleList()
 
     def parts(self) -> list[nn.Module]:
-        return [self.trunk, self.last_stage]
+        return [self.body]
 
     def forward(self, images: Tensor) -> Outputs:
-        images = images.contiguous(memory_format=torch.channels_last)  # as the weights lie
         with self.autocast(images.device):
-            maps = self.last_stage(self.trunk(images))
-        pooled = maps.mean((2, 3), dtype=torch.float32)
+            pooled = self.body(images)
         necked = (self.necks[0](pooled),)
         return Outputs((pooled,), necked, self.classify(necked))

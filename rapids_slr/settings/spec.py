@@ -317,9 +317,9 @@ class TrainingSpec(Settings):
     weight_decay: NotNegative = 5e-4
     """Weight decay of Adam."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    """Decay of the teacher's moving average (abmt); runs of a few hundred steps want 0.99."""
+    """Decay of the teacher's moving average (abmt, mmt); runs of a few hundred steps want 0.99."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Label smoothing of the hard cross entropy (abmt)."""
+    """Label smoothing of the hard cross entropy (abmt, mmt)."""
     ce_weight: NotNegative = 0.5
     """Weight of the cross entropy with refined labels (abmt)."""
     soft_weight: NotNegative = 0.5

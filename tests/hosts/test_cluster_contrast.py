@@ -92,4 +92,4 @@ def test_the_source_is_a_loss_of_its_own_and_leaves_the_statistics_to_the_target
     for name, value in without.items():
         if not name.endswith("num_batches_tracked"):
             assert torch.equal(value, nothing[name]), name
-    assert not torch.equal(without["trunk.conv1.weight"], with_source["trunk.conv1.weight"])
+    assert not torch.equal(without["body.trunk.conv1.weight"], with_source["body.trunk.conv1.weight"])

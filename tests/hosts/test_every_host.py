@@ -24,7 +24,7 @@ from rapids_slr.settings.tables import HOSTS
 from tests.conftest import TINY
 from tests.test_run import changed, metrics_without_times
 
-OWN_STEPS = {"abmt": {"EMA"}, "cluster_contrast": {"memory update"}, "spcl": {"memory update"}}
+OWN_STEPS = {"abmt": {"EMA"}, "cluster_contrast": {"memory update"}, "spcl": {"memory update"}, "mmt": {"EMA"}}
 """Steps of training that a host marks."""
 BESIDE = {"spcl": {"clusters": TINY["clusters"] | {"reliable": {"independent": 1.0}}}}
 """What a host is used with."""

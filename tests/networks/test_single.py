@@ -34,5 +34,5 @@ def test_it_pools_the_mean_and_normalises_it(channels):
 
 def test_the_block_that_only_two_branches_have_is_not_its_own():
     spec = ModelSpec(backbone="narrow", widths=[4, 6, 8])
-    parts = {name.partition(".")[0] for name, _ in Single(spec).named_parameters()}
-    assert parts == {"trunk", "last_stage", "necks"}
+    parts = {name.partition(".")[0] for name, _ in Single(spec).body.named_parameters()}
+    assert parts == {"trunk", "last_stage"}
