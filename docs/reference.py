@@ -51,6 +51,11 @@ def run_spec() -> Iterator[str]:
         if name == "clusters":
             other = parts["OtherClustersSpec"]
             yield from section("clusters.also, each of the list", other["description"], **keys(other))
+            reliable = parts["ReliableSpec"]
+            yield from section("clusters.reliable", reliable["description"], **keys(reliable))
+        if name == "training":
+            source = parts["SourceLossSpec"]
+            yield from section("training.source", source["description"], **keys(source))
     yield from ["", "## Sweep files", "", SWEEPS]
     for title, model in (("top", SweepFile), ("pairs, each", PairEntry), ("methods, each", MethodEntry)):
         yield from section(title, model.__doc__ or "", **keys(model.model_json_schema()), level="###")

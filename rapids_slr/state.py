@@ -64,6 +64,7 @@ class Adaptation:
             "format": FORMAT,
             "stage": "adapt",
             "names": list(names),
+            "clusterer": self.clusterer.state_dict(),
             "refiner": self.refiner.state_dict(),
             **description(self.spec),
         }
@@ -78,6 +79,7 @@ class Adaptation:
         """Go on from a checkpoint, one of 0.1.0 too, whose refiner was SLR or none."""
         for name in ("start", "epoch", "clusters_N", "refined_N"):
             setattr(self, name, state[name])
+        self.clusterer.load_state_dict(state.get("clusterer", {}))
         # `slr` is None in a run of 0.1.0 without refinement.
         self.refiner.load_state_dict(state["refiner"] if "refiner" in state else state["slr"] or {})
         if self.guard is not None:

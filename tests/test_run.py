@@ -145,7 +145,7 @@ def test_the_resolved_spec_repeats_the_run(finished, tmp_path):
         ({"memory": "refined", "outliers": "drop", "noise": "argmax"}, {}),
         ({}, {"labels": "shuffled"}),
         ({}, {"labels": "identities"}),
-        ({}, {"teacher_ce": True}),
+        ({}, {"teacher_ce": True, "weights": "confidence"}),
     ],
     ids=str,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from rapids_slr.settings.base import Section
@@ -43,6 +43,12 @@ class Clusterer(Protocol):
             heads: names of the equal parts that a row of features consists of, in order.
         Raises: InputError if the features cannot be clustered with these settings.
         """
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next epoch needs to know of those before it: plain values; nothing for most."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave, which may be nothing."""
 
 
 class ClustererSpec(Section):

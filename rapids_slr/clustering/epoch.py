@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -12,6 +12,7 @@ from rapids_slr.clustering.base import Clusters
 from rapids_slr.clustering.hdbscan import cluster_hdbscan
 from rapids_slr.clustering.jaccard_dbscan import JaccardDBSCAN
 from rapids_slr.clustering.keys import JaccardDBSCANKeys
+from rapids_slr.clustering.reliable import Reliability
 from rapids_slr.clustering.sections import DBSCANSpec, HDBSCANSpec, OtherClustersSpec
 from rapids_slr.errors import InputError
 from rapids_slr.settings.keys import values_of
@@ -23,6 +24,7 @@ class EpochDBSCAN:
     def __init__(self, spec: DBSCANSpec) -> None:
         self._spec = spec
         self._said: set[str] = set()  # doubts that estimators of earlier epochs had
+        self._reliability = None if spec.reliable is None else Reliability(spec.reliable)
 
     def check(self, N: int) -> None:
         if self._spec.k1 >= N:
@@ -51,7 +53,19 @@ class EpochDBSCAN:
             radius = {} if other is None else other.radius
             return fitted[head].labels_at(**radius) if radius else fitted[head].labels_
 
-        return Clusters(labels_of(None), [labels_of(other) for other in self._spec.also])
+        labels_N = labels_of(None)
+        model, reliable = fitted["both"], self._spec.reliable
+        if reliable is not None and self._reliability is not None and model.eps_ > 0:
+            tight_N, loose_N = (model.labels_at(eps=model.eps_ * (1 + gap)) for gap in (-reliable.gap, reliable.gap))
+            labels_N = self._reliability.select(labels_N, tight_N, loose_N)
+        return Clusters(labels_N, [labels_of(other) for other in self._spec.also])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self._reliability is None else {"threshold": self._reliability.threshold}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if self._reliability is not None:
+            self._reliability.threshold = state.get("threshold")
 
 
 class EpochHDBSCAN:
@@ -72,6 +86,12 @@ class EpochHDBSCAN:
         heads: Sequence[str] = (),
     ) -> Clusters:
         return Clusters(cluster_hdbscan(features_ND, self._spec.min_cluster_size))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        pass
 
 
 def head_features(features_ND: Tensor, head: str, heads: Sequence[str]) -> Tensor:

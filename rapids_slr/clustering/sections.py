@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 
 from rapids_slr.clustering.base import Clusterer, ClustererSpec
 from rapids_slr.clustering.keys import JaccardDBSCANKeys
@@ -32,6 +32,16 @@ class OtherClustersSpec(Settings):
         return {name: value for name, value in given.items() if value is not None}
 
 
+class ReliableSpec(Settings):
+    """Clusters that hold at a tighter and a looser radius; the others lose images (SpCL)."""
+
+    gap: Annotated[float, Gt(0), Lt(1)] = 0.033
+    """The two radii are this share of eps below and above it; SpCL's .58 and .62 about .6."""
+    independent: Fraction = 0.9
+    """Share of the first epoch's clusters that are independent enough, by their IoU at the looser radius; what the last
+    of them has is asked of all later ones."""
+
+
 class DBSCANSpec(ClustererSpec, JaccardDBSCANKeys):
     """DBSCAN on the k-reciprocal Jaccard distance."""
 
@@ -43,6 +53,8 @@ class DBSCANSpec(ClustererSpec, JaccardDBSCANKeys):
     also: list[OtherClustersSpec] = []
     """Further clusterings of every epoch, by other radii or branches. `refine` projects them onto the clusters as it
     does last epoch's, and takes the mean (beyond the paper)."""
+    reliable: ReliableSpec | None = None
+    """Leave images out whose cluster changes with the radius, before anything refines it; `none` keeps all."""
 
     @property
     def needs_source(self) -> bool:
@@ -76,8 +88,9 @@ class HDBSCANSpec(ClustererSpec):
 
     @classmethod
     def look_at_foreign(cls, values: Mapping[str, Any]) -> None:
-        if values.get("also"):  # to pass it over would leave out what was asked for
-            raise ValueError("also needs method: dbscan, whose radius it changes")
+        for key in ("also", "reliable"):  # to pass it over would leave out what was asked for
+            if values.get(key) not in (None, "none", []):
+                raise ValueError(f"{key} needs method: dbscan, whose radius it changes")
         if values.get("cameras") == "centre":
             raise ValueError("cameras: centre needs method: dbscan")
 

@@ -1,4 +1,4 @@
-"""Which images a training step sees: P identities, K images of each."""
+"""Which images a training step sees: P identities, K images of each; or such and single images, mixed."""
 
 from __future__ import annotations
 
@@ -56,6 +56,33 @@ def identity_batches(
     begin_S = start_M[shown_S] + visit_S // groups_M[shown_S] * size_M[shown_S]
     step_SK = (group_S[:, None] * K + torch.arange(K, device=device)) % size_M[shown_S][:, None]
     return drawn[begin_S[:, None] + step_SK].view(iterations, identities * K)
+
+
+def mixed_batches(labels_N: Tensor, images: int, size: int, iterations: int, generator: torch.Generator) -> Tensor:
+    """Batches in which an identity shows K images and an image without one itself, for a whole epoch at once.
+
+    Identities and single images come in rounds: each once, in random order, before any comes a second time. The rounds
+    are cut into batches wherever one is full.
+
+    Args:
+        labels_N: (N,) integers on any device; every image below 0 is by itself. At least one is not.
+        images: K.
+        size: images of a batch.
+        iterations: batches T.
+        generator: as of `identity_batches`.
+    Returns: (T, size) int64 on the labels' device: rows of labels_N.
+    Source: the sampler of MMT and SpCL, where an identity of one image shows it once.
+    """
+    device, alone = labels_N.device, (labels_N < 0).nonzero()[:, 0]
+    A, M = len(alone), len(torch.unique(labels_N[labels_N >= 0]))
+    rounds = -(-iterations * size // (M * images + A))
+    shown_RS = identity_batches(labels_N, 1, images, rounds * M, generator).view(rounds, M * images)
+    keys_RU = torch.rand(rounds, M + A, generator=generator, device=generator.device, dtype=torch.float64).to(device)
+    # The images of an identity have one key, so that they stay side by side.
+    keys_RS = torch.cat([keys_RU[:, :M].repeat_interleave(images, dim=1), keys_RU[:, M:]], dim=1)
+    every_RS = torch.cat([shown_RS, alone.expand(rounds, A)], dim=1)
+    mixed_RS = every_RS.gather(1, keys_RS.argsort(dim=1, stable=True))
+    return mixed_RS.flatten()[: iterations * size].view(iterations, size)
 
 
 def _identity_order(M: int, P: int, T: int, generator: torch.Generator, device: torch.device) -> Tensor:

@@ -33,7 +33,7 @@ from rapids_slr.hosts.losses import (
     soft_margin_triplet,
     softened_triplet,
 )
-from rapids_slr.hosts.source import SourceLoss
+from rapids_slr.hosts.source import SourceLoss, source_beside
 from rapids_slr.hosts.targets import Targets, class_centroids
 from rapids_slr.marks import stage
 from rapids_slr.networks.base import Outputs
@@ -71,25 +71,21 @@ class ABMT:
             centroids_KD = class_centroids(features_ND, targets)
             self.student.set_classifiers_from(centroids_KD)
             self.teacher.set_classifiers_from(centroids_KD)
-        source = self._source(epoch)
+        source = source_beside(session, self.embed, epoch)
         with session.epoch_bar(epoch) as report:
-            store = session.images.target.store
-            losses, self.step = adapt_epoch(
-                self.student, self.teacher, store, targets, session.spec, epoch, self.step, report, source
-            )
+            losses = self._train(targets, epoch, report, source)
         # A checkpoint holds none: their number is that of an epoch's classes.
         self.student.drop_classifiers()
         self.teacher.drop_classifiers()
         return losses
 
-    def _source(self, epoch: int) -> SourceLoss | None:
-        """The source beside the target, where `training.source` asks for it."""
-        spec, settings = self.session.spec, self.session.spec.training.source
-        if settings is None:
-            return None
-        source = self.session.images.source
-        features_SD = self.embed(source) if settings.ce_weight > 0 else None
-        return SourceLoss(source, spec, settings, epoch, features_SD)
+    def _train(self, targets: Targets, epoch: int, report: Report, source: SourceLoss | None) -> dict[str, float]:
+        """An epoch of networks that have classifiers. Gives the means of the loss terms."""
+        store, spec = self.session.images.target.store, self.session.spec
+        losses, self.step = adapt_epoch(
+            self.student, self.teacher, store, targets, spec, epoch, self.step, report, source
+        )
+        return losses
 
     def state_dict(self) -> dict[str, Any]:
         return {"step": self.step, "student": self.student.state_dict(), "teacher": self.teacher.state_dict()}
@@ -137,9 +133,10 @@ def adapt_epoch(
         with torch.no_grad():
             guide = teacher(batch.images)
         labels, identities_B = targets.of(batch.rows_B), targets.identities_N[batch.rows_B]
-        total, terms = adaptation_loss(outputs, guide, labels, identities_B, settings)
+        weights_B = targets.weights_of(batch.rows_B)
+        total, terms = adaptation_loss(outputs, guide, labels, identities_B, settings, weights_B)
         if settings.teacher_ce:
-            terms["teacher_ce"] = teacher_cross_entropy(teacher, guide, labels, settings.label_smoothing)
+            terms["teacher_ce"] = teacher_cross_entropy(teacher, guide, labels, settings.label_smoothing, weights_B)
             # One backward for both networks: this term reaches the teacher's classifiers alone, and no other term does.
             total = total + terms["teacher_ce"]
         if source is not None:
@@ -161,7 +158,12 @@ def adapt_epoch(
 
 
 def adaptation_loss(
-    student: Outputs, teacher: Outputs, targets: Tensor, identities_B: Tensor, weights: TrainingSpec
+    student: Outputs,
+    teacher: Outputs,
+    targets: Tensor,
+    identities_B: Tensor,
+    weights: TrainingSpec,
+    weights_B: Tensor | None = None,
 ) -> tuple[Tensor, Terms]:
     """Loss on pseudo-labelled images: L = ce_weight L_ce + soft_weight L_soft + triplet_weight L_tri (Eq. 6).
 
@@ -171,11 +173,12 @@ def adaptation_loss(
         targets: (B,) int64 refined labels, or (B, M) soft ones (rows sum to 1; no smoothing).
         identities_B: (B,) int64 labels of the triplet loss.
         weights: weights of the terms and label smoothing.
+        weights_B: (B,) what each image counts in the cross entropy with its label; all alike where not given.
     Returns: the total, and its terms `ce`, `soft` and `triplet`.
     """
 
     def labelled(logits_BM: Tensor) -> Tensor:
-        return cross_entropy(logits_BM, targets, weights.label_smoothing)
+        return cross_entropy(logits_BM, targets, weights.label_smoothing, weights_B)
 
     def triplet(pooled_BD: Tensor, other_BD: Tensor) -> Tensor:
         if weights.triplet == "plain":
@@ -198,12 +201,14 @@ def adaptation_loss(
     return total, terms
 
 
-def teacher_cross_entropy(teacher: Network, guide: Outputs, targets: Tensor, smoothing: float) -> Tensor:
+def teacher_cross_entropy(
+    teacher: Network, guide: Outputs, targets: Tensor, smoothing: float, weights_B: Tensor | None = None
+) -> Tensor:
     """Cross entropy of the teacher's classifiers on its own features (Eq. 5); no gradient reaches the features.
 
     Args:
         guide: outputs of the teacher for the batch.
-        targets: (B,) int64 labels or (B, M) soft ones, as in `adaptation_loss`.
+        targets, weights_B: as in `adaptation_loss`.
     """
     logits = teacher.classify(tuple(necked.detach() for necked in guide.necked))
-    return mean_over_heads(lambda branch: cross_entropy(branch, targets, smoothing), logits)
+    return mean_over_heads(lambda branch: cross_entropy(branch, targets, smoothing, weights_B), logits)

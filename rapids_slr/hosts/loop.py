@@ -159,38 +159,47 @@ class Sampling(Protocol):
 
 class Batch(NamedTuple):
     images: Tensor
-    """(B, C, H, W) float32, augmented and normalised."""
+    """(B, C, H, W) float32, augmented and normalised; of several views (views, B, C, H, W)."""
     rows_B: Tensor
     """(B,) int64 rows of the labels."""
 
 
 class Batches:
-    """The augmented batches of an epoch: P identities, K images of each.
+    """The augmented batches of an epoch: P identities, K images of each, unless it is said how they are drawn.
 
     Args:
         labels_N: (N,) int64, -1 left out.
         epoch: from 1; it decides all that is random.
         purpose: a word before the names of the random generators, so that other epochs draw other numbers.
+        draw: gives the rows (T, B) of T batches from labels and generator, where they are not to be P times K.
+        views: how often every image of a batch is augmented, each time by other numbers.
     """
 
     def __init__(
-        self, store: ImageStore, labels_N: Tensor, spec: RunSpec, sampling: Sampling, epoch: int, purpose: str = ""
+        self,
+        store: ImageStore,
+        labels_N: Tensor,
+        spec: RunSpec,
+        sampling: Sampling,
+        epoch: int,
+        purpose: str = "",
+        draw: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+        views: int = 1,
     ) -> None:
-        self._store, self._spec = store, spec
+        self._store, self._spec, self._views = store, spec, views
         # Generators of their own: how many numbers an augmentation takes does not change which images are drawn.
         self._draw = generator(spec.seed, f"{purpose}augmentation", epoch, device=store.device)
-        self.rows_TB = identity_batches(
-            labels_N,
-            sampling.identities,
-            sampling.images,
-            sampling.iterations,
-            generator(spec.seed, f"{purpose}sampler", epoch, device=store.device),
-        )
+        order = generator(spec.seed, f"{purpose}sampler", epoch, device=store.device)
+        if draw is not None:
+            self.rows_TB = draw(labels_N, order)
+        else:
+            self.rows_TB = identity_batches(labels_N, sampling.identities, sampling.images, sampling.iterations, order)
         self._stored_TB = store.indices(self.rows_TB)  # of all steps at once: no step waits for its own
 
     def __iter__(self) -> Iterator[Batch]:
         for rows_B, stored_B in zip(self.rows_TB, self._stored_TB, strict=True):
-            yield Batch(self.augmented(self._store, stored_B), rows_B)
+            views = [self.augmented(self._store, stored_B) for _ in range(self._views)]
+            yield Batch(views[0] if self._views == 1 else torch.stack(views), rows_B)
 
     def augmented(self, store: ImageStore, indices_B: Tensor) -> Tensor:
         """Images of any store, augmented with the next random numbers of this epoch."""

@@ -64,7 +64,7 @@ def pretrain_epoch(
     # Set anew every epoch, by the epoch alone: no scheduler has to be resumed.
     for group in optimizer.param_groups:
         group["lr"] = pretrain_rate(settings, epoch)
-    batches = Batches(source, labels_N, spec, settings, epoch, purpose="pretrain ")
+    batches = Batches(source, labels_N, spec, settings, epoch, purpose="pretrain ", views=network.views)
     draw = generator(spec.seed, "pretrain target", epoch, device=device)
     # Of all steps at once, as the source's are: no step waits for its own.
     passers_TB = torch.randint(len(target), batches.rows_TB.shape, generator=draw, device=device)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,6 +15,9 @@ from rapids_slr.hosts.losses import Terms, cross_entropy, mean_over_heads, soft_
 from rapids_slr.hosts.targets import class_centroids, hard_targets, true_identities
 from rapids_slr.networks.network import Network
 from rapids_slr.settings.spec import RunSpec, SourceLossSpec
+
+if TYPE_CHECKING:
+    from rapids_slr.session import Session
 
 
 class SourceLoss:
@@ -26,11 +32,9 @@ class SourceLoss:
     def __init__(
         self, source: Images, spec: RunSpec, settings: SourceLossSpec, epoch: int, features_SD: Tensor | None = None
     ) -> None:
-        device = source.store.device
         self._settings = settings
-        self._labels_S = true_identities(torch.as_tensor(source.split.identities).to(device)).identities_N
-        sampling = _Sampling(settings.identities, settings.images, spec.training.iterations)  # a batch a step
-        self._batches = iter(Batches(source.store, self._labels_S, spec, sampling, epoch, purpose="source "))
+        self._labels_S = source_labels(source)
+        self._batches = iter(source_batches(source, self._labels_S, spec, settings, epoch))
         # Not the network's own: the teacher does not average them, and no checkpoint has to know the source's classes.
         self.classifiers = nn.ParameterList()
         """A weight (M, D) for each head, trained with the network; none without cross entropy."""
@@ -57,6 +61,30 @@ class SourceLoss:
             terms["source_ce"] = mean_over_heads(lambda x: cross_entropy(x, labels_B, 0.1), logits)
             total = total + settings.ce_weight * terms["source_ce"]
         return total, terms
+
+
+def source_beside(session: Session, embed: Callable[[Images], Tensor], epoch: int) -> SourceLoss | None:
+    """The source beside the target, where `training.source` asks for it.
+
+    Args:
+        embed: gives the features of the source, for its classifiers.
+    """
+    settings = session.spec.training.source
+    if settings is None:
+        return None
+    source = session.images.source
+    return SourceLoss(source, session.spec, settings, epoch, embed(source) if settings.ce_weight > 0 else None)
+
+
+def source_labels(source: Images) -> Tensor:
+    """(S,) int64 identities of the source, numbered without gaps; -1 where nobody knows."""
+    return true_identities(torch.as_tensor(source.split.identities).to(source.store.device)).identities_N
+
+
+def source_batches(source: Images, labels_S: Tensor, spec: RunSpec, settings: SourceLossSpec, epoch: int) -> Batches:
+    """A batch of the source for every step of an epoch."""
+    sampling = _Sampling(settings.identities, settings.images, spec.training.iterations)
+    return Batches(source.store, labels_S, spec, sampling, epoch, purpose="source ")
 
 
 class _Sampling:

@@ -1,8 +1,8 @@
-"""What an epoch trains on: an identity for every image, and class weights where labels are soft."""
+"""What an epoch trains on: an identity for every image, soft rows where asked for, what it counts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,12 +24,14 @@ class Targets:
         classes: number of classes (K), the width of the classifiers.
         rows_RK: (R, K) float32 distinct soft labels, None where labels are hard.
         row_of_image_N: (N,) int64 row of an image, -1 is left out; None where labels are hard.
+        weights_N: (N,) float32, what an image counts in losses with its label; None where all count alike.
     """
 
     identities_N: Tensor
     classes: int
     rows_RK: Tensor | None = None
     row_of_image_N: Tensor | None = None
+    weights_N: Tensor | None = None
 
     def of(self, images_B: Tensor) -> Tensor:
         """Cross-entropy targets of a batch: (B,) int64 labels, or (B, K) float32 soft rows."""
@@ -37,9 +39,15 @@ class Targets:
             return self.identities_N[images_B]
         return self.rows_RK[self.row_of_image_N[images_B]]
 
+    def weights_of(self, images_B: Tensor) -> Tensor | None:
+        """What the images of a batch count: (B,) float32, or None where all count alike."""
+        return None if self.weights_N is None else self.weights_N[images_B]
+
 
 def targets_of(refined: Refined, spec: RunSpec, epoch: int, identities_N: Any) -> Targets:
     """What an epoch trains on: refined labels, soft rows (`refine.hard: none`), or a control (`training.labels`).
+
+    With `training.weights: confidence` an image counts as much as its label is sure; the true identities all are.
 
     Args:
         identities_N: (N,) integers, the true identities; looked at for the control alone.
@@ -55,6 +63,8 @@ def targets_of(refined: Refined, spec: RunSpec, epoch: int, identities_N: Any) -
             "raise clusters.pairs_per_image (or eps), or start from a better pre-trained network"
         )
     targets = soft_targets(labels_N, refined.rows) if spec.refine.soft_targets else hard_targets(labels_N)
+    if spec.training.weights == "confidence":
+        targets = replace(targets, weights_N=torch.as_tensor(refined.confidence, device=labels_N.device))
     if spec.training.labels == "shuffled":
         return shuffled(targets, generator(spec.seed, "shuffled labels", epoch, device=labels_N.device))
     return targets
@@ -74,18 +84,32 @@ def soft_targets(hard_N: Tensor, rows: SoftRows) -> Targets:
     return Targets(hard_N.long(), rows_RK.shape[1], rows_RK, row_of_image_N)
 
 
+class ClassMeans:
+    """Means of features by class, of one epoch's targets, to be taken again and again; none of them waits for a device.
+
+    A soft label gives its image to several classes by weight.
+    """
+
+    def __init__(self, targets: Targets) -> None:
+        # Soft labels: sums over the R rows first, so that the product is with (K, R) and not (K, N).
+        groups_N = targets.identities_N if targets.row_of_image_N is None else targets.row_of_image_N
+        self._groups = targets.classes if targets.rows_RK is None else len(targets.rows_RK)
+        self._groups_N = torch.where(groups_N >= 0, groups_N, self._groups)  # those left out are one more group
+        self._rows_RK = targets.rows_RK
+        counts = torch.bincount(self._groups_N, minlength=self._groups + 1)[: self._groups].float()
+        self._counts = counts if self._rows_RK is None else self._rows_RK.T @ counts
+
+    def of(self, features_ND: Tensor) -> Tensor:
+        """Mean feature of every class (K, D) float32; zeros where a class has no image."""
+        sums = _sums_by_group(features_ND, self._groups_N, self._groups + 1)[: self._groups]
+        if self._rows_RK is not None:
+            sums = self._rows_RK.T @ sums
+        return sums / self._counts.clamp_min(torch.finfo(sums.dtype).tiny)[:, None]
+
+
 def class_centroids(features_ND: Tensor, targets: Targets) -> Tensor:
     """Mean feature of every class (K, D) float32; a soft label gives its image to several classes by weight."""
-    # Soft labels: sums over the R rows first, so that the product is with (K, R) and not (K, N).
-    groups_N = targets.identities_N if targets.row_of_image_N is None else targets.row_of_image_N
-    groups = targets.classes if targets.rows_RK is None else len(targets.rows_RK)
-    groups_N = torch.where(groups_N >= 0, groups_N, groups)  # those left out are one more group
-    sums = _sums_by_group(features_ND, groups_N, groups + 1)[:groups]
-    counts = torch.bincount(groups_N, minlength=groups + 1)[:groups].to(sums.dtype)
-    if targets.rows_RK is not None:
-        sums, counts = targets.rows_RK.T @ sums, targets.rows_RK.T @ counts
-    # A class without images gets zeros, not NaN.
-    return sums / counts.clamp_min(torch.finfo(sums.dtype).tiny)[:, None]
+    return ClassMeans(targets).of(features_ND)
 
 
 def _sums_by_group(features_ND: Tensor, groups_N: Tensor, groups: int) -> Tensor:
@@ -103,7 +127,7 @@ def shuffled(targets: Targets, generator: torch.Generator) -> Targets:
     order = torch.randperm(len(kept), generator=generator, device=generator.device).to(kept.device)
     identities_N = targets.identities_N.clone()
     identities_N[kept] = identities_N[kept[order]]
-    return Targets(identities_N, targets.classes)
+    return Targets(identities_N, targets.classes, weights_N=targets.weights_N)
 
 
 def true_identities(identities_N: Tensor) -> Targets:

@@ -23,7 +23,11 @@ BACKBONES = {
 }
 """Backbones by `model.backbone`: where the function is that makes one from a ModelSpec."""
 
-NETWORKS = {"two_branch": "rapids_slr.networks.two_branch:TwoBranch"}
+NETWORKS = {
+    "two_branch": "rapids_slr.networks.two_branch:TwoBranch",  # the first is that of checkpoints that name none
+    "single": "rapids_slr.networks.single:Single",
+    "twins": "rapids_slr.networks.twins:Twins",
+}
 """Networks by the name that a host asks for (`HostSpec.network`)."""
 
 

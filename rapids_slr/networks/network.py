@@ -41,6 +41,8 @@ class Network(nn.Module):
 
     heads: ClassVar[tuple[str, ...]]
     """Names of the heads, in the order of a row of features."""
+    views: ClassVar[int] = 1
+    """Augmented views of an image that it learns from at once; with several, `forward` takes them too."""
     necks: nn.ModuleList
     classifiers: nn.ModuleList
 
@@ -50,7 +52,7 @@ class Network(nn.Module):
 
     @abstractmethod
     def forward(self, images: Tensor) -> Outputs:
-        """(B, C, H, W) normalised images -> pooled, necked and classified, for each head."""
+        """(B, C, H, W) normalised images, or (views, B, C, H, W) -> pooled, necked and classified, for each head."""
 
     @abstractmethod
     def parts(self) -> list[nn.Module]:

@@ -15,7 +15,8 @@ from rapids_slr.reports.pieces import document, figure, table
 
 LANE = 22
 """Height of a stage in the time line."""
-KINDS = {"images": (2, ("decode",)), "network": (0, ("embed", "training step", "EMA", "evaluation")), "labels": (1, ())}
+OF_NETWORKS = ("embed", "training step", "EMA", "memory update", "evaluation")
+KINDS = {"images": (2, ("decode",)), "network": (0, OF_NETWORKS), "labels": (1, ())}
 """Kinds of stages: hue, and stages; those of no other kind are labels."""
 NOT_LABELS = {stage for _, stages in KINDS.values() for stage in stages}
 ZOOMED = 0.2
@@ -80,7 +81,7 @@ def _time_figure(result: Mapping[str, Any]) -> Html:
     short = [span for span in spans if span["stage"] in labels]
     if short and _end(short) - _start(short) < ZOOMED * _end(spans):
         body += [el("h4", "The label stages alone"), _lanes(short, labels)]
-    note = "The repetition whose whole time is the median. A training step holds its EMA."
+    note = "The repetition whose whole time is the median. A training step holds its EMA or memory update."
     return figure("time-line", "Time line", join(body), note=note)
 
 

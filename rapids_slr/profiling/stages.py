@@ -55,6 +55,7 @@ STAGES = {
     "neighbours": Stage(flop=OPERATORS),
     "Jaccard graph": Stage(),
     "DBSCAN": Stage(),
+    "reliability": Stage(),
     "HDBSCAN": Stage(),
     "contingency": Stage(),
     "projection": Stage(),
@@ -63,10 +64,11 @@ STAGES = {
     "targets": Stage(flop=OPERATORS, bytes=TRAFFIC),
     "training step": Stage(flop=OPERATORS, bytes=TRAFFIC, mark="training", network=True),
     "EMA": Stage("steps", "3 for every averaged parameter", TRAFFIC),
+    "memory update": Stage("steps", bytes=TRAFFIC),
     "evaluation": Stage(flop=OPERATORS, bytes=TRAFFIC, network=True),
     "guard": Stage(flop=OPERATORS, bytes=TRAFFIC, network=True),
 }
-"""The stages in the order of an epoch. Those that a spec has no use for (HDBSCAN, refinement, guard) are left out."""
+"""The stages in the order of an epoch. Those that a spec has no use for (HDBSCAN, EMA, guard, ...) are left out."""
 
 STAGE_OF_MARK = {stage.mark or name: name for name, stage in STAGES.items()}
 """What a mark is called here. Marks that are not in it, `clusters` and `refinement`, hold nothing but others."""
@@ -144,6 +146,7 @@ class Workload:
             "embed": len(images.target.store) + (0 if self._source_SD is None else len(self._source_SD)),
             "training step": steps * batch,
             "EMA": steps,
+            "memory update": steps,
             "evaluation": self._now.task.test_images(images),
             "guard": 0 if self._now.guard is None else self._now.guard.images,
         }

@@ -300,7 +300,7 @@ class SourceLossSpec(Settings):
 
 
 class TrainingSpec(Settings):
-    """Adaptation to the target, the teacher and the student together."""
+    """Adaptation to the target. Keys that name a host are looked at by it alone."""
 
     epochs: Count = 50
     """Epochs; every epoch clusters anew."""
@@ -317,22 +317,24 @@ class TrainingSpec(Settings):
     weight_decay: NotNegative = 5e-4
     """Weight decay of Adam."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    """Decay of the teacher's moving average; runs of a few hundred steps want 0.99."""
+    """Decay of the teacher's moving average (abmt, mmt); runs of a few hundred steps want 0.99."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Label smoothing of the hard cross entropy."""
+    """Label smoothing of the hard cross entropy (abmt, mmt)."""
     ce_weight: NotNegative = 0.5
-    """Weight of the cross entropy with refined labels."""
+    """Weight of the cross entropy with refined labels (abmt)."""
     soft_weight: NotNegative = 0.5
-    """Weight of the cross entropy with the teacher's other branch."""
+    """Weight of the cross entropy with the teacher's other branch (abmt)."""
     triplet_weight: NotNegative = 1.0
-    """Weight of the triplet loss."""
+    """Weight of the triplet loss (abmt)."""
     triplet: Literal["softened", "plain", "both"] = "plain"
-    """The triplet loss: softened by the teacher's other branch (paper), the plain soft-margin one on the refined
+    """The triplet loss (abmt): softened by the teacher's other branch (paper), the plain soft-margin one on the refined
     labels, or the mean of both."""
     teacher_ce: bool = False
-    """Train the teacher's classifiers with cross entropy as well (paper, section 3.9, Eq. 5)."""
+    """Train the teacher's classifiers with cross entropy as well (abmt; paper, section 3.9, Eq. 5)."""
     labels: Literal["clusters", "shuffled", "identities"] = "clusters"
     """What to train on; the other two are controls: the refined labels shuffled, or the true identities."""
+    weights: Literal["equal", "confidence"] = "equal"
+    """What an image counts in the cross entropy with its label: all alike, or as much as `refine` is sure of it."""
     source: SourceLossSpec | None = SourceLossSpec()
     """Train on the labelled source beside the target, where there is a source; `none` leaves it (paper)."""
 

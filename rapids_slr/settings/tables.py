@@ -12,7 +12,7 @@ from typing import Any
 from rapids_slr.clustering.base import ClustererSpec
 from rapids_slr.clustering.sections import DBSCANSpec, HDBSCANSpec
 from rapids_slr.hosts.base import HostSpec
-from rapids_slr.hosts.sections import ABMTSpec
+from rapids_slr.hosts.sections import ABMTSpec, ClusterContrastSpec, MMTSpec, SpCLSpec
 from rapids_slr.refinement.base import RefinerSpec
 from rapids_slr.refinement.sections import NoRefinementSpec, SLRSpec
 from rapids_slr.tasks.base import TaskSpec
@@ -22,7 +22,12 @@ CLUSTERERS: dict[str, type[ClustererSpec]] = {"dbscan": DBSCANSpec, "hdbscan": H
 """Ways to cluster the images of an epoch, by `clusters.method`."""
 REFINERS: dict[str, type[RefinerSpec]] = {"slr": SLRSpec, "none": NoRefinementSpec}
 """Ways to refine clusters, by the name of `refine`."""
-HOSTS: dict[str, type[HostSpec]] = {"abmt": ABMTSpec}
+HOSTS: dict[str, type[HostSpec]] = {
+    "abmt": ABMTSpec,
+    "cluster_contrast": ClusterContrastSpec,
+    "spcl": SpCLSpec,
+    "mmt": MMTSpec,
+}
 """Ways to train on labels, by the name of `host`."""
 TASKS: dict[str, type[TaskSpec]] = {"reid": ReIDSpec}
 """What a network is for, by the name of `task`."""

@@ -56,6 +56,19 @@ def test_cross_entropy_takes_soft_rows_as_they_are():
     assert soft_cross_entropy(logits, rows).item() == expected
 
 
+@pytest.mark.parametrize("soft", [False, True])
+def test_an_image_counts_what_its_weight_says(soft):
+    """An image of weight 3 counts as three of weight 1."""
+    logits, rows = 3 * normal(0, B, M), normal(1, B, M).softmax(1)
+    targets = rows if soft else LABELS
+    times = torch.tensor([1, 3] * (B // 2))
+    found = cross_entropy(logits, targets, 0.1, 0.25 * times)
+    repeated = lists(logits.repeat_interleave(times, dim=0), targets.repeat_interleave(times, dim=0))
+    expected = plain.soft_cross_entropy(*repeated) if soft else plain.cross_entropy(*repeated, 0.1)
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+    assert found.item() != pytest.approx(cross_entropy(logits, targets, 0.1).item(), rel=1e-3)
+
+
 def test_distillation_is_its_formula_and_leaves_the_teacher_alone():
     logits, teacher = normal(0, B, M), (4 * normal(1, B, M)).requires_grad_()
     loss = distillation(logits.requires_grad_(), teacher)
@@ -162,6 +175,15 @@ def test_soft_rows_that_are_one_hot_equal_unsmoothed_hard_labels():
     hard, _ = adaptation_loss(student, teacher, LABELS, LABELS, weights)
     rows, _ = adaptation_loss(student, teacher, nn.functional.one_hot(LABELS, M).float(), LABELS, weights)
     assert hard.item() == pytest.approx(rows.item(), rel=1e-6)
+
+
+def test_weights_reach_the_cross_entropy_with_the_label_alone():
+    student, teacher, weights_B = outputs(0), outputs(10), normal(3, B).exp()
+    plainly, terms = adaptation_loss(student, teacher, LABELS, LABELS, TrainingSpec())
+    weighted, others = adaptation_loss(student, teacher, LABELS, LABELS, TrainingSpec(), weights_B)
+    ce = torch.stack([cross_entropy(logits, LABELS, 0.1, weights_B) for logits in student.logits]).mean()
+    torch.testing.assert_close(others, terms | {"ce": ce})
+    torch.testing.assert_close(weighted - plainly, 0.5 * (ce - terms["ce"]))
 
 
 def test_teacher_cross_entropy_trains_its_classifiers_and_nothing_else():

@@ -6,12 +6,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rapids_slr import SLR
 from rapids_slr.hosts.targets import (
     Targets,
     _sums_by_group,
     class_centroids,
     hard_targets,
     shuffled,
+    targets_of,
     true_identities,
 )
 
@@ -46,6 +48,25 @@ def test_soft_targets_of_a_batch_are_the_rows_of_its_images():
     rows = torch.tensor([[0.5, 0.5], [1.0, 0.0]])
     targets = Targets(torch.tensor([0, 0, 1]), 2, rows, torch.tensor([0, 1, 0]))
     assert torch.equal(targets.of(torch.tensor([1, 2])), rows[[1, 0]])
+
+
+def test_images_count_as_their_labels_are_sure_where_that_is_asked_for(tiny):
+    slr = SLR(hard="argmax", min_cluster_size=2)
+    slr.update(torch.tensor([0, 0, 1, 1, -1]))
+    refined = slr.update(torch.tensor([0, 0, 0, 1, 1]))
+
+    def weights(**training):
+        spec = tiny.model_copy(update={"training": tiny.training.model_copy(update=training)})
+        targets = targets_of(refined, spec, 2, [3, 3, 5, 5, 5])
+        return targets.weights_of(torch.tensor([3, 4])), targets
+
+    assert weights()[0] is None
+    found, targets = weights(weights="confidence")
+    torch.testing.assert_close(targets.weights_N, refined.confidence)
+    assert torch.equal(found, refined.confidence[[3, 4]])
+    assert refined.confidence[2] < 1
+    assert torch.equal(weights(weights="confidence", labels="shuffled")[0], found)
+    assert weights(weights="confidence", labels="identities")[0] is None
 
 
 @given(st.lists(st.integers(-1, 4), min_size=1, max_size=30).filter(lambda labels: max(labels) >= 0), st.integers(0, 9))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rapids_slr.errors import RunError
-from rapids_slr.networks.batchnorm import recalibrate_batchnorm
+from rapids_slr.networks.batchnorm import recalibrate_batchnorm, statistics_kept
 from rapids_slr.networks.two_branch import TwoBranch
 from rapids_slr.settings.spec import ModelSpec
 
@@ -108,3 +108,16 @@ def test_no_memory_for_a_batch_says_what_to_lower(network, images, monkeypatch):
     with pytest.raises(RunError, match=r"BatchNorm on the target: memory has run out; lower features\.batch"):
         recalibrate_batchnorm(network, images.split(4))
     assert network.trunk.bn1.momentum == 0.1
+
+
+def test_statistics_are_kept_while_batches_are_normalised_by_their_own(network, images):
+    network.train()
+    before, expected = copy.deepcopy(network.state_dict()), network(images).necked[0]
+    network.load_state_dict(before)
+    with statistics_kept(network):
+        torch.testing.assert_close(network(images).necked[0], expected)
+    for name, value in network.state_dict().items():
+        if name.endswith(("running_mean", "running_var")):
+            assert torch.equal(value, before[name]), name
+    network(images)
+    assert not torch.equal(network.necks[0].running_mean, before["necks.0.running_mean"])

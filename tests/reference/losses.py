@@ -91,3 +91,16 @@ def adaptation_loss(
         softened_triplet(pooled[0], teacher_pooled[1], labels) + softened_triplet(pooled[1], teacher_pooled[0], labels)
     ) / 2
     return ce * l_ce + soft * l_soft + tri * l_tri
+
+
+def mutual_loss(
+    pooled, logits, teacher_pooled, teacher_logits, labels, soft: float, soft_tri: float, smoothing: float
+) -> float:
+    """MMT, Eq. 9: the losses of two networks together, each taught by the labels and by the other's teacher."""
+    ce = cross_entropy(logits[0], labels, smoothing) + cross_entropy(logits[1], labels, smoothing)
+    tri = soft_margin_triplet(pooled[0], labels) + soft_margin_triplet(pooled[1], labels)
+    l_soft = distillation(logits[0], teacher_logits[1]) + distillation(logits[1], teacher_logits[0])
+    l_tri = softened_triplet(pooled[0], teacher_pooled[1], labels) + softened_triplet(
+        pooled[1], teacher_pooled[0], labels
+    )
+    return ce * (1 - soft) + tri * (1 - soft_tri) + l_soft * soft + l_tri * soft_tri

@@ -81,7 +81,7 @@ def test_a_choice_is_named_alone_or_in_its_section(write):
 
 def test_keys_of_other_choices_are_checked_and_left_out(write):
     """A spec of 0.1.0 has the keys of both methods side by side."""
-    both = "clusters: {method: hdbscan, k1: 15, min_cluster_size: 3, also: []}"
+    both = "clusters: {method: hdbscan, k1: 15, min_cluster_size: 3, also: [], reliable: none}"
     spec = load_spec(write(DRAWN + both))
     assert spec.clusters == HDBSCANSpec(min_cluster_size=3)
     assert "k1" not in dump_spec(spec)
@@ -95,7 +95,7 @@ def test_keys_of_other_choices_are_checked_and_left_out(write):
     ("text", "fault"),
     [
         ("clusters: {method: hdbscam}", "clusters.method: should be 'dbscan' or 'hdbscan', got hdbscam"),
-        ("host: plain", "host: should be 'abmt', got plain"),
+        ("host: plain", "host: should be 'abmt', 'cluster_contrast', 'spcl' or 'mmt', got plain"),
         ("refine: {name: 3}", "refine.name: should be 'slr' or 'none', got 3"),
         ("task: [reid]", "task: expected a section of settings, got [reid]"),
         ("refine: {name: none, alhpa: 1}", "refine.alhpa: unknown key; did you mean refine.alpha?"),
@@ -154,6 +154,8 @@ def test_faults_between_keys_stand_at_their_section(write):
     assert "clusters.also needs refine" in fault
     (fault,) = faults_of(write(DRAWN + "clusters: {method: hdbscan, also: [{eps: 0.5}]}\n"))
     assert "also needs method: dbscan" in fault
+    (fault,) = faults_of(write(DRAWN + "clusters: {method: hdbscan, reliable: {}}\n"))
+    assert "reliable needs method: dbscan" in fault
     (fault,) = faults_of(write(DRAWN + "clusters: {method: hdbscan, cameras: centre}\n"))
     assert "cameras: centre needs method: dbscan" in fault
 

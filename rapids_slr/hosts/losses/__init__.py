@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from rapids_slr.hosts.losses.contrast import info_nce
 from rapids_slr.hosts.losses.cross_entropy import cross_entropy, distillation, soft_cross_entropy
 from rapids_slr.hosts.losses.triplet import hardest, soft_margin_triplet, softened_triplet
 
@@ -19,6 +20,7 @@ __all__ = [
     "cross_entropy",
     "distillation",
     "hardest",
+    "info_nce",
     "mean_over_heads",
     "soft_cross_entropy",
     "soft_margin_triplet",
