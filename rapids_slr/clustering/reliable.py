@@ -42,7 +42,7 @@ class Reliability:
             for values_N in (compact_N, independent_N)
         )
         if self.threshold is None:
-            descending = independent_K[:-1].sort(descending=True).values
+            descending = torch.sort(independent_K[:-1], descending=True).values
             self.threshold = float(descending[min(clusters - 1, round(self._share * clusters))])
         kept_N = (labels_N >= 0) & (independent_K[group_N] >= self.threshold) & (compact_N >= compact_K[group_N])
         _, number_M = torch.unique(labels_N[kept_N], return_inverse=True)
