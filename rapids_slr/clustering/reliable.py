@@ -42,8 +42,8 @@ class Reliability:
             for values_N in (compact_N, independent_N)
         )
         if self.threshold is None:
-            descending = torch.sort(independent_K[:-1], descending=True).values
-            self.threshold = float(descending[min(clusters - 1, round(self._share * clusters))])
+            passing = min(clusters - 1, round(self._share * clusters))
+            self.threshold = float(torch.kthvalue(independent_K[:-1], clusters - passing).values)
         kept_N = (labels_N >= 0) & (independent_K[group_N] >= self.threshold) & (compact_N >= compact_K[group_N])
         _, number_M = torch.unique(labels_N[kept_N], return_inverse=True)
         return torch.full_like(labels_N, -1).masked_scatter_(kept_N, number_M)
