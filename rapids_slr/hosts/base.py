@@ -56,6 +56,8 @@ class HostSpec(Section):
     """The network it trains, by its name in NETWORKS."""
     heads: ClassVar[tuple[str, ...]] = ()
     """Names of that network's heads, for settings that ask for one."""
+    takes_timm: ClassVar[bool] = False
+    """Whether that network takes backbones as timm has them, which are not cut."""
     embeds: ClassVar[str]
     """The entry of its `state_dict` that holds the network which embeds."""
 

@@ -43,6 +43,7 @@ class ClusterContrastSpec(HostSpec):
     temperature: Positive = 0.05
     """Temperature of the softmax over the clusters."""
     network = "single"
+    takes_timm = True
     embeds = "encoder"
 
     def build(self) -> Host:
@@ -65,6 +66,7 @@ class SpCLSpec(HostSpec):
     temperature: Positive = 0.05
     """Temperature of the softmax over classes, clusters and images."""
     network = "single"
+    takes_timm = True
     embeds = "encoder"
 
     def build(self) -> Host:
@@ -86,6 +88,7 @@ class MMTSpec(HostSpec):
     soft_triplet_weight: Fraction = 0.8
     """Weight of the triplet loss softened by the other's teacher; what is left of 1 is that of the plain one."""
     network = "twins"
+    takes_timm = True
     heads = ("first", "second")
     embeds = "teacher"
 

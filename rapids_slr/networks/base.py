@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rapids_slr.networks.network import Network
-    from rapids_slr.settings.spec import ModelSpec
+    from rapids_slr.settings.spec import ImageSpec, ModelSpec
 
 # Places and not functions: a spec is checked against these names without an import of torch.
 BACKBONES = {
@@ -22,6 +22,9 @@ BACKBONES = {
     "narrow": "rapids_slr.networks.backbones:narrow",
 }
 """Backbones by `model.backbone`: where the function is that makes one from a ModelSpec."""
+
+TIMM = "timm:"
+"""What a backbone begins with that is a network of timm, by its name there."""
 
 NETWORKS = {
     "two_branch": "rapids_slr.networks.two_branch:TwoBranch",  # the first is that of checkpoints that name none
@@ -51,9 +54,11 @@ def imported(place: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def build_network(name: str, model: ModelSpec, channels: int) -> Network:
+def build_network(name: str, model: ModelSpec, images: ImageSpec) -> Network:
     """A network of NETWORKS with the backbone of `model`, on the CPU, without classifiers.
 
+    Args:
+        images: what it takes.
     Raises: InputError if the backbone or its weights cannot be had.
     """
-    return imported(NETWORKS[name])(model, channels)
+    return imported(NETWORKS[name])(model, images)

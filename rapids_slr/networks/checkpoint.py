@@ -78,7 +78,7 @@ def save_picked(path: Path, host: Mapping[str, Any], spec: RunSpec, epoch: int) 
 
 def new_network(spec: RunSpec) -> Network:
     """The network that the spec's host trains, with weights drawn or loaded as `model.weights` says, on the CPU."""
-    return build_network(spec.host.network, spec.model, spec.data.channels)
+    return build_network(spec.host.network, spec.model, spec.data)
 
 
 def load_network(path: Path, spec: RunSpec) -> Network:
@@ -102,7 +102,7 @@ def load_network(path: Path, spec: RunSpec) -> Network:
             + "; change model.* and data.channels of the spec, or pre-train anew"
         )
     # The file brings its weights: those that a new network would start from need not be there.
-    network = build_network(spec.host.network, spec.model.model_copy(update={"weights": None}), spec.data.channels)
+    network = build_network(spec.host.network, spec.model.model_copy(update={"weights": None}), spec.data)
     _fill(network, state["network"], path, spec.model.backbone)
     return network
 
@@ -120,7 +120,7 @@ def load_trained(path: Path) -> Trained:
     state = _state_of_folder(path) if path.is_dir() else load_tensors(path)
     weights, which = _weights(state, path)
     model, data = _described(state, path)
-    network = build_network(_kind(state), model, data.channels)
+    network = build_network(_kind(state), model, data)
     _fill(network, weights, path, model.backbone)
     return Trained(network.eval().requires_grad_(False), data, which, path)
 

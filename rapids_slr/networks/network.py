@@ -17,7 +17,10 @@ from torch.nn import functional as F
 from rapids_slr.engine.backend import takes_bfloat16
 from rapids_slr.errors import InputError
 from rapids_slr.networks.base import Outputs
-from rapids_slr.settings.spec import ComputeSpec
+from rapids_slr.settings.spec import ComputeSpec, ImageSpec
+
+ANY = ImageSpec()
+"""Images of three channels, for networks to which size and normalisation are all one."""
 
 
 class Neck(nn.BatchNorm1d):

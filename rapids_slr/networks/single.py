@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
 from rapids_slr.networks.backbones import build_backbone
-from rapids_slr.networks.base import Outputs
-from rapids_slr.networks.network import Neck, Network
-from rapids_slr.settings.spec import ModelSpec
+from rapids_slr.networks.base import TIMM, Outputs
+from rapids_slr.networks.network import ANY, Neck, Network
+from rapids_slr.settings.spec import ImageSpec, ModelSpec
+
+if TYPE_CHECKING:
+    from rapids_slr.networks.timm import TimmBody
 
 
 class Body(nn.Module):
@@ -24,6 +29,15 @@ class Body(nn.Module):
         return self.last_stage(self.trunk(images)).mean((2, 3), dtype=torch.float32)
 
 
+def body_of(spec: ModelSpec, images: ImageSpec) -> Body | TimmBody:
+    """The body with the backbone of the spec: one that is cut for it, or a network of timm."""
+    if not spec.backbone.startswith(TIMM):
+        return Body(spec, images.channels)
+    from rapids_slr.networks.timm import TimmBody
+
+    return TimmBody(spec, images)
+
+
 class Single(Network):
     """A body and a neck.
 
@@ -31,14 +45,14 @@ class Single(Network):
 
     Args:
         spec: backbone, its weights, and how it is computed.
-        channels: 1 or 3, channels of an image.
+        images: what it takes; size and normalisation matter to timm's networks alone.
     Source: Luo et al., Bag of Tricks, CVPR Workshops 2019, as MMT, SpCL and cluster-contrast have it.
     """
 
     heads = ("average",)
 
-    def __init__(self, spec: ModelSpec, channels: int = 3) -> None:
-        body = Body(spec, channels)
+    def __init__(self, spec: ModelSpec, images: ImageSpec = ANY) -> None:
+        body = body_of(spec, images)
         super().__init__(spec, body.width)
         self.body = body
         self.necks = nn.ModuleList([Neck(body.width)])

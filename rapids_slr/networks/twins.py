@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from rapids_slr.networks.base import Outputs
-from rapids_slr.networks.network import Neck, Network
-from rapids_slr.networks.single import Body
-from rapids_slr.settings.spec import ModelSpec
+from rapids_slr.networks.network import ANY, Neck, Network
+from rapids_slr.networks.single import body_of
+from rapids_slr.settings.spec import ImageSpec, ModelSpec
 
 
 class Twins(Network):
@@ -19,8 +19,8 @@ class Twins(Network):
     heads = ("first", "second")
     views = 2
 
-    def __init__(self, spec: ModelSpec, channels: int = 3) -> None:
-        bodies = [Body(spec, channels) for _ in self.heads]
+    def __init__(self, spec: ModelSpec, images: ImageSpec = ANY) -> None:
+        bodies = [body_of(spec, images) for _ in self.heads]
         super().__init__(spec, bodies[0].width)
         self.bodies = nn.ModuleList(bodies)
         self.necks = nn.ModuleList([Neck(self.head_dim) for _ in self.heads])

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from rapids_slr.networks.backbones import build_backbone
 from rapids_slr.networks.base import Outputs
-from rapids_slr.networks.network import Neck, Network
-from rapids_slr.settings.spec import ModelSpec
+from rapids_slr.networks.network import ANY, Neck, Network
+from rapids_slr.settings.spec import ImageSpec, ModelSpec
 
 
 class TwoBranch(Network):
@@ -20,14 +20,14 @@ class TwoBranch(Network):
 
     Args:
         spec: backbone, its weights, and how it is computed.
-        channels: 1 or 3, channels of an image.
+        images: of how many channels they are.
     Source: Chen et al., Enhancing Diversity in Teacher-Student Networks via Asymmetric Branches (ABMT), WACV 2021.
     """
 
     heads = ("average", "maximum")
 
-    def __init__(self, spec: ModelSpec, channels: int = 3) -> None:
-        backbone = build_backbone(spec, channels)
+    def __init__(self, spec: ModelSpec, images: ImageSpec = ANY) -> None:
+        backbone = build_backbone(spec, images.channels)
         super().__init__(spec, backbone.width)
         self.trunk = backbone.trunk
         second = nn.Sequential(copy.deepcopy(backbone.last_stage), backbone.extra_block)

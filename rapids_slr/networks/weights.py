@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,7 +53,13 @@ def read_weights(path: Path) -> Any:
         raise InputError(f"model.weights: {path} is no file of tensors ({fault}); {SAVE}") from fault
 
 
-def load_weights(network: nn.Module, held: Any, origin: str) -> list[str]:
+def load_weights(
+    network: nn.Module,
+    held: Any,
+    origin: str,
+    classifiers: tuple[str, ...] = (CLASSIFIER,),
+    fit: Callable[[dict[str, Tensor]], None] | None = None,
+) -> list[str]:
     """Load by name what a file holds. A stem for RGB is summed where the network takes one channel.
 
     The tensors may lie in a dictionary within the file (`state_dict`, `model`, `net`), and their names may begin with
@@ -63,23 +69,27 @@ def load_weights(network: nn.Module, held: Any, origin: str) -> list[str]:
     Args:
         held: what `read_weights` gives.
         origin: its file, for messages.
+        classifiers: what names of classifiers begin with.
+        fit: brings the weights that were found into the shapes of the network, where they have others.
     Returns: the names that were left out.
     Raises: InputError that says what the file holds, or names all missing, unexpected and mis-shaped tensors.
     """
-    expected = {name: value for name, value in network.state_dict().items() if not name.startswith(CLASSIFIER)}
+    expected = {name: value for name, value in network.state_dict().items() if not name.startswith(classifiers)}
     found = max(_dictionaries(held, expected), key=lambda found: (found.known, len(found.tensors)), default=None)
     if found is None:
         raise InputError(f"model.weights: {origin} holds no state dict (tensors by name) but {_contents(held)}; {SAVE}")
     inside = {
         name.removeprefix(found.prefix): value
         for name, value in found.tensors.items()
-        if name.startswith(found.prefix) and not name.removeprefix(found.prefix).startswith(CLASSIFIER)
+        if name.startswith(found.prefix) and not name.removeprefix(found.prefix).startswith(classifiers)
     }
     weights = {name: value for name, value in inside.items() if name in expected}
     stem = weights.get("conv1.weight")
     if stem is not None and stem.ndim == 4 and expected["conv1.weight"].shape[1] == 1:
         # A grey image is an RGB one of three equal channels.
         weights["conv1.weight"] = stem.sum(dim=1, keepdim=True)
+    if fit is not None:
+        fit(weights)
     _check_names(expected, weights, inside, origin)
     network.load_state_dict(weights, strict=False)  # what may be missing has been told from what may not
     return [found.place + name for name in found.tensors if name.removeprefix(found.prefix) not in weights]

@@ -23,7 +23,7 @@ from rapids_slr.clustering.sections import DBSCANSpec
 from rapids_slr.data.layouts import layout_names
 from rapids_slr.hosts.base import HostSpec
 from rapids_slr.hosts.sections import ABMTSpec
-from rapids_slr.networks.base import BACKBONES
+from rapids_slr.networks.base import BACKBONES, TIMM
 from rapids_slr.refinement.base import RefinerSpec
 from rapids_slr.refinement.sections import SLRSpec
 from rapids_slr.settings.base import Chosen, Settings, not_in_table
@@ -203,20 +203,25 @@ class AugmentSpec(Settings):
     """Probability of random erasing (2 to 40 % of the area)."""
 
 
+BACKBONE_NAMES: list[Any] = [{"enum": list(BACKBONES)}, {"type": "string", "pattern": f"^{TIMM}"}]
+"""What `model.backbone` takes, as a schema says it."""
+
+
 class ArchitectureSpec(Settings):
     """What two networks must have in common to share weights."""
 
     # As with layouts, the table may have grown.
-    backbone: Annotated[str, Field(json_schema_extra={"enum": list(BACKBONES)})] = "resnet50"
-    """`narrow` is a three-stage ResNet that trains on two CPU cores."""
+    backbone: Annotated[str, Field(json_schema_extra={"anyOf": BACKBONE_NAMES})] = "resnet50"
+    """`narrow` is a three-stage ResNet that trains on two CPU cores. `timm:` and a name is that network of timm, for
+    hosts whose networks are not cut into branches."""
     widths: list[Count] = [24, 48, 96]
     """Channels of the three stages of `narrow`; other backbones ignore it."""
 
     @field_validator("backbone")
     @classmethod
     def _known(cls, backbone: str) -> str:
-        if backbone not in BACKBONES:
-            raise not_in_table(backbone, BACKBONES)
+        if backbone not in BACKBONES and not backbone.startswith(TIMM):
+            raise not_in_table(backbone, [*BACKBONES, f"{TIMM}<name>"])
         return backbone
 
 
@@ -234,8 +239,8 @@ class WeightsSpec(Settings):
     """What networks start from."""
 
     weights: str | None = None
-    """Start of the backbone: `imagenet` (torchvision's or IBN-Net's file by name), a file of weights, or none. Of a
-    checkpoint of another program the tensors with the backbone's names are taken, and the others named."""
+    """Start of the backbone: `imagenet` (torchvision's, IBN-Net's or timm's file by name), a file of weights, or none.
+    Of a checkpoint of another program the tensors with the backbone's names are taken, and the others named."""
 
     _at_home = field_validator("weights")(at_home)
 
@@ -434,6 +439,12 @@ class RunSpec(Settings):
         if unknown := self.clusters.heads - set(self.host.heads):
             known = ", ".join(("both", *self.host.heads))
             raise ValueError(f"clusters.also: branch should be one of {known}, got {', '.join(sorted(unknown))}")
+        if self.model.backbone.startswith(TIMM) and not self.host.takes_timm:
+            able = ", ".join(name for name, section in HOSTS.items() if section.takes_timm)
+            raise ValueError(
+                f"model.backbone: {self.model.backbone} has no stages to cut into the branches of host "
+                f"{self.host.choice()}; hosts that take it are {able}"
+            )
         if self.clusters.needs_refinement and self.refine.choice() == "none":
             raise ValueError("clusters.also needs refine: without it nothing reads further clusterings")
         return self

@@ -7,14 +7,14 @@ import torch
 
 from rapids_slr.networks.backbones import build_backbone
 from rapids_slr.networks.single import Single
-from rapids_slr.settings.spec import ModelSpec
+from rapids_slr.settings.spec import ImageSpec, ModelSpec
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_it_pools_the_mean_and_normalises_it(channels):
     spec = ModelSpec(backbone="narrow", widths=[4, 6, 8])
     torch.manual_seed(0)
-    network = Single(spec, channels)
+    network = Single(spec, ImageSpec(channels=channels, mean=[0.5], std=[0.5]))
     torch.manual_seed(0)
     backbone = build_backbone(spec, channels)
     network.set_classifiers(5, torch.Generator().manual_seed(0))

@@ -11,7 +11,7 @@ from rapids_slr.engine import backend
 from rapids_slr.errors import InputError
 from rapids_slr.networks.backbones import build_backbone
 from rapids_slr.networks.two_branch import TwoBranch
-from rapids_slr.settings.spec import ModelSpec
+from rapids_slr.settings.spec import ImageSpec, ModelSpec
 
 NARROW = ModelSpec(backbone="narrow", widths=[4, 6, 8])
 
@@ -94,7 +94,7 @@ def test_outputs_under_bfloat16_leave_in_float32(network, images):
 
 
 def test_one_channel(images):
-    network = TwoBranch(NARROW, channels=1)
+    network = TwoBranch(NARROW, ImageSpec(channels=1, mean=[0.0], std=[1.0]))
     assert network(images[:, :1]).pooled[1].shape == (6, 8)
     with pytest.raises(RuntimeError, match="channels"):
         network(images)
