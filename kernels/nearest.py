@@ -13,6 +13,7 @@ import numba
 import numpy as np
 
 from rapids_slr.engine.arrays import Array, array_module
+from rapids_slr.group import ALONE, Group, mean_of_rows
 from rapids_slr.kernels.runtime import cpu, cpu_part, in_parallel, shared
 
 CHUNK = 64  # similarities looked at together; one branch decides that none is a candidate
@@ -59,9 +60,13 @@ class Similarities(NamedTuple):
     scale: float
     rounding: float
     """Bound on how far the sum is from what it stands for, if the product is computed in float32."""
+    mean_D: Array | None = None
+    """float32, what features are less by in x_ND; None: nothing."""
 
 
-def similarities(features_ND: Array, alike: float | None = None, wide: bool = False) -> Similarities:
+def similarities(
+    features_ND: Array, alike: float | None = None, wide: bool = False, group: Group = ALONE
+) -> Similarities:
     """Rows whose product tells features apart: themselves, or where all are nearly alike what they differ by.
 
     With m the mean and g = f - m rounded, f_i.f_j = m.m + m.(f_i - m) + m.(f_j - m) + g_i.g_j but for rounding. The
@@ -74,22 +79,25 @@ def similarities(features_ND: Array, alike: float | None = None, wide: bool = Fa
         alike: 1 - m.m, the mean squared length of g, below which features are multiplied by what they differ by; None
             takes ALIKE times the rounding of float32.
         wide: scale sums to -1 .. 1 then.
+        group: its processes hold the features, each a share that begins on a multiple of PART. shift_N is of all.
     """
     xp, D = array_module(features_ND), features_ND.shape[1]
-    mean_D = features_ND.mean(axis=0)
+    mean_D = mean_of_rows(features_ND, group)
     if 1.0 - float(xp.dot(mean_D, mean_D)) >= (ALIKE * rounding(D) if alike is None else alike):
         return Similarities(features_ND, None, 0.0, 1.0, rounding(D))
     x_ND, exact_D = features_ND - mean_D, mean_D.astype(xp.float64)
     offset = float(xp.dot(exact_D, exact_D))
     parts = range(0, len(features_ND), PART)
-    shift_N = xp.concatenate([features_ND[row : row + PART].astype(xp.float64) @ exact_D for row in parts]) - offset
-    longest = max(float(xp.square(x_ND[row : row + PART]).sum(axis=1).max()) for row in parts)
+    shifts = [features_ND[row : row + PART].astype(xp.float64) @ exact_D for row in parts]
+    shift_N = group.gather(xp.concatenate([xp.empty(0), *shifts])) - offset
+    longest = max((float(xp.square(x_ND[row : row + PART]).sum(axis=1).max()) for row in parts), default=0.0)
+    longest = group.highest(longest)
     largest = float(xp.abs(shift_N).max())
     scale = 1 / (longest + 2 * largest) if wide and longest + 2 * largest > 0 else 1.0
     if wide:
         x_ND *= np.float32(scale**0.5)
     bound = 2.0**-24 * ((D + 10) * longest + 10 * largest)  # 2 more of each for the scale
-    return Similarities(x_ND, (scale * shift_N).astype(xp.float32), offset, scale, scale * bound)
+    return Similarities(x_ND, (scale * shift_N).astype(xp.float32), offset, scale, scale * bound, mean_D)
 
 
 def add_shifts(of: Similarities, block_IJ: Array, rows: Any, columns: Any) -> None:
@@ -143,12 +151,15 @@ def _kth_largest(values, count, k, scratch):
 
 
 @cpu_part()
-def _settle(i, features_ND, index_C, count, k, distances):
-    """Sort index_C[:count] by exact distance to i, then by index; distances[:min(count, k)] go with the k first."""
+def _settle(x_D, other_MD, index_C, count, k, distances):
+    """Sort index_C[:count], rows of other_MD, by exact distance to x_D, then by index.
+
+    distances[:min(count, k)] go with the k first.
+    """
     kept = 0
     for c in range(count):
         j = index_C[c]
-        d = squared_distance(features_ND[i], features_ND[j])
+        d = squared_distance(x_D, other_MD[j])
         if kept == k:
             if d > distances[k - 1] or (d == distances[k - 1] and j > index_C[k - 1]):
                 continue
@@ -184,7 +195,9 @@ def _first_threshold(similarity_J, k, rounding, offset, largest, scratch):
 
 
 @cpu_part()
-def _tighten(i, features_ND, k, rounding, offset, similarity_NC, index_NC, filled_N, threshold_N, scratch, distances):
+def _tighten(
+    i, own_ND, other_MD, k, rounding, offset, similarity_NC, index_NC, filled_N, threshold_N, scratch, distances
+):
     """Drop the candidates of i that cannot be among its k nearest, and raise its threshold."""
     count = filled_N[i]
     threshold = _threshold(_kth_largest(similarity_NC[i], count, k, scratch), rounding, offset)
@@ -195,7 +208,7 @@ def _tighten(i, features_ND, k, rounding, offset, similarity_NC, index_NC, fille
             index_NC[i, kept] = index_NC[i, c]
             kept += 1
     if kept > count - count // 8:  # many equal images: only exact distances tell them apart
-        kept = _settle(i, features_ND, index_NC[i], kept, k, distances)
+        kept = _settle(own_ND[i], other_MD, index_NC[i], kept, k, distances)
         for c in range(kept):
             similarity_NC[i, c] = np.float32(1.0 - distances[c] / 2 - offset)
     filled_N[i] = kept
@@ -204,15 +217,16 @@ def _tighten(i, features_ND, k, rounding, offset, similarity_NC, index_NC, fille
 
 @cpu_part()
 def _offer(
-    i, j, value, features_ND, k, rounding, offset, similarity_NC, index_NC, filled_N, threshold_N, scratch, distances
-):
+    i, j, value, own_ND, other_MD, k, rounding, offset, similarity_NC, index_NC, filled_N, threshold_N, scratch,
+    distances,
+):  # fmt: skip
     place = filled_N[i]
     similarity_NC[i, place] = value
     index_NC[i, place] = j
     filled_N[i] = place + 1
     if place + 1 == similarity_NC.shape[1]:
         _tighten(
-            i, features_ND, k, rounding, offset, similarity_NC, index_NC, filled_N, threshold_N, scratch, distances
+            i, own_ND, other_MD, k, rounding, offset, similarity_NC, index_NC, filled_N, threshold_N, scratch, distances
         )
 
 
@@ -236,10 +250,11 @@ _STATE = "float32[:, ::1], int32[:, ::1], int32[::1], float32[::1], float32[::1]
 _FEATURES = "Array(float32, 2, 'C', readonly=True)"
 
 
-@cpu(f"void(int64, int64, float32[:, ::1], int64, int64, {_FEATURES}, int64, float64, float64, {_STATE})")
-def _offer_to_rows(start, stop, block_IJ, row, column, features_ND, k, rounding, offset,
+@cpu(f"void(int64, int64, float32[:, ::1], int64, int64, int64, {_FEATURES}, {_FEATURES}, int64, float64, float64,"
+     f" {_STATE})")  # fmt: skip
+def _offer_to_rows(start, stop, block_IJ, row, column, itself, own_ND, other_MD, k, rounding, offset,
                    similarity_NC, index_NC, filled_N, threshold_N, least_N):  # fmt: skip
-    """Offer every column of the block to the images row + start .. row + stop."""
+    """Offer every column of the block to the images row + start .. row + stop of own_ND; to image i not i + itself."""
     J, C = block_IJ.shape[1], similarity_NC.shape[1]
     scratch, distances = np.empty(2 * C, np.float32), np.empty(k + 1)
     largest, lanes = np.empty(4 * (k + 1), np.float32), np.empty(CHUNK, np.float32)
@@ -259,16 +274,16 @@ def _offer_to_rows(start, stop, block_IJ, row, column, features_ND, k, rounding,
                     continue
             for c in range(part.size):
                 j = column + first + c
-                if part[c] >= threshold_N[i] and j != i:
-                    _offer(i, j, part[c], features_ND, k, rounding, offset,
+                if part[c] >= threshold_N[i] and j != i + itself:
+                    _offer(i, j, part[c], own_ND, other_MD, k, rounding, offset,
                            similarity_NC, index_NC, filled_N, threshold_N, scratch, distances)  # fmt: skip
 
 
-@cpu(f"void(int64, int64, float32[:, ::1], int64, int64, {_FEATURES}, int64, float64, float64, {_STATE})",
+@cpu(f"void(int64, int64, float32[:, ::1], int64, int64, {_FEATURES}, {_FEATURES}, int64, float64, float64, {_STATE})",
      fastmath={"nnan", "nsz"})  # fmt: skip
-def _offer_to_columns(start, stop, block_IJ, row, column, features_ND, k, rounding, offset,
+def _offer_to_columns(start, stop, block_IJ, row, column, own_ND, other_MD, k, rounding, offset,
                       similarity_NC, index_NC, filled_N, threshold_N, least_N):  # fmt: skip
-    """Offer every row of the block to the images column + start .. column + stop."""
+    """Offer every row of the block to the images column + start .. column + stop of own_ND."""
     I, C = block_IJ.shape[0], similarity_NC.shape[1]  # noqa: E741
     scratch, distances = np.empty(C, np.float32), np.empty(k + 1)
     threshold_J, least_J = threshold_N[column + start : column + stop], least_N[column + start : column + stop]
@@ -286,7 +301,7 @@ def _offer_to_columns(start, stop, block_IJ, row, column, features_ND, k, roundi
                     continue
             for c in range(part.size):
                 if part[c] >= threshold[c]:
-                    _offer(column + start + first + c, row + r, part[c], features_ND, k, rounding, offset,
+                    _offer(column + start + first + c, row + r, part[c], own_ND, other_MD, k, rounding, offset,
                            similarity_NC, index_NC, filled_N, threshold_N, scratch, distances)  # fmt: skip
 
 
@@ -300,10 +315,9 @@ def _rank(start, stop, features_ND, index_NK, distance_NK, rounding, offset,
         index_NK[i, 0] = i
         distance_NK[i, 0] = squared_distance(features_ND[i], features_ND[i])
         if k:
-            _tighten(
-                i, features_ND, k, rounding, offset, similarity_NC, index_NC, filled_N, threshold_N, scratch, distances
-            )
-            _settle(i, features_ND, index_NC[i], filled_N[i], k, distances)
+            _tighten(i, features_ND, features_ND, k, rounding, offset,
+                     similarity_NC, index_NC, filled_N, threshold_N, scratch, distances)  # fmt: skip
+            _settle(features_ND[i], features_ND, index_NC[i], filled_N[i], k, distances)
             for p in range(k):
                 index_NK[i, p + 1] = index_NC[i, p]
                 distance_NK[i, p + 1] = distances[p]
@@ -324,10 +338,107 @@ def offer(
     """
     I, J = block_IJ.shape  # noqa: E741
     add_shifts(of, block_IJ, slice(row, row + I), slice(column, column + J))
-    args = (block_IJ, row, column, features_ND, k, of.rounding, of.offset, *candidates)
-    in_parallel(_offer_to_rows, I, *args, smallest=64)
+    offer_columns(block_IJ, row, column, 0, features_ND, features_ND, k, of, candidates)
     if row != column:
-        in_parallel(_offer_to_columns, J, *args, smallest=64)
+        offer_rows(block_IJ, row, column, features_ND, features_ND, k, of, candidates)
+
+
+@cpu_part()
+def _insert(d, j, distance_K, index_K):
+    """Put an image into a list sorted by (distance, index), where it is among the first."""
+    place = distance_K.size
+    while place > 0 and (distance_K[place - 1] > d or (distance_K[place - 1] == d and index_K[place - 1] > j)):
+        place -= 1
+    if place < distance_K.size:
+        for p in range(distance_K.size - 1, place, -1):
+            distance_K[p] = distance_K[p - 1]
+            index_K[p] = index_K[p - 1]
+        distance_K[place] = d
+        index_K[place] = j
+
+
+@cpu(f"void(int64, int64, {_FEATURES}, {_FEATURES}, int64, float64, float64, {_STATE}, float64[:, ::1], int32[:, ::1])")
+def _take(start, stop, own_ND, other_MD, first, rounding, offset,
+          similarity_NC, index_NC, filled_N, threshold_N, least_N, distance_NK, near_NK):  # fmt: skip
+    """Put the candidates of the images start .. stop, rows of other_MD, into their lists, and forget them."""
+    k, C = near_NK.shape[1], similarity_NC.shape[1]
+    scratch, distances = np.empty(C, np.float32), np.empty(k + 1)
+    for i in range(start, stop):
+        if filled_N[i] >= k:
+            _tighten(i, own_ND, other_MD, k, rounding, offset,
+                     similarity_NC, index_NC, filled_N, threshold_N, scratch, distances)  # fmt: skip
+        if filled_N[i]:
+            for c in range(_settle(own_ND[i], other_MD, index_NC[i], filled_N[i], k, distances)):
+                _insert(distances[c], first + index_NC[i, c], distance_NK[i], near_NK[i])
+            filled_N[i] = 0
+            kth = np.float32(1.0 - distance_NK[i, k - 1] / 2 - offset)
+            threshold_N[i] = max(threshold_N[i], _threshold(kth, rounding, offset))
+
+
+@cpu("void(int64, int64, float64[:, ::1], int32[:, ::1], float64[:, ::1], int32[:, ::1])")
+def _merge(start, stop, distance_NK, near_NK, other_NK, other_near_NK):
+    for i in range(start, stop):
+        for p in range(near_NK.shape[1]):
+            if other_near_NK[i, p] >= 0:
+                _insert(other_NK[i, p], other_near_NK[i, p], distance_NK[i], near_NK[i])
+
+
+@cpu(f"void(int64, int64, {_FEATURES}, float32[::1])")
+def _own_distances(start, stop, x_ND, distance_N):
+    for i in range(start, stop):
+        distance_N[i] = squared_distance(x_ND[i], x_ND[i])
+
+
+def offer_columns(
+    block_IJ: np.ndarray, row: int, column: int, itself: int, own_ND: np.ndarray, other_MD: np.ndarray, k: int,
+    of: Similarities, candidates: Candidates,
+) -> None:  # fmt: skip
+    """Offer the columns of a block, images `column` on of other_MD, to images `row` on of own_ND.
+
+    Args:
+        candidates: lists of the images of own_ND; they name rows of other_MD.
+        itself: image i of own_ND is image i + itself of other_MD, which is not offered to it.
+    """
+    in_parallel(_offer_to_rows, len(block_IJ), block_IJ, row, column, itself, own_ND, other_MD, k, of.rounding,
+                of.offset, *candidates, smallest=64)  # fmt: skip
+
+
+def offer_rows(
+    block_IJ: np.ndarray, row: int, column: int, own_ND: np.ndarray, other_MD: np.ndarray, k: int,
+    of: Similarities, candidates: Candidates,
+) -> None:  # fmt: skip
+    """Offer the rows of a block, images `row` on of other_MD, to images `column` on of own_ND."""
+    in_parallel(_offer_to_columns, block_IJ.shape[1], block_IJ, row, column, own_ND, other_MD, k, of.rounding,
+                of.offset, *candidates, smallest=64)  # fmt: skip
+
+
+def take(
+    candidates: Candidates, own_ND: np.ndarray, other_MD: np.ndarray, first: int, of: Similarities,
+    distance_NK: np.ndarray, near_NK: np.ndarray,
+) -> None:  # fmt: skip
+    """Move candidates, rows of other_MD, into lists by (distance, index): float64 and int32, inf and -1 where empty.
+
+    Args:
+        first: number of the first image of other_MD among all.
+    """
+    in_parallel(_take, len(own_ND), own_ND, other_MD, first, of.rounding, of.offset, *candidates, distance_NK, near_NK,
+                smallest=64)  # fmt: skip
+
+
+def merge(distance_NK: np.ndarray, near_NK: np.ndarray, other_NK: np.ndarray, other_near_NK: np.ndarray) -> None:
+    """Put lists of others of the same images, as `take` fills them, into the first ones."""
+    in_parallel(_merge, len(near_NK), distance_NK, near_NK, other_NK, other_near_NK, smallest=256)
+
+
+def finished_cpu(
+    features_ND: np.ndarray, first: int, distance_NK: np.ndarray, near_NK: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lists that `take` has filled, of images `first` on, as `rank` gives them."""
+    N = len(features_ND)
+    own_N = np.empty(N, np.float32)
+    in_parallel(_own_distances, N, features_ND, own_N, smallest=64)
+    index_NK = np.column_stack([np.arange(first, first + N, dtype=np.int32), near_NK])
+    return index_NK, np.column_stack([own_N, distance_NK.astype(np.float32)])
 
 
 def rank(candidates: Candidates, features_ND: np.ndarray, k: int, of: Similarities) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ from rapids_slr.engine import blocks
 from rapids_slr.engine.arrays import Array, array_module, as_array
 from rapids_slr.engine.memory import memory_advice, out_of_memory
 from rapids_slr.errors import InputError, RunError
+from rapids_slr.group import ALONE, Group
 from rapids_slr.kernels import nearest, nearest_cuda
 from rapids_slr.kernels.runtime import on_gpu
 from rapids_slr.marks import step
@@ -46,12 +47,13 @@ class Neighbours:
     """Share of the neighbours that an approximate search found, measured on SAMPLE images; None for an exact one."""
 
 
-def check_features(features: object, name: str = "features") -> Array:
+def check_features(features: object, name: str = "features", first: int = 0) -> Array:
     """Features as a contiguous float32 array (N, D), shared with the caller where they already are that.
 
     Args:
         features: (N, D) array or tensor of any real type; rows of unit length. float16 and bfloat16, too coarse to
             hold unit rows, are normalised again.
+        first: the number by which messages name the first row.
     Raises: InputError if the shape, type or length of rows is wrong, or values are missing; rows are named.
     """
     coarse = getattr(features, "dtype", None) in (torch.bfloat16, torch.float16, np.float16)
@@ -69,12 +71,12 @@ def check_features(features: object, name: str = "features") -> Array:
         return x_ND
     if not bool(xp.isfinite(square_N).all()):
         raise InputError(
-            f"{name}: NaN or infinite values in {_rows(~xp.isfinite(square_N))}; "
+            f"{name}: NaN or infinite values in {_rows(~xp.isfinite(square_N), first)}; "
             "look at the images behind these rows and at the network that embedded them"
         )
     low, high = float(square_N.min()) ** 0.5, float(square_N.max()) ** 0.5
     raise InputError(
-        f"{name}: expected rows of unit length, got lengths {low:.4g}..{high:.4g} in {_rows(off_N)}; "
+        f"{name}: expected rows of unit length, got lengths {low:.4g}..{high:.4g} in {_rows(off_N, first)}; "
         "divide every row by its length first (torch.nn.functional.normalize, or cluster --normalise)"
     )
 
@@ -85,16 +87,20 @@ def _squared_lengths(x_ND: Array) -> Array:
     return np.einsum("nd,nd->n", x_ND, x_ND) if xp is np else xp.square(xp.linalg.norm(x_ND, axis=1))
 
 
-def _rows(bad_N: Array) -> str:
+def _rows(bad_N: Array, first: int) -> str:
     """'3 of 100 rows: 4, 17, 56'."""
-    rows = bad_N.nonzero()[0]
+    rows = bad_N.nonzero()[0] + first
     shown = ", ".join(map(str, rows[:10].tolist())) + (", ..." if rows.size > 10 else "")
     return f"{rows.size} of {bad_N.size} rows: {shown}"
 
 
 @step("neighbours")
 def nearest_neighbours(
-    features_ND: Array, k: int, approximate: bool = False, progress: Callable[[int], None] | None = None
+    features_ND: Array,
+    k: int,
+    approximate: bool = False,
+    progress: Callable[[int], None] | None = None,
+    group: Group = ALONE,
 ) -> Neighbours:
     """The k nearest images of each image, the image itself included and first.
 
@@ -107,12 +113,17 @@ def nearest_neighbours(
         approximate: for some 100,000 rows and more: miss some neighbours, but do without N^2 D multiplications. By
             pynndescent, on CUDA by cuVS.
         progress: called with numbers of images, N in all, as the search goes on.
+        group: its processes hold the features of the CPU, each its share; they search together, exactly.
     Raises: InputError if there are fewer images than neighbours, or an approximate search is not to be had; RunError
         if GPU memory does not suffice.
     """
-    N = len(features_ND)
+    N = group.total(len(features_ND))
     if not 1 <= k <= N:
         raise InputError(f"features: {N} rows, but k={k} neighbours were asked for; k must lie in [1, {N}]")
+    if group.size > 1:
+        from rapids_slr.clustering.shares import nearest_of_shares_cpu  # stands on this module
+
+        return nearest_of_shares_cpu(features_ND, N, k - 1, group, progress)
     if approximate and 1 < k <= N // 4:
         if on_gpu(features_ND):
             return nearest_approximately(features_ND, k - 1)
