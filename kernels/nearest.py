@@ -1,8 +1,13 @@
-"""The nearest rows by inner product, gathered from float32 blocks of the product and settled in float64.
+"""The nearest rows by inner product, gathered from coarse blocks of the product and settled in float64.
 
 A block of the product serves the images of its rows and those of its columns. For every image a short list keeps what
-may still be among its k best: all that lies within the rounding of float32 of the k-th. In the end the few candidates
-are measured again in float64, so that ranks do not depend on how the product was blocked, threaded or rounded.
+may still be among its k best: all that lies within the rounding of the product of the k-th; another keeps what may be
+its furthest. In the end the few candidates are measured again in float64, so that ranks and distances do not depend on
+how the product was blocked, threaded or rounded, nor on whether it is one of float32 or of bfloat16, nor on how many
+processes looked at parts of the images and merged their lists.
+
+Similarities are compared as integers, `keys`: the bits of a float in the order of its value. Those of bfloat16 are the
+upper half of those of float32, so that one loop, compiled for either width, reads both.
 """
 
 from __future__ import annotations
@@ -11,37 +16,48 @@ from typing import Any, NamedTuple
 
 import numba
 import numpy as np
+import torch
 
 from rapids_slr.engine.arrays import Array, array_module
 from rapids_slr.group import ALONE, Group, mean_of_rows
 from rapids_slr.kernels.runtime import cpu, cpu_part, in_parallel, shared
 
+FAR = 16  # places in a list of what may be the furthest
 CHUNK = 64  # similarities looked at together; one branch decides that none is a candidate
 ALIKE = 200  # times the rounding of their products: features that differ by less are multiplied by what they differ by
+SAMPLE = 32  # rows that show how many candidates a coarse product leaves
 PART = 1024  # rows that are looked at in float64 together
+NOBODY = np.iinfo(np.int32).max  # in a list that is not full
 ZERO = 1e-6  # squared distances below are 0: equal images whose inner product was rounded
 
 
-class Candidates(NamedTuple):
-    """Lists of candidates of N images, C places each; `filled_N` places are taken."""
+class Lists(NamedTuple):
+    """Short lists of N images, C places each."""
 
     similarity_NC: np.ndarray  # float32
     index_NC: np.ndarray  # int32
-    filled_N: np.ndarray  # int32
-    threshold_N: np.ndarray  # float32: what lies below cannot be among the k nearest
-    least_N: np.ndarray  # float32: smallest similarity seen
+    filled_N: np.ndarray  # int32, places taken
+    threshold_N: np.ndarray  # float32: what lies below cannot be among the nearest
+
+
+class Candidates(NamedTuple):
+    """What may be among the k nearest of N images, and what may be their furthest.
+
+    The furthest image is the nearest to the opposite of an image: in its list similarities are negated.
+    """
+
+    near: Lists
+    far: Lists
 
 
 def no_candidates(N: int, k: int) -> Candidates:
-    """Empty lists for the k nearest others of N images."""
-    C = 2 * k + 16
-    return Candidates(
-        np.empty((N, C), np.float32),
-        np.empty((N, C), np.int32),
-        np.zeros(N, np.int32),
-        np.full(N, -np.inf, np.float32),
-        np.full(N, np.inf, np.float32),
-    )
+    """Empty lists for the k nearest others of N images, and for the furthest."""
+
+    def lists_cpu(C: int) -> Lists:
+        similarity_NC, index_NC = np.empty((N, C), np.float32), np.empty((N, C), np.int32)
+        return Lists(similarity_NC, index_NC, np.zeros(N, np.int32), np.full(N, -np.inf, np.float32))
+
+    return Candidates(lists_cpu(2 * k + 16), lists_cpu(FAR))
 
 
 def rounding(D: int) -> float:
@@ -60,6 +76,8 @@ class Similarities(NamedTuple):
     scale: float
     rounding: float
     """Bound on how far the sum is from what it stands for, if the product is computed in float32."""
+    share: float = 0.0
+    """What may be added to this bound, in parts of the size of the sum."""
     mean_D: Array | None = None
     """float32, what features are less by in x_ND; None: nothing."""
 
@@ -79,32 +97,80 @@ def similarities(
         alike: 1 - m.m, the mean squared length of g, below which features are multiplied by what they differ by; None
             takes ALIKE times the rounding of float32.
         wide: scale sums to -1 .. 1 then.
-        group: its processes hold the features, each a share that begins on a multiple of PART. shift_N is of all.
+        group: its processes hold the features, each its share; mean and bounds are those of all.
     """
     xp, D = array_module(features_ND), features_ND.shape[1]
     mean_D = mean_of_rows(features_ND, group)
     if 1.0 - float(xp.dot(mean_D, mean_D)) >= (ALIKE * rounding(D) if alike is None else alike):
         return Similarities(features_ND, None, 0.0, 1.0, rounding(D))
-    x_ND, exact_D = features_ND - mean_D, mean_D.astype(xp.float64)
-    offset = float(xp.dot(exact_D, exact_D))
+    x_ND, shift_N, offset = _less(features_ND, mean_D)
     parts = range(0, len(features_ND), PART)
-    shifts = [features_ND[row : row + PART].astype(xp.float64) @ exact_D for row in parts]
-    shift_N = group.gather(xp.concatenate([xp.empty(0), *shifts])) - offset
-    longest = max((float(xp.square(x_ND[row : row + PART]).sum(axis=1).max()) for row in parts), default=0.0)
-    longest = group.highest(longest)
-    largest = float(xp.abs(shift_N).max())
+    longest = group.highest(
+        max((float(xp.square(x_ND[row : row + PART]).sum(axis=1).max()) for row in parts), default=0.0)
+    )
+    largest = group.highest(float(xp.abs(shift_N).max()) if shift_N.size else 0.0)
     scale = 1 / (longest + 2 * largest) if wide and longest + 2 * largest > 0 else 1.0
     if wide:
         x_ND *= np.float32(scale**0.5)
     bound = 2.0**-24 * ((D + 10) * longest + 10 * largest)  # 2 more of each for the scale
-    return Similarities(x_ND, (scale * shift_N).astype(xp.float32), offset, scale, scale * bound, mean_D)
+    return Similarities(x_ND, (scale * shift_N).astype(xp.float32), offset, scale, scale * bound, mean_D=mean_D)
 
 
-def add_shifts(of: Similarities, block_IJ: Array, rows: Any, columns: Any) -> None:
-    """Make a block of the product of `of.x_ND` what stands for inner products."""
+def of_others(of: Similarities, features_ND: Array) -> Similarities:
+    """What `similarities`, not `wide`, gives for other images of the group."""
+    if of.mean_D is None:
+        return of._replace(x_ND=features_ND)
+    x_ND, shift_N, _ = _less(features_ND, of.mean_D)
+    return of._replace(x_ND=x_ND, shift_N=shift_N.astype(np.float32))
+
+
+def _less(features_ND: Array, mean_D: Array) -> tuple[Array, Array, float]:
+    """f - m, in float64 m.(f - m), and m.m."""
+    xp, exact_D = array_module(features_ND), mean_D.astype(np.float64)
+    parts = range(0, len(features_ND), PART)
+    shifts = [features_ND[row : row + PART].astype(xp.float64) @ exact_D for row in parts]
+    offset = float(xp.dot(exact_D, exact_D))
+    return features_ND - mean_D, xp.concatenate([xp.empty(0), *shifts]) - offset, offset
+
+
+def coarsely_cpu(of: Similarities, group: Group = ALONE) -> Similarities:
+    """The bounds where the product of float32 rows on the CPU is computed in bfloat16.
+
+    With e = x - x rounded to bfloat16, x.y differs from the product of rounded rows by |e_x| |y| + |x_rounded| |e_y| at
+    most, what is summed in float32 by twice what it would be of x and y, each product being added on its own, and the
+    sum rounded to bfloat16 by 2^-9 of itself. The longest e is measured.
+    """
+    lost = 0.0
+    for row in range(0, len(of.x_ND), PART):
+        part = torch.from_numpy(of.x_ND[row : row + PART])
+        lost = max(lost, float(torch.linalg.vector_norm(part - part.bfloat16().float(), dim=1).max()))
+    lost = group.highest(lost)
+    # 1.001: rows are of length 1 but for 1e-4, and what is lost is measured in float32.
+    return of._replace(rounding=1.001 * lost * (2 + lost) + 2 * rounding(of.x_ND.shape[1]), share=2.0**-9)
+
+
+def in_bfloat16_cpu(of: Similarities, k: int, group: Group = ALONE) -> Similarities | None:
+    """`coarsely_cpu`; None for features that this leaves with more candidates than short lists hold, as SAMPLE rows
+    show, or that are nearly alike. Processes of a group look at their own features, and need not agree."""
     if of.shift_N is not None:
+        return None
+    coarse, N = coarsely_cpu(of, group), len(of.x_ND)
+    if N == 0:
+        return coarse
+    similarity_SN = of.x_ND[np.arange(SAMPLE) * N // SAMPLE] @ of.x_ND.T
+    place = max(N - k - 1, 0)  # the image itself is one of those above
+    kth_S = np.partition(similarity_SN, place, axis=1)[:, place]
+    margin_S = 2.01 * (coarse.rounding + coarse.share * np.abs(kth_S))
+    candidates = (similarity_SN >= (kth_S - margin_S)[:, None]).sum(axis=1)
+    return coarse if candidates.mean() <= 1.5 * k + FAR else None
+
+
+def add_shifts(of: Similarities, block_IJ: Array, rows: Any, columns: Any, others: Similarities | None = None) -> None:
+    """Make a block of the product of `of.x_ND`, or with that of `others`, what stands for inner products."""
+    shift_M = (others or of).shift_N
+    if of.shift_N is not None and shift_M is not None:
         block_IJ += of.shift_N[rows, None]
-        block_IJ += of.shift_N[columns]
+        block_IJ += shift_M[columns]
 
 
 @shared
@@ -151,15 +217,17 @@ def _kth_largest(values, count, k, scratch):
 
 
 @cpu_part()
-def _settle(x_D, other_MD, index_C, count, k, distances):
-    """Sort index_C[:count], rows of other_MD, by exact distance to x_D, then by index.
+def _settle(x_D, other_MD, index_C, count, k, sign, distances):
+    """Sort index_C[:count], rows of other_MD, by exact distance to x_D, to its opposite if sign is -1, then by index.
 
-    distances[:min(count, k)] go with the k first.
+    distances[:min(count, k)] go with the k first, whose number is returned.
     """
     kept = 0
     for c in range(count):
         j = index_C[c]
         d = squared_distance(x_D, other_MD[j])
+        if sign < 0:
+            d = 4.0 - d
         if kept == k:
             if d > distances[k - 1] or (d == distances[k - 1] and j > index_C[k - 1]):
                 continue
@@ -176,171 +244,202 @@ def _settle(x_D, other_MD, index_C, count, k, distances):
 
 
 @cpu_part()
-def _threshold(kth, rounding, offset):
-    """Similarity below which nothing is among the k nearest, if k of them are computed as `kth` or more."""
-    return np.float32(min(kth, np.float32(1.0 - ZERO / 2 - offset)) - 2.0 * rounding)
+def _threshold(kth, rounding, share, offset):
+    """Similarity below which nothing is among the k nearest, if k of them are computed as `kth` or more.
 
-
-@cpu_part(fastmath={"nnan", "nsz"})
-def _first_threshold(similarity_J, k, rounding, offset, largest, scratch):
-    """A threshold for an image without candidates: of many disjoint groups, k + 1 have a member as large as this."""
-    groups = largest.size
-    if similarity_J.size < 2 * groups:
-        return np.float32(-np.inf)
-    largest[:] = similarity_J[:groups]
-    for first in range(groups, similarity_J.size - groups + 1, groups):
-        for g in range(groups):
-            largest[g] = max(largest[g], similarity_J[first + g])
-    return _threshold(_kth_largest(largest, groups, k + 1, scratch), rounding, offset)  # one may be the image itself
+    The k are kth - rounding - share |kth| at least. What is computed as x is x + rounding + share |x| at most; where
+    x < -|kth| that grows with x by 1 - share a unit, which the hundredth beyond 2 makes up for.
+    """
+    least = min(kth, np.float32(1.0 - ZERO / 2 - offset))
+    return np.float32(least - 2.01 * (rounding + share * abs(least)))
 
 
 @cpu_part()
-def _tighten(
-    i, own_ND, other_MD, k, rounding, offset, similarity_NC, index_NC, filled_N, threshold_N, scratch, distances
-):
+def _key(value, shift):
+    """The bits of a float32 in the order of its value; with shift 16 those of its upper half, rounded towards 0.
+
+    In either, x <= y has a key no larger: what a threshold lets through, its key does.
+    """
+    bits = np.float32(value).view(np.int32)
+    return (bits ^ ((bits >> 31) & 0x7FFFFFFF)) >> shift
+
+
+@cpu_part()
+def _value(key, shift):
+    """The float32 of a key."""
+    bits = key ^ ((key >> 31) & (0x7FFFFFFF >> shift))
+    return np.int32(bits << shift).view(np.float32)
+
+
+@cpu_part()
+def _to_keys(similarity_J):
+    """Turn a row into keys where it lies; returns the smallest."""
+    mask = similarity_J.dtype.type((1 << (8 * similarity_J.itemsize - 1)) - 1)
+    least = mask
+    for c in range(similarity_J.size):
+        bits = similarity_J[c]
+        key = similarity_J.dtype.type(bits if bits >= 0 else bits ^ mask)
+        similarity_J[c] = key
+        least = min(least, key)
+    return least
+
+
+@cpu_part()
+def _first_threshold(key_J, k, rounding, share, offset, largest, scratch, shift):
+    """A threshold for an image without candidates: of many disjoint groups, k + 1 have a member as large as this."""
+    groups = largest.size
+    if key_J.size < 2 * groups:
+        return np.float32(-np.inf)
+    largest[:] = key_J[:groups]
+    for first in range(groups, key_J.size - groups + 1, groups):
+        for g in range(groups):
+            largest[g] = max(largest[g], key_J[first + g])
+    # One may be the image itself.
+    return _threshold(_value(_kth_largest(largest, groups, k + 1, scratch), shift), rounding, share, offset)
+
+
+@cpu_part()
+def _tighten(i, own_ND, other_MD, k, sign, rounding, share, offset, lists, scratch, distances):
     """Drop the candidates of i that cannot be among its k nearest, and raise its threshold."""
+    similarity_NC, index_NC, filled_N, threshold_N = lists
     count = filled_N[i]
-    threshold = _threshold(_kth_largest(similarity_NC[i], count, k, scratch), rounding, offset)
+    threshold = _threshold(_kth_largest(similarity_NC[i], count, k, scratch), rounding, share, offset)
     kept = 0
     for c in range(count):
         if similarity_NC[i, c] >= threshold:
             similarity_NC[i, kept] = similarity_NC[i, c]
             index_NC[i, kept] = index_NC[i, c]
             kept += 1
-    if kept > count - count // 8:  # many equal images: only exact distances tell them apart
-        kept = _settle(own_ND[i], other_MD, index_NC[i], kept, k, distances)
+    if kept > count - count // 8:  # many alike: only exact distances tell them apart
+        kept = _settle(own_ND[i], other_MD, index_NC[i], kept, k, sign, distances)
         for c in range(kept):
             similarity_NC[i, c] = np.float32(1.0 - distances[c] / 2 - offset)
     filled_N[i] = kept
-    threshold_N[i] = threshold
+    threshold_N[i] = max(threshold_N[i], threshold)
 
 
-@cpu_part()
-def _offer(
-    i, j, value, own_ND, other_MD, k, rounding, offset, similarity_NC, index_NC, filled_N, threshold_N, scratch,
-    distances,
-):  # fmt: skip
+@cpu_part(inline="always")
+def _offer(i, j, value, own_ND, other_MD, k, sign, rounding, share, offset, lists, scratch, distances):
+    similarity_NC, index_NC, filled_N, _ = lists
     place = filled_N[i]
     similarity_NC[i, place] = value
     index_NC[i, place] = j
     filled_N[i] = place + 1
     if place + 1 == similarity_NC.shape[1]:
-        _tighten(
-            i, own_ND, other_MD, k, rounding, offset, similarity_NC, index_NC, filled_N, threshold_N, scratch, distances
-        )
+        _tighten(i, own_ND, other_MD, k, sign, rounding, share, offset, lists, scratch, distances)
 
 
-@cpu_part(fastmath={"nnan", "nsz"})
-def _least(values, lanes):
-    """The smallest value. Minima of CHUNK lanes, unlike one minimum, are computed by vector instructions."""
-    lanes[:] = np.inf
-    for first in range(0, values.size - CHUNK + 1, CHUNK):
-        part = values[first : first + CHUNK]
-        for c in range(CHUNK):
-            lanes[c] = min(lanes[c], part[c])
-    least = values[-1]
-    for c in range(CHUNK):
-        least = min(least, lanes[c])
-    for c in range(values.size - values.size % CHUNK, values.size):
-        least = min(least, values[c])
-    return least
+@cpu_part()
+def _beyond(key_J, low, high):
+    """The first and the end of what is to be looked at, of up to CHUNK keys, for those up to low and from high on.
+
+    Found out by vector instructions alone, for whether a key is one of these is hard to predict: their number, and the
+    sum of their places, which of a single one is its place.
+    """
+    number, place = numba.int16(0), numba.int16(0)
+    for c in range(key_J.size):
+        is_one = numba.int16((key_J[c] >= high) | (key_J[c] <= low))
+        number = numba.int16(number + is_one)
+        place = numba.int16(place + is_one * c)
+    return (place, place + number) if number <= 1 else (0, key_J.size)
 
 
-_STATE = "float32[:, ::1], int32[:, ::1], int32[::1], float32[::1], float32[::1]"
+@cpu_part()
+def _outside(key_J, low_J, high_J):
+    """`_beyond` with bounds of their own."""
+    number, place = numba.int16(0), numba.int16(0)
+    for c in range(key_J.size):
+        is_one = numba.int16((key_J[c] >= high_J[c]) | (key_J[c] <= low_J[c]))
+        number = numba.int16(number + is_one)
+        place = numba.int16(place + is_one * c)
+    return (place, place + number) if number <= 1 else (0, key_J.size)
+
+
+_LISTS = "Tuple((float32[:, ::1], int32[:, ::1], int32[::1], float32[::1]))"
 _FEATURES = "Array(float32, 2, 'C', readonly=True)"
+_BOUNDS = "float64, float64, float64"  # rounding, share, offset
+_BLOCKS = [f"{keys}[:, ::1], int64, int64" for keys in ("int16", "int32")]  # with its row and column
+_TO = f"{_FEATURES}, {_FEATURES}, int64, {_BOUNDS}, {_LISTS}, {_LISTS}"
 
 
-@cpu(f"void(int64, int64, float32[:, ::1], int64, int64, int64, {_FEATURES}, {_FEATURES}, int64, float64, float64,"
-     f" {_STATE})")  # fmt: skip
-def _offer_to_rows(start, stop, block_IJ, row, column, itself, own_ND, other_MD, k, rounding, offset,
-                   similarity_NC, index_NC, filled_N, threshold_N, least_N):  # fmt: skip
-    """Offer every column of the block to the images row + start .. row + stop of own_ND; to image i not i + itself."""
-    J, C = block_IJ.shape[1], similarity_NC.shape[1]
-    scratch, distances = np.empty(2 * C, np.float32), np.empty(k + 1)
-    largest, lanes = np.empty(4 * (k + 1), np.float32), np.empty(CHUNK, np.float32)
+@cpu([f"void(int64, int64, {block}, int64, {_TO})" for block in _BLOCKS])
+def _offer_to_rows(start, stop, block_IJ, row, column, itself,
+                   own_ND, other_MD, k, rounding, share, offset, near, far):  # fmt: skip
+    """Turn the block into keys, and offer every column, rows of other_MD, to the images row + start .. row + stop of
+    own_ND; to image i not i + itself, which is the same."""
+    J, shift = block_IJ.shape[1], 32 - 8 * block_IJ.itemsize
+    scratch, distances = np.empty(4 * (k + 1) + FAR, np.float32), np.empty(k + 1)
+    keys, largest = np.empty(4 * (k + 1), block_IJ.dtype), np.empty(4 * (k + 1), block_IJ.dtype)
+    threshold_N, limit_N = near[3], far[3]
     for r in range(start, stop):
-        i, similarity_J = row + r, block_IJ[r]
-        least_N[i] = min(least_N[i], _least(similarity_J, lanes))
+        i, key_J = row + r, block_IJ[r]
+        least = -_value(_to_keys(key_J), shift)
+        limit_N[i] = max(limit_N[i], _threshold(least, rounding, share, -offset))
         if threshold_N[i] == -np.inf:
-            threshold_N[i] = _first_threshold(similarity_J, k, rounding, offset, largest, scratch)
+            threshold_N[i] = _first_threshold(key_J, k, rounding, share, offset, largest, keys, shift)
         for first in range(0, J, CHUNK):
-            part = similarity_J[first : first + CHUNK]
-            if part.size == CHUNK:
-                threshold = threshold_N[i]
-                hit = numba.int32(0)
-                for c in range(CHUNK):
-                    hit |= numba.int32(part[c] >= threshold)
-                if not hit:
-                    continue
-            for c in range(part.size):
-                j = column + first + c
-                if part[c] >= threshold_N[i] and j != i + itself:
-                    _offer(i, j, part[c], own_ND, other_MD, k, rounding, offset,
-                           similarity_NC, index_NC, filled_N, threshold_N, scratch, distances)  # fmt: skip
+            low, high = _key(-limit_N[i], shift), _key(threshold_N[i], shift)
+            chunk = key_J[first : min(first + CHUNK, J)]
+            from_c, end = _beyond(chunk, low, high)
+            for c in range(from_c, end):
+                j, key = column + first + c, chunk[c]
+                if key >= high and j != i + itself:
+                    _offer(i, j, _value(key, shift), own_ND, other_MD, k, 1, rounding, share, offset,
+                           near, scratch, distances)  # fmt: skip
+                    high = _key(threshold_N[i], shift)
+                if key <= low:
+                    _offer(i, j, -_value(key, shift), own_ND, other_MD, 1, -1, rounding, share, -offset,
+                           far, scratch, distances)  # fmt: skip
+                    low = _key(-limit_N[i], shift)
 
 
-@cpu(f"void(int64, int64, float32[:, ::1], int64, int64, {_FEATURES}, {_FEATURES}, int64, float64, float64, {_STATE})",
-     fastmath={"nnan", "nsz"})  # fmt: skip
-def _offer_to_columns(start, stop, block_IJ, row, column, own_ND, other_MD, k, rounding, offset,
-                      similarity_NC, index_NC, filled_N, threshold_N, least_N):  # fmt: skip
-    """Offer every row of the block to the images column + start .. column + stop of own_ND."""
-    I, C = block_IJ.shape[0], similarity_NC.shape[1]  # noqa: E741
-    scratch, distances = np.empty(C, np.float32), np.empty(k + 1)
-    threshold_J, least_J = threshold_N[column + start : column + stop], least_N[column + start : column + stop]
+@cpu([f"void(int64, int64, {block}, {_TO})" for block in _BLOCKS])
+def _offer_to_columns(start, stop, block_IJ, row, column, own_ND, other_MD, k, rounding, share, offset, near, far):
+    """Offer every row of the block of keys, rows of other_MD, to the images column + start .. column + stop."""
+    I, shift = block_IJ.shape[0], 32 - 8 * block_IJ.itemsize  # noqa: E741
+    scratch, distances = np.empty(4 * (k + 1) + FAR, np.float32), np.empty(k + 1)
+    threshold_N, limit_N = near[3], far[3]
+    high_J, low_J = np.empty(stop - start, block_IJ.dtype), np.empty(stop - start, block_IJ.dtype)
+    for c in range(high_J.size):
+        high_J[c] = _key(threshold_N[column + start + c], shift)
+        low_J[c] = _key(-limit_N[column + start + c], shift)
     for r in range(I):
-        similarity_J = block_IJ[r][start:stop]
-        for c in range(similarity_J.size):
-            least_J[c] = min(least_J[c], similarity_J[c])
-        for first in range(0, similarity_J.size, CHUNK):
-            part, threshold = similarity_J[first : first + CHUNK], threshold_J[first : first + CHUNK]
-            if part.size == CHUNK:
-                hit = numba.int32(0)
-                for c in range(CHUNK):
-                    hit |= numba.int32(part[c] >= threshold[c])
-                if not hit:
-                    continue
-            for c in range(part.size):
-                if part[c] >= threshold[c]:
-                    _offer(column + start + first + c, row + r, part[c], own_ND, other_MD, k, rounding, offset,
-                           similarity_NC, index_NC, filled_N, threshold_N, scratch, distances)  # fmt: skip
+        key_J = block_IJ[r][start:stop]
+        for first in range(0, key_J.size, CHUNK):
+            last = min(first + CHUNK, key_J.size)
+            from_c, end = _outside(key_J[first:last], low_J[first:last], high_J[first:last])
+            for c in range(first + from_c, first + end):
+                j, key = column + start + c, key_J[c]
+                if key >= high_J[c]:
+                    _offer(j, row + r, _value(key, shift), own_ND, other_MD, k, 1, rounding, share, offset,
+                           near, scratch, distances)  # fmt: skip
+                    high_J[c] = _key(threshold_N[j], shift)
+                if key <= low_J[c]:
+                    _offer(j, row + r, -_value(key, shift), own_ND, other_MD, 1, -1, rounding, share, -offset,
+                           far, scratch, distances)  # fmt: skip
+                    low_J[c] = _key(-limit_N[j], shift)
 
 
-@cpu(f"void(int64, int64, {_FEATURES}, int32[:, ::1], float32[:, ::1], float64, float64, {_STATE})")
-def _rank(start, stop, features_ND, index_NK, distance_NK, rounding, offset,
-          similarity_NC, index_NC, filled_N, threshold_N, least_N):  # fmt: skip
+_FOUND = "int32[:, ::1], float32[:, ::1], float32[::1]"
+
+
+@cpu(f"void(int64, int64, {_FEATURES}, {_FOUND}, {_BOUNDS}, {_LISTS}, {_LISTS})")
+def _rank(start, stop, features_ND, index_NK, distance_NK, furthest_N, rounding, share, offset, near, far):
     """Write the lists of the images start .. stop: the image itself first, then the others by (distance, index)."""
-    k, C = index_NK.shape[1] - 1, similarity_NC.shape[1]
-    scratch, distances = np.empty(C, np.float32), np.empty(k + 1)
+    k = index_NK.shape[1] - 1
+    scratch, distances = np.empty(4 * (k + 1) + FAR, np.float32), np.empty(k + 1)
     for i in range(start, stop):
         index_NK[i, 0] = i
         distance_NK[i, 0] = squared_distance(features_ND[i], features_ND[i])
         if k:
-            _tighten(i, features_ND, features_ND, k, rounding, offset,
-                     similarity_NC, index_NC, filled_N, threshold_N, scratch, distances)  # fmt: skip
-            _settle(features_ND[i], features_ND, index_NC[i], filled_N[i], k, distances)
+            _tighten(i, features_ND, features_ND, k, 1, rounding, share, offset, near, scratch, distances)
+            _settle(features_ND[i], features_ND, near[1][i], near[2][i], k, 1, distances)
             for p in range(k):
-                index_NK[i, p + 1] = index_NC[i, p]
+                index_NK[i, p + 1] = near[1][i, p]
                 distance_NK[i, p + 1] = distances[p]
-
-
-def offer(
-    candidates: Candidates,
-    block_IJ: np.ndarray,
-    row: int,
-    column: int,
-    features_ND: np.ndarray,
-    k: int,
-    of: Similarities,
-) -> None:
-    """Offer a block of the product of `of.x_ND`, rows from `row` and columns from `column`, to the lists of its images.
-
-    A block off the diagonal stands for its mirror image too, which must not be offered again.
-    """
-    I, J = block_IJ.shape  # noqa: E741
-    add_shifts(of, block_IJ, slice(row, row + I), slice(column, column + J))
-    offer_columns(block_IJ, row, column, 0, features_ND, features_ND, k, of, candidates)
-    if row != column:
-        offer_rows(block_IJ, row, column, features_ND, features_ND, k, of, candidates)
+        _tighten(i, features_ND, features_ND, 1, -1, rounding, share, -offset, far, scratch, distances)
+        _settle(features_ND[i], features_ND, far[1][i], far[2][i], 1, -1, distances)
+        furthest_N[i] = 4.0 - distances[0]
 
 
 @cpu_part()
@@ -357,93 +456,139 @@ def _insert(d, j, distance_K, index_K):
         index_K[place] = j
 
 
-@cpu(f"void(int64, int64, {_FEATURES}, {_FEATURES}, int64, float64, float64, {_STATE}, float64[:, ::1], int32[:, ::1])")
-def _take(start, stop, own_ND, other_MD, first, rounding, offset,
-          similarity_NC, index_NC, filled_N, threshold_N, least_N, distance_NK, near_NK):  # fmt: skip
+@cpu_part()
+def _beyond_reach(distance, rounding, share, offset):
+    """Similarity below which nothing is nearer than `distance`."""
+    if distance == np.inf:
+        return np.float32(-np.inf)
+    return _threshold(np.float32(1.0 - distance / 2 - offset), rounding, share, offset)
+
+
+_SETTLED = "Tuple((float64[:, ::1], int32[:, ::1], float64[::1]))"
+
+
+@cpu(f"void(int64, int64, {_FEATURES}, {_FEATURES}, int64, {_BOUNDS}, {_LISTS}, {_LISTS}, {_SETTLED})")
+def _take(start, stop, own_ND, other_MD, first, rounding, share, offset, near, far, settled):
     """Put the candidates of the images start .. stop, rows of other_MD, into their lists, and forget them."""
-    k, C = near_NK.shape[1], similarity_NC.shape[1]
-    scratch, distances = np.empty(C, np.float32), np.empty(k + 1)
+    distance_NK, index_NK, opposite_N = settled
+    k = index_NK.shape[1]
+    scratch, distances = np.empty(4 * (k + 1) + FAR, np.float32), np.empty(k + 1)
     for i in range(start, stop):
-        if filled_N[i] >= k:
-            _tighten(i, own_ND, other_MD, k, rounding, offset,
-                     similarity_NC, index_NC, filled_N, threshold_N, scratch, distances)  # fmt: skip
-        if filled_N[i]:
-            for c in range(_settle(own_ND[i], other_MD, index_NC[i], filled_N[i], k, distances)):
-                _insert(distances[c], first + index_NC[i, c], distance_NK[i], near_NK[i])
-            filled_N[i] = 0
-            kth = np.float32(1.0 - distance_NK[i, k - 1] / 2 - offset)
-            threshold_N[i] = max(threshold_N[i], _threshold(kth, rounding, offset))
+        if near[2][i] >= k:
+            _tighten(i, own_ND, other_MD, k, 1, rounding, share, offset, near, scratch, distances)
+        for c in range(_settle(own_ND[i], other_MD, near[1][i], near[2][i], k, 1, distances)):
+            _insert(distances[c], first + near[1][i, c], distance_NK[i], index_NK[i])
+        if far[2][i]:
+            _tighten(i, own_ND, other_MD, 1, -1, rounding, share, -offset, far, scratch, distances)
+            _settle(own_ND[i], other_MD, far[1][i], far[2][i], 1, -1, distances)
+            opposite_N[i] = min(opposite_N[i], distances[0])
+        near[2][i] = far[2][i] = 0
+        near[3][i] = max(near[3][i], _beyond_reach(distance_NK[i, k - 1], rounding, share, offset))
+        far[3][i] = max(far[3][i], _beyond_reach(opposite_N[i], rounding, share, -offset))
 
 
-@cpu("void(int64, int64, float64[:, ::1], int32[:, ::1], float64[:, ::1], int32[:, ::1])")
-def _merge(start, stop, distance_NK, near_NK, other_NK, other_near_NK):
+@cpu(f"void(int64, int64, {_SETTLED}, {_SETTLED})")
+def _merge(start, stop, settled, others):
+    distance_NK, index_NK, opposite_N = settled
     for i in range(start, stop):
-        for p in range(near_NK.shape[1]):
-            if other_near_NK[i, p] >= 0:
-                _insert(other_NK[i, p], other_near_NK[i, p], distance_NK[i], near_NK[i])
+        for p in range(index_NK.shape[1]):
+            if others[1][i, p] != NOBODY:
+                _insert(others[0][i, p], others[1][i, p], distance_NK[i], index_NK[i])
+        opposite_N[i] = min(opposite_N[i], others[2][i])
 
 
 @cpu(f"void(int64, int64, {_FEATURES}, float32[::1])")
-def _own_distances(start, stop, x_ND, distance_N):
+def _own_distances(start, stop, features_ND, distance_N):
     for i in range(start, stop):
-        distance_N[i] = squared_distance(x_ND[i], x_ND[i])
+        distance_N[i] = squared_distance(features_ND[i], features_ND[i])
 
 
-def offer_columns(
-    block_IJ: np.ndarray, row: int, column: int, itself: int, own_ND: np.ndarray, other_MD: np.ndarray, k: int,
-    of: Similarities, candidates: Candidates,
-) -> None:  # fmt: skip
-    """Offer the columns of a block, images `column` on of other_MD, to images `row` on of own_ND.
+class Part(NamedTuple):
+    """Some of the images: the rows or the columns of a product, and what may be nearest to them."""
 
-    Args:
-        candidates: lists of the images of own_ND; they name rows of other_MD.
-        itself: image i of own_ND is image i + itself of other_MD, which is not offered to it.
-    """
-    in_parallel(_offer_to_rows, len(block_IJ), block_IJ, row, column, itself, own_ND, other_MD, k, of.rounding,
-                of.offset, *candidates, smallest=64)  # fmt: skip
-
-
-def offer_rows(
-    block_IJ: np.ndarray, row: int, column: int, own_ND: np.ndarray, other_MD: np.ndarray, k: int,
-    of: Similarities, candidates: Candidates,
-) -> None:  # fmt: skip
-    """Offer the rows of a block, images `row` on of other_MD, to images `column` on of own_ND."""
-    in_parallel(_offer_to_columns, block_IJ.shape[1], block_IJ, row, column, own_ND, other_MD, k, of.rounding,
-                of.offset, *candidates, smallest=64)  # fmt: skip
+    features_ND: np.ndarray
+    """float32, contiguous."""
+    of: Similarities
+    """Their rows."""
+    k: int
+    """Images of a list, beside the image itself."""
+    candidates: Candidates
+    """Of one part; what was offered of another is taken first."""
+    first: int
+    """Which of all images is the first."""
 
 
-def take(
-    candidates: Candidates, own_ND: np.ndarray, other_MD: np.ndarray, first: int, of: Similarities,
-    distance_NK: np.ndarray, near_NK: np.ndarray,
-) -> None:  # fmt: skip
-    """Move candidates, rows of other_MD, into lists by (distance, index): float64 and int32, inf and -1 where empty.
+def part(features_ND: np.ndarray, of: Similarities, k: int, first: int = 0) -> Part:
+    """Images that nothing was offered to."""
+    return Part(features_ND, of, k, no_candidates(len(features_ND), k), first)
+
+
+def offer(block_IJ: np.ndarray, row: int, column: int, rows: Part, columns: Part) -> None:
+    """Offer a block of the product of two parts, or of one with itself, from `row` and from `column` on, to the lists
+    of its images.
+
+    A block off the diagonal stands for its mirror image too, which must not be offered again.
 
     Args:
-        first: number of the first image of other_MD among all.
+        block_IJ: float32, or int16, the bits of bfloat16; it is overwritten.
     """
-    in_parallel(_take, len(own_ND), own_ND, other_MD, first, of.rounding, of.offset, *candidates, distance_NK, near_NK,
-                smallest=64)  # fmt: skip
+    (I, J), of = block_IJ.shape, rows.of  # noqa: E741
+    add_shifts(of, block_IJ, slice(row, row + I), slice(column, column + J), columns.of)
+    keys_IJ = block_IJ if block_IJ.dtype == np.int16 else block_IJ.view(np.int32)
+    bounds, itself = (rows.k, of.rounding, of.share, of.offset), rows.first - columns.first
+    in_parallel(_offer_to_rows, I, keys_IJ, row, column, itself, rows.features_ND, columns.features_ND, *bounds,
+                *map(tuple, rows.candidates), smallest=64)  # fmt: skip
+    if rows is not columns or row != column:
+        in_parallel(_offer_to_columns, J, keys_IJ, row, column, columns.features_ND, rows.features_ND, *bounds,
+                    *map(tuple, columns.candidates), smallest=64)  # fmt: skip
 
 
-def merge(distance_NK: np.ndarray, near_NK: np.ndarray, other_NK: np.ndarray, other_near_NK: np.ndarray) -> None:
-    """Put lists of others of the same images, as `take` fills them, into the first ones."""
-    in_parallel(_merge, len(near_NK), distance_NK, near_NK, other_NK, other_near_NK, smallest=256)
-
-
-def finished_cpu(
-    features_ND: np.ndarray, first: int, distance_NK: np.ndarray, near_NK: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Lists that `take` has filled, of images `first` on, as `rank` gives them."""
-    N = len(features_ND)
-    own_N = np.empty(N, np.float32)
-    in_parallel(_own_distances, N, features_ND, own_N, smallest=64)
-    index_NK = np.column_stack([np.arange(first, first + N, dtype=np.int32), near_NK])
-    return index_NK, np.column_stack([own_N, distance_NK.astype(np.float32)])
-
-
-def rank(candidates: Candidates, features_ND: np.ndarray, k: int, of: Similarities) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (N, k + 1) int32 and squared distances float32 of the images by ascending distance, themselves first."""
+def rank(of_all: Part) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Indices (N, k + 1) int32 and squared distances float32 of the images by ascending distance, themselves first,
+    and the distance (N,) float32 of the furthest."""
+    features_ND, of, k, candidates, _ = of_all
     N = len(features_ND)
     index_NK, distance_NK = np.empty((N, k + 1), np.int32), np.empty((N, k + 1), np.float32)
-    in_parallel(_rank, N, features_ND, index_NK, distance_NK, of.rounding, of.offset, *candidates, smallest=64)
-    return index_NK, distance_NK
+    furthest_N = np.empty(N, np.float32)
+    args = (features_ND, index_NK, distance_NK, furthest_N, of.rounding, of.share, of.offset, *map(tuple, candidates))
+    in_parallel(_rank, N, *args, smallest=64)
+    return index_NK, distance_NK, furthest_N
+
+
+class Settled(NamedTuple):
+    """What is known of N images after they met some of the others."""
+
+    distance_NK: np.ndarray
+    """float64, squared distances of the nearest, ascending; beyond the last nothing is wanted."""
+    index_NK: np.ndarray
+    """int32, which of all images they are; ties by index. NOBODY after the last."""
+    opposite_N: np.ndarray
+    """float64, 4 less the squared distance of the furthest."""
+
+
+def nobody_cpu(k: int, distance_N: np.ndarray, opposite_N: np.ndarray) -> Settled:
+    """Lists of nobody, for k images that are nearer than distance_N, and one that is furthest beyond opposite_N."""
+    distance_NK = np.repeat(distance_N[:, None], k, axis=1)
+    return Settled(distance_NK, np.full(distance_NK.shape, NOBODY, np.int32), opposite_N.copy())
+
+
+def take(own: Part, other: Part, settled: Settled) -> None:
+    """Settle what was offered of `other`: no more candidates are kept than may be nearer than what is settled."""
+    of = own.of
+    in_parallel(_take, len(own.features_ND), own.features_ND, other.features_ND, other.first, of.rounding, of.share,
+                of.offset, *map(tuple, own.candidates), tuple(settled), smallest=64)  # fmt: skip
+
+
+def merge(settled: Settled, others: Settled) -> None:
+    """Put what is known of the same images and other ones into the first lists."""
+    in_parallel(_merge, len(settled.index_NK), tuple(settled), tuple(others), smallest=256)
+
+
+def finished_cpu(own: Part, settled: Settled) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What is known after the images met all others, as `rank` gives it."""
+    N = len(own.features_ND)
+    own_N = np.empty(N, np.float32)
+    in_parallel(_own_distances, N, own.features_ND, own_N, smallest=64)
+    index_NK = np.column_stack([np.arange(own.first, own.first + N, dtype=np.int32), settled.index_NK])
+    distance_NK = np.column_stack([own_N, settled.distance_NK.astype(np.float32)])
+    return index_NK, distance_NK, (4 - settled.opposite_N).astype(np.float32)

@@ -107,9 +107,9 @@ def cpu_part(**options: Any) -> Callable[[Callable], Callable]:
 
 
 class CpuKernel:
-    """A function that Numba compiles for one signature, when it is first needed."""
+    """A function that Numba compiles for its signatures when it is first needed."""
 
-    def __init__(self, function: Callable, signature: str, options: dict[str, Any]) -> None:
+    def __init__(self, function: Callable, signature: str | list[str], options: dict[str, Any]) -> None:
         self.function, self.signature, self.options = function, signature, options
         self.compiled: Callable | None = None
         self.lock = threading.Lock()
@@ -126,8 +126,8 @@ class CpuKernel:
         return (self.compiled or self.compile())(*args)
 
 
-def cpu(signature: str, **options: Any) -> Callable[[Callable], CpuKernel]:
-    """Compile the decorated function for `signature`; `options` go to numba.njit."""
+def cpu(signature: str | list[str], **options: Any) -> Callable[[Callable], CpuKernel]:
+    """Compile the decorated function for `signature`, or for each of them; `options` go to numba.njit."""
     return lambda function: CpuKernel(function, signature, options)
 
 

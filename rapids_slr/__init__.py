@@ -1,10 +1,15 @@
 """Pseudo-label refinement (SLR) for unsupervised domain adaptation."""
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rapids_slr.clustering import JaccardDBSCAN
     from rapids_slr.refinement import SLR
+
+# Threads of torch that wait for the next product leave their core to the loops in between after some microseconds, not
+# after milliseconds. OpenMP reads it when torch is first imported.
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 __version__ = "0.2.0"
 __all__ = ["SLR", "JaccardDBSCAN", "__version__"]

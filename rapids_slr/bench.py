@@ -23,7 +23,7 @@ from rapids_slr.clustering.distances import Distances
 from rapids_slr.clustering.jaccard import memberships
 from rapids_slr.clustering.neighbours import check_features, nearest_neighbours
 from rapids_slr.engine.arrays import Array, like
-from rapids_slr.engine.blocks import BLOCK, product
+from rapids_slr.engine.blocks import BLOCK, bfloat16_pays, product
 from rapids_slr.errors import InputError
 from rapids_slr.kernels.density_clusters import density_clusters
 from rapids_slr.provenance import cpu_name, environment
@@ -79,7 +79,13 @@ def collapsed_features(N: int, D: int, seed: int = 0, epoch: int = 0, noise: flo
     return x_ND
 
 
-FEATURES = {"clustered": clustered_features, "isotropic": isotropic_features, "collapsed": collapsed_features}
+Features = Callable[[int, int, int, int], np.ndarray]
+"""Called with N, D, a seed and an epoch, 0 or 1: unit rows (N, D) float32."""
+FEATURES: dict[str, Features] = {
+    "clustered": clustered_features,
+    "isotropic": isotropic_features,
+    "collapsed": collapsed_features,
+}
 
 
 def bench_labels(
@@ -89,7 +95,7 @@ def bench_labels(
     k1: int = 30,
     repeats: int = 5,
     seed: int = 0,
-    features: str = "clustered",
+    features: str | Features = "clustered",
     dense: bool = True,
     device: str = "cpu",
     say: Callable[[str], object] = lambda message: None,
@@ -100,35 +106,44 @@ def bench_labels(
         samples, dim: N and D of synthetic features.
         k1: neighbours that must be reciprocal; at least 5.
         repeats: runs of which medians are taken; the dense way runs once.
-        features: a name in FEATURES.
+        features: a name in FEATURES, or a function like those, whose name is then that of the features.
         dense: run the dense way, on the CPU, if the memory it needs is available.
         device: engine to time, `cpu` or `cuda`.
         say: told what is done next.
     Returns: ready for JSON. `seconds` of each stage, `product` being the bare N x N matrix product and `total` all
         stages from features to raw labels; `ratio` of total to product; `peak_mb` of the whole and `stage_peak_mb` of
         each stage, on the CPU beyond what was resident before it all, the features included, on CUDA of the device
-        beyond what was taken before the stage; `equal`: whether both ways gave the
-        same raw and the same refined labels, None without the dense way and then `not_compared` says why; and what is
-        needed to read the figures.
+        beyond what was taken before the stage; `bfloat16`: whether the search of neighbours may multiply in it, and
+        why; `equal`: whether both ways gave the same raw and the same refined labels, None without the dense way and
+        then `not_compared` says why; and what is needed to read the figures.
     Raises: InputError for sizes that cannot be used, or if there is no CUDA device to use.
     """
     machine = Machine(device)
-    if k1 + 1 < K2 or samples <= k1 or dim < 1 or repeats < 1 or features not in FEATURES:
+    draw = FEATURES.get(features) if isinstance(features, str) else features
+    name = features if isinstance(features, str) else features.__name__
+    if k1 + 1 < K2 or samples <= k1 or dim < 1 or repeats < 1 or draw is None:
         raise InputError(
             f"bench: need k1 >= {K2 - 1}, samples > k1, dim >= 1, repeats >= 1 and features of {', '.join(FEATURES)}; "
             f"got k1={k1}, samples={samples}, dim={dim}, repeats={repeats}, features={features}"
         )
     say("compiling kernels, half a minute the first time")
     warm_up(cuda=machine.cuda)
-    say(f"drawing {samples:,} {features} features of {dim:,} dimensions")
-    host_ND = FEATURES[features](samples, dim, seed, 0)
-    features_ND, later_ND = machine.put(host_ND), machine.put(FEATURES[features](samples, dim, seed, 1))
+    say(f"drawing {samples:,} {name} features of {dim:,} dimensions")
+    host_ND = draw(samples, dim, seed, 0)
+    features_ND, later_ND = machine.put(host_ND), machine.put(draw(samples, dim, seed, 1))
     stages = Stages(machine)
     labels = measure(stages, features_ND, later_ND, k1, repeats, say)
     not_compared = lacks_memory(samples) if dense else "it was not asked for"
     equal = compare(stages, host_ND, labels, k1, say) if not_compared is None else None
     return {
-        **{"samples": samples, "dim": dim, "k1": k1, "features": features, "seed": seed, "repeats": repeats},
+        **{
+            "samples": len(host_ND),
+            "dim": host_ND.shape[1],
+            "k1": k1,
+            "features": name,
+            "seed": seed,
+            "repeats": repeats,
+        },
         "clusters": int(labels.later_N.max()) + 1,
         "outliers": int((labels.later_N < 0).sum()),
         "distinct_soft_labels": len(labels.refined.rows.counts),
@@ -136,6 +151,7 @@ def bench_labels(
         **stages.figures(),
         "equal": equal,
         "not_compared": not_compared,
+        "bfloat16": None if machine.cuda else bfloat16_pays()[1],
         "environment": environment(machine.name),
     }
 
@@ -275,6 +291,8 @@ def show(result: dict[str, Any], console: Console | None = None) -> None:
         f"{result['distances_an_image']:,} distances an image; peak memory beyond the features",
         soft_wrap=True,
     )
+    if result["bfloat16"]:
+        console.print(f"neighbours: {result['bfloat16']}", soft_wrap=True)
     console.print(comparison(result), soft_wrap=True)
 
 

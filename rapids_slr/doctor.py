@@ -18,6 +18,7 @@ from rich.table import Table
 
 from rapids_slr import __version__
 from rapids_slr.engine.backend import choose_backend, steps, what_cuda_misses
+from rapids_slr.engine.blocks import bfloat16_pays
 from rapids_slr.errors import InputError
 from rapids_slr.provenance import IN_DOCTOR, version_of
 
@@ -47,7 +48,7 @@ def examine(device: str = "auto") -> dict[str, Any]:
         "driver": driver(),
         "cuda": torch.version.cuda,
         "cuda_missing": what_cuda_misses(),
-        "cpu": {"cores": usable_cores(), "threads_of_torch": torch.get_num_threads()},
+        "cpu": {"cores": usable_cores(), "threads_of_torch": torch.get_num_threads(), "bfloat16": bfloat16_pays()[1]},
         "memory": {"total_gib": round(memory.total / GiB, 1), "available_gib": round(memory.available / GiB, 1)},
         "disk": {"folder": str(Path.cwd()), "free_gib": round(shutil.disk_usage(Path.cwd()).free / GiB, 1)},
         "libraries": {name: version_of(name) for name in IN_DOCTOR},
@@ -101,6 +102,7 @@ def show(findings: Mapping[str, Any], console: Console | None = None) -> None:
     machine.add_row("CUDA of torch", findings["cuda"] or "none: a CPU build")
     machine.add_row("CUDA engine", "; ".join(findings["cuda_missing"]) or "ready")
     machine.add_row("CPU", f"{cpu['cores']} cores, {cpu['threads_of_torch']} threads of torch")
+    machine.add_row("products", cpu["bfloat16"])
     machine.add_row("memory", f"{memory['available_gib']} of {memory['total_gib']} GiB available")
     machine.add_row("disk", f"{disk['free_gib']} GiB free in {disk['folder']}")
     console.print(machine)

@@ -115,14 +115,21 @@ class Group:
                 self._broadcast(as_tensor(block), rank, "blocks")
                 yield rank, first, block
 
-    def at(self, rank: int, rows: np.ndarray) -> list[np.ndarray]:
-        """Arrays of one shape, of all processes, at one of them; nothing at the others."""
-        if self.size == 1:
-            return [rows]
-        own = as_tensor(np.ascontiguousarray(rows)).view(torch.uint8)
-        found = [torch.empty_like(own) for _ in range(self.size)] if rank == self.rank else None
-        dist.gather(own if rank == self.rank else self._counted(own, "at"), found, dst=rank)
-        return [part.numpy().view(rows.dtype) for part in found or ()]
+    def ring(self, rows: np.ndarray, by: int, space: np.ndarray) -> np.ndarray:
+        """Send rows to the process `by` places further on, the first after the last, and get those that come from as
+        far back into `space`, which is returned.
+
+        Nothing is sent where there is nothing; both sides know beforehand how many rows there are.
+        """
+        waits = []
+        if rows.size:
+            sent = self._counted(as_tensor(np.ascontiguousarray(rows)), "ring")
+            waits.append(dist.isend(sent.view(torch.uint8), (self.rank + by) % self.size))
+        if space.size:
+            waits.append(dist.irecv(as_tensor(space).view(torch.uint8), (self.rank - by) % self.size))
+        for wait in filter(None, waits):
+            wait.wait()
+        return space
 
     # ------------------------------------------------------------------------------------------------------------------
 

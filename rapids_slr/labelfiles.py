@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -20,13 +21,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from scipy.sparse import save_npz
 
 from rapids_slr.clustering.neighbours import check_features
 from rapids_slr.engine.arrays import as_array
+from rapids_slr.engine.rows import room_for_cpu
 from rapids_slr.errors import InputError
 from rapids_slr.files import write_atomically
 from rapids_slr.refinement.slr.label_arrays import check_labels
@@ -39,6 +40,8 @@ WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")
 ZEROS = re.compile(r"[-+]?0[0-9]")
 SEPARATORS = re.compile(r"[;\t|]")
 """What separates columns in a .csv of some programs."""
+ROWS = 16_384
+"""Rows of features that are converted together."""
 ADVICE = "free some space, or name another file"
 
 
@@ -49,8 +52,8 @@ def read_features(path: Path, key: str | None = None, normalise: bool = False) -
     """Features of a file, and whose they are.
 
     Args:
-        path: .npy (N, D), of which rows of float32 stay in the file; .safetensors, its one tensor (N, D); .parquet, its
-            one column of lists, or all its other columns, which have to be numbers.
+        path: .npy (N, D) or .safetensors, its one tensor (N, D), of which rows of float32 stay in the file; .parquet,
+            its one column of lists, or all its other columns, which have to be numbers, read row group by row group.
         key: tensor or column of lists to take where there are several.
         normalise: divide every row by its length.
     Returns: (N, D) float32 unit rows; and a table of N rows with the file's `path` and `sample`, or else with `sample`,
@@ -89,57 +92,78 @@ def _features_to_parquet(path: Path, x_ND: np.ndarray, names: Collection[str]) -
 def _unit_rows(x: Any) -> Any:
     """(N, D) numbers as float32 rows of unit length, rows of zeros as they are; anything else as it is."""
     x = as_array(x)
-    if x.ndim != 2 or x.dtype.kind not in "fiu":
+    if x.ndim != 2 or x.dtype.kind not in "fiu" or not x.size:
         return x
-    x_ND = x.astype(np.float32, copy=False)
-    length_N = np.sqrt(np.einsum("nd,nd->n", x_ND, x_ND, dtype=np.float64))
-    length_N[length_N == 0] = 1
-    return x_ND / length_N[:, None].astype(np.float32)
+    unit_ND = room_for_cpu(*x.shape)
+    for row in range(0, len(x), ROWS):
+        x_ID = x[row : row + ROWS].astype(np.float32, copy=False)
+        length_I = np.sqrt(np.einsum("id,id->i", x_ID, x_ID, dtype=np.float64))
+        length_I[length_I == 0] = 1
+        np.divide(x_ID, length_I[:, None].astype(np.float32), out=unit_ND[row : row + ROWS])
+    return unit_ND
 
 
 def _features_of_npy(path: Path, key: str | None) -> tuple[Any, pd.DataFrame]:
     return _load_npy(path, mapped=True), pd.DataFrame()
 
 
-def _features_of_safetensors(path: Path, key: str | None) -> tuple[torch.Tensor, pd.DataFrame]:
+def _features_of_safetensors(path: Path, key: str | None) -> tuple[Any, pd.DataFrame]:
     with safe_open(path, framework="pt") as tensors:
         shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
         fitting = [name for name, shape in shapes.items() if len(shape) == 2]
-        return tensors.get_tensor(_pick(path, key, shapes, fitting, "a tensor (N, D)", "--key")), pd.DataFrame()
+        name = _pick(path, key, shapes, fitting, "a tensor (N, D)", "--key")
+        if tensors.get_slice(name).get_dtype() != "F32" or 0 in shapes[name]:
+            return tensors.get_tensor(name), pd.DataFrame()
+    # The format: the length of the header in 8 bytes, the header, and the tensors at offsets from there.
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        offset = 8 + length + json.loads(file.read(length))[name]["data_offsets"][0]
+    return np.memmap(path, np.dtype("<f4"), "r", offset, shapes[name]), pd.DataFrame()
 
 
 def _features_of_parquet(path: Path, key: str | None) -> tuple[np.ndarray, pd.DataFrame]:
-    table = _load_parquet(path)
-    # The metadata of pandas would make an index of a column.
-    images = table.select([name for name in table.column_names if name in IMAGE_COLUMNS]).to_pandas(
-        ignore_metadata=True
-    )
-    types = {field.name: field.type for field in table.schema if field.name not in IMAGE_COLUMNS}
-    lists = [name for name, kind in types.items() if _is_list(kind)]
-    if lists or key is not None:
-        name = _pick(path, key, types, lists, "a column of lists", "--key")
-        return _stack_lists(table[name], f"{path}: {name}"), images
-    wrong = {name: kind for name, kind in types.items() if not _is_number(kind)}
-    if wrong or not types:
-        raise InputError(
-            f"{path}: expected a column of lists, or columns of numbers besides {' and '.join(IMAGE_COLUMNS)}; "
-            f"got {_listed(wrong)}"
-        )
-    return table.select(list(types)).to_pandas(ignore_metadata=True).to_numpy(), images
+    """Features row group by row group, so that no more than one of them is held beside the features."""
+    with pq.ParquetFile(path) as file:
+        kinds = {field.name: field.type for field in file.schema_arrow if not _is_unnamed(field.name)}
+        types = {name: kind for name, kind in kinds.items() if name not in IMAGE_COLUMNS}
+        # The metadata of pandas would make an index of a column.
+        images = file.read([name for name in kinds if name in IMAGE_COLUMNS]).to_pandas(ignore_metadata=True)
+        lists = [name for name, kind in types.items() if _is_list(kind)]
+        if lists or key is not None:
+            name = _pick(path, key, types, lists, "a column of lists", "--key")
+            return _stack_lists(file, name, f"{path}: {name}"), images
+        wrong = {name: kind for name, kind in types.items() if not _is_number(kind)}
+        if wrong or not types:
+            raise InputError(
+                f"{path}: expected a column of lists, or columns of numbers besides {' and '.join(IMAGE_COLUMNS)}; "
+                f"got {_listed(wrong)}"
+            )
+        x_ND, row = room_for_cpu(file.metadata.num_rows, len(types)), 0
+        for group in file.iter_batches(ROWS, columns=list(types)):
+            x_ND[row : row + len(group)] = group.to_pandas().to_numpy()
+            row += len(group)
+        return x_ND, images
 
 
-def _stack_lists(column: pa.ChunkedArray, name: str) -> np.ndarray:
+def _stack_lists(file: pq.ParquetFile, column: str, name: str) -> np.ndarray:
     """Lists of equal length as rows (N, D)."""
-    if not (_is_list(column.type) and _is_number(column.type.value_type)):
-        raise InputError(f"{name}: expected lists of numbers, got {column.type}")
-    lengths = pc.list_value_length(column).to_numpy().astype(np.float64)  # NaN where there is no list
-    D = lengths[0] if lengths.size else 0
-    if (other := lengths != D).any():
-        row = int(other.argmax())
-        what = "no list" if np.isnan(lengths[row]) else f"a list of {lengths[row]:.0f}"
-        raise InputError(f"{name}: expected lists of one length, got {what} in row {row} after {D:.0f} in row 0")
-    values = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
-    return np.concatenate(values or [np.empty(0)]).reshape(len(lengths), int(D))
+    x_ND, row = np.empty((0, 0), np.float32), 0
+    for group in file.iter_batches(ROWS, columns=[column]):
+        lists = group.column(0)
+        if not (_is_list(lists.type) and _is_number(lists.type.value_type)):
+            raise InputError(f"{name}: expected lists of numbers, got {lists.type}")
+        lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False).astype(np.float64)  # NaN: there is none
+        if not row:
+            x_ND = room_for_cpu(file.metadata.num_rows, int(np.nan_to_num(lengths[0])))
+        if (other := lengths != x_ND.shape[1]).any():
+            at = int(other.argmax())
+            what = "no list" if np.isnan(lengths[at]) else f"a list of {lengths[at]:.0f}"
+            raise InputError(
+                f"{name}: expected lists of one length, got {what} in row {row + at} after {x_ND.shape[1]} in row 0"
+            )
+        x_ND[row : row + len(lists)] = lists.flatten().to_numpy(zero_copy_only=False).reshape(len(lists), -1)
+        row += len(lists)
+    return x_ND
 
 
 def _is_list(kind: pa.DataType) -> bool:
@@ -405,7 +429,11 @@ def _load_parquet(path: Path) -> pa.Table:
     """A table without the unnamed row numbers that pandas may have stored."""
     with pq.ParquetFile(path) as file:
         table = file.read()
-    return table.select([name for name in table.column_names if not name.startswith("__index_level_")])
+    return table.select([name for name in table.column_names if not _is_unnamed(name)])
+
+
+def _is_unnamed(column: str) -> bool:
+    return column.startswith("__index_level_")
 
 
 def _pick(path: Path, wanted: str | None, there: dict[str, Any], fitting: list[str], what: str, option: str) -> str:

@@ -27,6 +27,7 @@ from rapids_slr.data.store import load_images
 from rapids_slr.engine.arrays import like, on_torch_stream
 from rapids_slr.engine.backend import Backend, choose_backend
 from rapids_slr.engine.blocks import similarity_blocks
+from rapids_slr.engine.rows import room_for
 from rapids_slr.errors import InputError
 from rapids_slr.evaluation import reranking
 from rapids_slr.evaluation.reranking import Reranking
@@ -200,20 +201,23 @@ def embed_collection(
     def fault_of(fault: Fault) -> None:
         faults.append(Fault(f"{collection.files.path}/{fault.where}", fault.what))
 
-    rows, kept = [], set[str]()
+    rows_ND, filled, kept = room_for(len(split), trained.network.feature_dim, device), 0, set[str]()
     with progress.task(label, len(split), "images") if progress is not None else nullcontext() as task:
         for start in range(0, len(split), CHUNK):
             part = split.take(np.arange(start, min(start + CHUNK, len(split))))
             store, read = load_images(domain, part, trained.data, device, on_fault=fault_of)
             advance = None if task is None else task.advance
-            rows.append(embed(trained.network, store, trained.data, FeatureSpec(), progress=advance))
+            if len(read):
+                part_ID = embed(trained.network, store, trained.data, FeatureSpec(), progress=advance)
+                rows_ND[filled : filled + len(read)] = part_ID
+            filled += len(read)
             kept.update(read.names)
             if task is not None:
                 task.advance(len(part) - len(read))  # what cannot be read is done with, too
     if not kept:
         raise faults_error(f"{collection.path}: no image can be read", faults, "mend these, or give other images")
     readable = collection.take(np.array([name in kept for name in split.names]))
-    return torch.cat(rows), Collection(collection.path, collection.files, readable.split, collection.numbering, faults)
+    return rows_ND[:filled], Collection(collection.path, collection.files, readable.split, collection.numbering, faults)
 
 
 def rows_of_themselves(query: Collection, gallery: Collection) -> np.ndarray:

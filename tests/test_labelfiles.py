@@ -16,6 +16,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from safetensors.torch import save_file
 from scipy.sparse import csr_matrix, load_npz
 
+from rapids_slr.engine import rows
 from rapids_slr.errors import InputError, RunError
 from rapids_slr.labelfiles import join_labels, read_features, read_labels, write_labels, write_soft_labels
 
@@ -436,3 +437,33 @@ def test_labels_of_a_csv_are_ascii_numbers(tmp_path, label):
     path.write_text(f"path,label\na,1\nb,{label}\n", encoding="utf-8")
     with pytest.raises(InputError):
         read_labels(path)
+
+
+def test_features_in_safetensors_stay_there(tmp_path, unit_rows):
+    first = np.ones((3, 5), np.int16)  # so that the tensor does not begin where the header ends
+    save_file({"a": torch.from_numpy(first), "features": torch.from_numpy(unit_rows)}, tmp_path / "f.safetensors")
+    x_ND, _ = read_features(tmp_path / "f.safetensors", "features")
+    assert isinstance(base_of(x_ND), mmap.mmap)
+    np.testing.assert_array_equal(x_ND, unit_rows)
+
+
+@pytest.mark.parametrize("kind", ["lists", "numbers", "normalised"])
+def test_features_that_memory_does_not_hold_go_to_a_file(tmp_path, unit_rows, kind, monkeypatch):
+    monkeypatch.setattr(rows, "SHARE", 0)
+    monkeypatch.setattr("rapids_slr.labelfiles.ROWS", 2)  # of six
+    path = tmp_path / "f.parquet"
+    if kind == "lists":
+        pq.write_table(pa.table({"embedding": list(unit_rows)}), path, row_group_size=4)
+    else:
+        pd.DataFrame(unit_rows).rename(columns=str).to_parquet(path)
+    x_ND, images = read_features(path, normalise=kind == "normalised")
+    assert isinstance(base_of(x_ND), mmap.mmap)
+    np.testing.assert_allclose(x_ND, unit_rows, atol=1e-7)
+    assert len(images) == 6
+
+
+def test_a_list_of_another_length_in_a_later_row_group_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("rapids_slr.labelfiles.ROWS", 2)
+    pq.write_table(pa.table({"e": [[1.0, 0]] * 5 + [[1.0]]}), tmp_path / "f.parquet", row_group_size=2)
+    with pytest.raises(InputError, match=r"f\.parquet: e: .* a list of 1 in row 5 after 2 in row 0"):
+        read_features(tmp_path / "f.parquet")

@@ -18,7 +18,6 @@ from tests.signatures import Reader, read_files  # noqa: E402
 
 HOST = {
     "kernels/nearest.py": frozenset({"no_candidates", "rank"}),
-    "rapids_slr/clustering/shares.py": frozenset({"__init__", "multiply", "merge"}),
     "rapids_slr/clustering/cameras.py": frozenset({"takes_centre", "centre_cameras"}),
 }
 """Functions of the CPU whose names do not say so, and those that count cameras, which lie on the host."""

@@ -20,6 +20,7 @@ from rapids_slr.marks import step
 
 SPACE = 4 * 2**30  # bytes that a block on CUDA, of whole rows, may take
 FEWEST_ROWS = 16  # of a block on CUDA: with less memory the search gives up
+COARSE = 8_192  # images from which on a product in bfloat16 may pay
 SPARE = 128  # places in a list of candidates beyond four times the neighbours
 SAMPLE = 512  # images whose exact lists tell the recall of an approximate search
 FAR_SAMPLE = 16_384  # images among which an approximate search takes the furthest, which scales all weights of a row
@@ -134,19 +135,39 @@ def nearest_neighbours(
 
 
 def nearest_on_cpu(features_ND: np.ndarray, k: int, progress: Callable[[int], None] | None = None) -> Neighbours:
-    """Every image, then its k nearest others."""
-    N, pairs, told = len(features_ND), 0, 0
-    candidates, of = nearest.no_candidates(len(features_ND), k), nearest.similarities(features_ND)
-    for rows, columns, block_IJ in blocks.similarity_blocks(of.x_ND, of.x_ND, upper=True):
-        nearest.offer(candidates, block_IJ, rows, columns, features_ND, k, of)
+    """Every image, then its k nearest others; from a product in bfloat16 where that pays."""
+    N = len(features_ND)
+    own = nearest.part(features_ND, similarities_cpu(features_ND, N, k), k)
+    multiply(own, own, by_pairs(progress, N, N**2))
+    return Neighbours(*nearest.rank(own))
+
+
+def similarities_cpu(features_ND: np.ndarray, N: int, k: int, group: Group = ALONE) -> nearest.Similarities:
+    """Rows to multiply, of N images in all, and how exact their product is."""
+    of = nearest.similarities(features_ND, group=group)
+    pays = N >= COARSE and group.total(int(blocks.bfloat16_pays()[0])) == group.size
+    return (nearest.in_bfloat16_cpu(of, k, group) if pays else None) or of
+
+
+def multiply(rows: nearest.Part, columns: nearest.Part, tell: Callable[[int], None]) -> None:
+    """Offer images of two parts, or of one, to each other; `tell` is called with numbers of pairs."""
+    same, x = rows is columns, (rows.of.x_ND, columns.of.x_ND)
+    for row, column, block_IJ in blocks.similarity_blocks(*x, upper=same, bfloat16=rows.of.share > 0):
+        nearest.offer(block_IJ, row, column, rows, columns)
+        tell(block_IJ.size if same and row == column else 2 * block_IJ.size)
+
+
+def by_pairs(progress: Callable[[int], None] | None, N: int, pairs: int) -> Callable[[int], None]:
+    """Tells `progress` of N images in all as numbers of pairs come in, `pairs` in all."""
+    seen = 0
+
+    def tell(more: int) -> None:
+        nonlocal seen
+        told, seen = seen * N // pairs, seen + more
         if progress is not None:
-            pairs += block_IJ.size if rows == columns else 2 * block_IJ.size
-            progress(pairs * N // N**2 - told)
-            told = pairs * N // N**2
-    index_NK, distance_NK = nearest.rank(candidates, features_ND, k, of)
-    furthest_N = np.maximum(0, 2 - 2 * (candidates.least_N + np.float32(of.offset)))
-    furthest_N[furthest_N < nearest.ZERO] = 0
-    return Neighbours(index_NK, distance_NK, furthest_N)
+            progress(seen * N // pairs - told)
+
+    return tell
 
 
 @memory_advice("nearest neighbours", WITHOUT_MEMORY)

@@ -13,6 +13,7 @@ from rapids_slr.data.augment import augment as draw_view
 from rapids_slr.data.augment import normalise, random_draws
 from rapids_slr.data.store import ImageStore
 from rapids_slr.engine.memory import memory_advice, out_of_memory
+from rapids_slr.engine.rows import room_for
 from rapids_slr.networks.network import Network
 from rapids_slr.settings.spec import AugmentSpec, FeatureSpec, ImageSpec
 
@@ -36,12 +37,13 @@ def embed(
     Args:
         augment, generator: how views are drawn; needed for more than one view.
         progress: called after every batch with its number of images.
-    Returns: (N, model.feature_dim) float32 on the store's device, rows of unit length.
+    Returns: (N, model.feature_dim) float32 on the store's device, rows of unit length; on the CPU they lie in a file
+        where memory is short.
     Raises: RunError if memory runs out with a batch of one image.
     """
     if features.views > 1 and (augment is None or generator is None):
         raise ValueError(f"{features.views} views need augment and a generator")
-    rows = torch.empty(len(store), model.feature_dim, device=store.device)  # made here: no inference tensor leaves
+    rows = room_for(len(store), model.feature_dim, store.device)  # made here: no inference tensor leaves
     draws: list[Tensor] = []
     if generator is not None and features.views > 1:
         # Before any batch is embedded: halving must not change which numbers an image gets.

@@ -6,7 +6,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from rapids_slr.bench import clustered_features
-from rapids_slr.clustering import descent
+from rapids_slr.clustering import descent, neighbours
 from rapids_slr.clustering.neighbours import RECALL, check_features, nearest_neighbours
 from rapids_slr.engine import blocks
 from rapids_slr.errors import InputError
@@ -39,6 +39,7 @@ def test_blocks_and_threads_change_nothing(family, monkeypatch):
         parts = nearest_neighbours(features, 9)
         assert_array_equal(parts.indices_Nk, whole.indices_Nk)
         assert_array_equal(parts.distances_Nk, whole.distances_Nk)
+        assert_array_equal(parts.furthest_N, whole.furthest_N)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(3 - min(threads, 2))
@@ -178,6 +179,96 @@ def test_features_that_are_nearly_alike_are_told_apart(noise, monkeypatch):
 def test_features_that_differ_are_multiplied_as_they_are():
     features = alike(0.5)
     assert nearest.similarities(features).x_ND is features
+
+
+def nearest_in(monkeypatch, features, k: int, bfloat16: bool):
+    monkeypatch.setattr(neighbours, "COARSE", 0)
+    monkeypatch.setattr(blocks, "bfloat16_pays", lambda: (bfloat16, "as the test asks"))
+    return nearest_neighbours(features, k)
+
+
+def all_kinds(kind: str, rng: np.random.Generator) -> np.ndarray:
+    """Features of 40 to 700 images in 8 to 200 dimensions."""
+    N, D = int(rng.integers(40, 700)), int(rng.integers(8, 200))
+    x = rng.standard_normal((N, D))
+    if kind == "clustered":
+        x = rng.standard_normal((N // 8 + 1, D))[rng.integers(N // 8 + 1, size=N)] + 0.4 * x
+    elif kind == "positive":  # as pooled activations are
+        x = np.abs(x)
+    elif kind == "duplicated":
+        x[N // 2 :] = x[: N - N // 2]
+    elif kind == "opposite":
+        x[N // 2 :] = -x[: N - N // 2]
+    elif kind == "one side":
+        x = x + 2 * rng.standard_normal(D)
+    return unit(x)
+
+
+@pytest.mark.parametrize("kind", ["isotropic", "clustered", "positive", "duplicated", "opposite", "one side"])
+def test_a_product_in_bfloat16_finds_the_same_bits(kind, monkeypatch):
+    rng = np.random.default_rng(7)
+    for block in (1024, 64, 7):
+        monkeypatch.setattr(blocks, "BLOCK", block)
+        monkeypatch.setattr(blocks, "STRIP", 3 * block)
+        features, k = all_kinds(kind, rng), int(rng.integers(1, 31))
+        coarse, fine = (nearest_in(monkeypatch, features, k, bfloat16) for bfloat16 in (True, False))
+        assert_array_equal(coarse.indices_Nk, fine.indices_Nk)
+        assert_array_equal(coarse.distances_Nk, fine.distances_Nk)
+        assert_array_equal(coarse.furthest_N, fine.furthest_N)
+
+
+@pytest.mark.parametrize("kind", ["isotropic", "clustered", "positive", "one side"])
+@pytest.mark.parametrize("seed", range(4))
+def test_what_bfloat16_loses_is_bounded(kind, seed):
+    features = all_kinds(kind, np.random.default_rng(seed))
+    of = nearest.coarsely_cpu(nearest.similarities(features))
+    exact = features.astype(np.float64) @ features.astype(np.float64).T
+    for row, column, block in blocks.similarity_blocks(features, features, bfloat16=True):
+        computed = torch.from_numpy(block).view(torch.bfloat16).double().numpy()
+        off = np.abs(computed - exact[row : row + block.shape[0], column : column + block.shape[1]])
+        assert (off <= of.rounding + of.share * np.abs(computed)).all()
+        # Half of the bound is met, so that no smaller one would be known to hold.
+        assert off.max() > (of.rounding + of.share) / 8
+
+
+def test_features_that_bfloat16_cannot_tell_apart_are_multiplied_in_float32():
+    rng = np.random.default_rng(3)
+    near = unit(rng.standard_normal(64) + 0.06 * rng.standard_normal((2000, 64)))
+    assert nearest.similarities(near).shift_N is None
+    assert nearest.in_bfloat16_cpu(nearest.similarities(near), 10) is None
+    far = unit(rng.standard_normal((2000, 64)))
+    assert nearest.in_bfloat16_cpu(nearest.similarities(far), 10) is not None
+    assert nearest.in_bfloat16_cpu(nearest.similarities(alike(1e-4)), 10) is None
+
+
+@pytest.mark.parametrize("shift", [0, 16])
+def test_keys_are_in_the_order_of_their_values(shift):
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.standard_normal(500), [0.0, 1.0, -1.0, np.inf, -np.inf]]).astype(np.float32)
+    keys = np.array([nearest._key(value, shift) for value in values])
+    back = np.array([nearest._value(key, shift) for key in keys])
+    order = np.argsort(values)
+    assert (np.diff(keys[order]) >= 0).all()
+    if shift == 0:
+        assert_array_equal(back, values)
+    else:  # rounded towards 0, and of what is a bfloat16 itself the bits of it, in their order
+        assert (np.abs(back) <= np.abs(values)).all()
+        bits = torch.from_numpy(back).bfloat16().view(torch.int16).numpy()
+        assert_array_equal(np.where(bits >= 0, bits, bits ^ 0x7FFF), keys)
+        assert_array_equal([nearest._key(value, shift) for value in back], keys)
+
+
+def test_it_is_tried_out_whether_bfloat16_pays(monkeypatch):
+    blocks.bfloat16_pays.cache_clear()
+    try:
+        pays, why = blocks.bfloat16_pays()
+        assert not pays or "takes 0." in why
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+        blocks.bfloat16_pays.cache_clear()
+        assert blocks.bfloat16_pays() == (False, "the processor has no instructions for bfloat16")
+    finally:
+        blocks.bfloat16_pays.cache_clear()
 
 
 @pytest.mark.parametrize("N", [1, 60, 300])

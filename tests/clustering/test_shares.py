@@ -11,9 +11,10 @@ import torch
 from numpy.testing import assert_array_equal
 
 from rapids_slr.bench import clustered_features, collapsed_features, isotropic_features
-from rapids_slr.clustering import JaccardDBSCAN, shares
+from rapids_slr.clustering import JaccardDBSCAN
 from rapids_slr.clustering.neighbours import check_features
 from rapids_slr.clustering.shares import nearest_of_shares_cpu
+from rapids_slr.engine import blocks
 from rapids_slr.errors import InputError
 from rapids_slr.group import ALONE, Group
 from tests.processes import together
@@ -113,15 +114,20 @@ def test_features_are_never_gathered():
     for sent, shapes in found:
         assert shapes
         assert all(len(shape) == 1 or shape[1] < D for shape in shapes)
-        assert set(sent) == {"gather", "blocks", "at", "total", "in_turn"}
-    # Copies compared, the kept ones taken, then neighbours and members beyond the lists: of these kept ones alone.
-    whole, kept = 3000 * D * 4, (3000 - 1200 + 21) * D * 4
-    assert 2 * (whole + kept) <= sum(sent["blocks"] for sent, _ in found) <= 3 * whole + 4 * kept
+        assert set(sent) == {"gather", "blocks", "ring", "total", "in_turn"}
+    # Copies compared and the kept ones taken; of these alone, members beyond the lists.
+    number = 3000 - 1201 + 3 * 16  # of the copies in three cameras, k1 + 1 of each
+    whole, kept = 3000 * D * 4, number * D * 4
+    assert 2 * whole + kept <= sum(sent["blocks"] for sent, _ in found) <= 3 * whole + 2 * kept
+    # Neighbours of the kept ones: all of one share go to the other process, and half of the other share to this one.
+    # With an image two bounds go, and its list and its furthest come back.
+    of_an_image = 4 * D + 2 * 8 + 15 * (8 + 4) + 8
+    assert sum(sent["ring"] for sent, _ in found) == (1024 + (number - 1024) // 2) * of_an_image
 
 
 def peak_of_a_search(group: Group, N: int) -> int:
     """Bytes, with the strips of a few images so narrow as those of a million are beside a share."""
-    shares.STRIP, shares.HALO = shares.BLOCK, 0
+    blocks.STRIP = blocks.BLOCK
     tracemalloc.start()
     x_ND = np.random.default_rng(group.rank).standard_normal((len(group.share(N)), 1024), np.float32)
     x_ND /= np.linalg.norm(x_ND, axis=1, keepdims=True)

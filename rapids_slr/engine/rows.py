@@ -1,0 +1,28 @@
+"""Room for features of all images: in memory, or in a file where memory is short."""
+
+from __future__ import annotations
+
+import tempfile
+
+import numpy as np
+import psutil
+import torch
+
+SHARE = 0.5
+"""Of the memory that is available, what features may take."""
+
+
+def room_for_cpu(N: int, D: int) -> np.ndarray:
+    """float32 (N, D) to be written: in memory, or where that takes more than SHARE of what is available, in a file.
+
+    The file lies in the folder for temporary ones (TMPDIR), has no name, and goes when the array does.
+    """
+    if SHARE * psutil.virtual_memory().available >= 4 * N * D:
+        return np.empty((N, D), np.float32)
+    with tempfile.TemporaryFile() as file:  # which stays while it is mapped
+        return np.memmap(file, np.float32, "w+", shape=(N, D))
+
+
+def room_for(N: int, D: int, device: torch.device) -> torch.Tensor:
+    """float32 (N, D) on the device, to be written; on the CPU as `room_for_cpu` has it."""
+    return torch.from_numpy(room_for_cpu(N, D)) if device.type == "cpu" else torch.empty(N, D, device=device)
