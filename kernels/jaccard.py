@@ -232,10 +232,10 @@ def _pairs_within_cpu(
     return out_indptr, out_indices, distances, int(met_R.sum())
 
 
-def _both_triangles_cpu(
+def both_triangles_cpu(
     upper: np.ndarray, upper_indices: np.ndarray, upper_distances: np.ndarray
 ) -> tuple[np.ndarray, ...]:
-    """CSR of a symmetric matrix, columns ascending, from its pairs i < j."""
+    """CSR of a symmetric matrix, columns ascending, from its pairs i < j, whose columns are in any order."""
     N = upper.size - 1
     below_N, out_indptr = np.bincount(upper_indices, minlength=N), np.zeros(N + 1, np.int64)
     np.cumsum(np.diff(upper) + below_N, out=out_indptr[1:])
@@ -248,7 +248,7 @@ def _both_triangles_cpu(
 def jaccard_distances_cpu(
     indptr: np.ndarray, indices: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return _both_triangles_cpu(*_upper_pairs_cpu(indptr, indices, weights, indptr.size - 1))
+    return both_triangles_cpu(*_upper_pairs_cpu(indptr, indices, weights, indptr.size - 1))
 
 
 def jaccard_distances(indptr: Array, indices: Array, weights: Array) -> tuple[Array, Array, Array]:
@@ -263,6 +263,14 @@ def jaccard_distances(indptr: Array, indices: Array, weights: Array) -> tuple[Ar
 def least_common(bound: float) -> float:
     """The sum of lesser weights c that a pair at most `bound` apart has: J = 1 - c / (2 - c), solved for c."""
     return 2 * (1 - bound) / (2 - bound) - ROUNDING
+
+
+def upper_within_cpu(
+    indptr: np.ndarray, indices: np.ndarray, weights: np.ndarray, bound: float, room: int, row_R: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """What `jaccard_within` finds of some rows and later ones: rows of CSR, columns in any order; how many meet."""
+    matrix = _transposed_cpu(indptr, indices, weights)
+    return _pairs_within_cpu(matrix, row_R, False, least_common(bound), room)
 
 
 def jaccard_within(
@@ -282,8 +290,8 @@ def jaccard_within(
         graph, met = _pairs_cuda(indptr, indices, weights, least_common(bound))
         return graph, int(met) // 2
     every = np.arange(indptr.size - 1, dtype=np.int32)
-    *upper, met = _pairs_within_cpu(_transposed_cpu(indptr, indices, weights), every, False, least_common(bound), room)
-    return _both_triangles_cpu(*upper), met
+    *upper, met = upper_within_cpu(indptr, indices, weights, bound, room, every)
+    return both_triangles_cpu(*upper), met
 
 
 def jaccard_of_rows(indptr: Array, indices: Array, weights: Array, row_R: Array) -> tuple[Array, Array, Array]:

@@ -11,8 +11,9 @@ import math
 import numpy as np
 from numba import cuda
 
-from rapids_slr.engine.arrays import Array, array_module
+from rapids_slr.engine.arrays import Array, array_module, row_of_entry
 from rapids_slr.errors import InputError
+from rapids_slr.group import ALONE, Group, gathered_rows
 from rapids_slr.kernels.block import sum_before
 from rapids_slr.kernels.nearest import ZERO, squared_distance
 from rapids_slr.kernels.runtime import THREADS, cpu, cpu_part, gpu, in_parallel, on_gpu, shared
@@ -80,10 +81,35 @@ def _count(start, stop, index_NK, back_NK, k1, half, size_N):
         size_N[i] = _expanded_set(i, index_NK, back_NK, k1, half, stamp_N, members)
 
 
+@cpu("void(int64, int64, int32[:, ::1], int16[:, ::1], int64, int64, int64[::1], int32[::1])")
+def _outside(start, stop, index_NK, back_NK, k1, half, far_indptr, far_indices):
+    """The members of each set that are not in the image's list, in order; without room for them, how many at i + 1."""
+    listed_N = np.full(index_NK.shape[0], -1, np.int32)
+    stamp_N, members = np.full(index_NK.shape[0], -1, np.int64), np.empty((k1 + 1) * (half + 2), np.int32)
+    for i in range(start, stop):
+        for p in range(index_NK.shape[1]):
+            listed_N[index_NK[i, p]] = i
+        found = 0
+        for m in range(_expanded_set(i, index_NK, back_NK, k1, half, stamp_N, members)):
+            if listed_N[members[m]] != i:
+                if far_indices.size:
+                    far_indices[far_indptr[i] + found] = members[m]
+                found += 1
+        if not far_indices.size:
+            far_indptr[i + 1] = found
+
+
+@cpu("void(int64, int64, Array(float32, 2, 'C', readonly=True), int64[::1], Array(float32, 2, 'C', readonly=True),"
+     " int64[::1], int64[::1], float64[::1])")  # fmt: skip
+def _measure(start, stop, own_ND, row_E, other_MD, column_E, entry_E, distances):
+    for e in range(start, stop):
+        distances[entry_E[e]] = squared_distance(own_ND[row_E[e]], other_MD[column_E[e]])
+
+
 @cpu("void(int64, int64, Array(float32, 2, 'C', readonly=True), float32[::1], int32[:, ::1], int16[:, ::1], int64,"
-     " int64, boolean, float32[:, ::1], int64[::1], int32[::1], float32[::1])")  # fmt: skip
+     " int64, boolean, float32[:, ::1], int64[::1], float64[::1], int64[::1], int32[::1], float32[::1])")  # fmt: skip
 def _fill(start, stop, features_ND, furthest_N, index_NK, back_NK, k1, half, squares, distance_NK,
-          indptr, indices, weights):  # fmt: skip
+          far_indptr, far_distances, indptr, indices, weights):  # fmt: skip
     listed_N, place_N = np.full(index_NK.shape[0], -1, np.int32), np.empty(index_NK.shape[0], np.int16)
     stamp_N, members = np.full(index_NK.shape[0], -1, np.int64), np.empty((k1 + 1) * (half + 2), np.int32)
     weight = np.empty(members.size)
@@ -92,11 +118,14 @@ def _fill(start, stop, features_ND, furthest_N, index_NK, back_NK, k1, half, squ
         scale = 1.0 / furthest_N[i] if furthest_N[i] > 0 else 0.0
         for p in range(index_NK.shape[1]):
             listed_N[index_NK[i, p]], place_N[index_NK[i, p]] = i, p
-        total = 0.0
+        total, found = 0.0, 0
         for m in range(size):
             j = members[m]
             if listed_N[j] == i:
                 distance = np.float64(distance_NK[i, place_N[j]])
+            elif far_indptr.size:  # measured before
+                distance = far_distances[far_indptr[i] + found]
+                found += 1
             else:
                 distance = squared_distance(features_ND[i], features_ND[j])
             weight[m] = np.exp(-_scaled(distance, scale, squares))
@@ -283,14 +312,52 @@ def kreciprocal_weights_cpu(
     in_parallel(_count, N, index_NK, back_NK, k1, half, indptr[1:], smallest=256)
     np.cumsum(indptr, out=indptr)
     indices, weights = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.float32)
+    measured = np.empty(0, np.int64), np.empty(0)
     in_parallel(_fill, N, features_ND, furthest_N, index_NK, back_NK, k1, half, squares, distance_NK,
-                indptr, indices, weights, smallest=256)  # fmt: skip
+                *measured, indptr, indices, weights, smallest=256)  # fmt: skip
+    return indptr, indices, weights
+
+
+def kreciprocal_weights_of_share_cpu(
+    features_ND: np.ndarray, furthest_N: np.ndarray, index_NK: np.ndarray, distance_NK: np.ndarray, k1: int,
+    half: int, squares: bool, group: Group,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    """`kreciprocal_weights` of the images of this process alone, as CSR of N rows of which the others are empty.
+
+    Args:
+        features_ND: of its images alone; all else is of all N.
+    """
+    N, K = index_NK.shape
+    share = group.share(N)
+    back_NK = np.empty((N, K), np.int16)
+    in_parallel(_back_ranks, share, index_NK, back_NK, smallest=64)
+    back_NK = group.gather(back_NK[share.start : share.stop])
+    far_indptr, none = np.zeros(N + 1, np.int64), np.empty(0, np.int32)
+    in_parallel(_outside, share, index_NK, back_NK, k1, half, far_indptr, none, smallest=256)
+    np.cumsum(far_indptr, out=far_indptr)
+    far_indices, far_distances = np.empty(far_indptr[-1], np.int32), np.empty(far_indptr[-1])
+    if far_indices.size:
+        in_parallel(_outside, share, index_NK, back_NK, k1, half, far_indptr, far_indices, smallest=256)
+    row_E = row_of_entry(far_indptr, far_indices.size) - share.start
+    order = np.argsort(far_indices, kind="stable")
+    column_E = far_indices[order].astype(np.int64)
+    for _, first, block_ND in group.blocks(features_ND, N):
+        low, high = np.searchsorted(column_E, [first, first + len(block_ND)])
+        entry_E = order[low:high]
+        in_parallel(_measure, high - low, features_ND, row_E[entry_E], block_ND, column_E[low:high] - first, entry_E,
+                    far_distances, smallest=256)  # fmt: skip
+    indptr = np.zeros(N + 1, np.int64)
+    in_parallel(_count, share, index_NK, back_NK, k1, half, indptr[1:], smallest=256)
+    np.cumsum(indptr, out=indptr)
+    indices, weights = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.float32)
+    in_parallel(_fill, share, features_ND, furthest_N, index_NK, back_NK, k1, half, squares, distance_NK,
+                far_indptr, far_distances, indptr, indices, weights, smallest=256)  # fmt: skip
     return indptr, indices, weights
 
 
 def kreciprocal_weights(
     features_ND: Array, furthest_N: Array, index_NK: Array, distance_NK: Array, k1: int, half: int | None = None,
-    squares: bool = False,
+    squares: bool = False, group: Group = ALONE,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
     """Rows of V as CSR (indptr int64, indices int32, weights float32); every row holds its own image and sums to 1.
 
@@ -303,6 +370,11 @@ def kreciprocal_weights(
         k1: images beside the image itself whose lists must hold each other.
         half: the same for half-sized sets; None: round(k1 / 2).
         squares: whether D, the distance over that of furthest_N, is squared again.
+        group: its processes hold the features, each its share, and give each other its rows.
     """
+    if group.size > 1:
+        half = round(k1 / 2) if half is None else half
+        own = features_ND, furthest_N, index_NK, distance_NK, k1, half, squares
+        return gathered_rows(kreciprocal_weights_of_share_cpu(*own, group), group)
     weights = kreciprocal_weights_cuda if on_gpu(index_NK) else kreciprocal_weights_cpu
     return weights(features_ND, furthest_N, index_NK, distance_NK, k1, half, squares)

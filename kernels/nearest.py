@@ -3,7 +3,8 @@
 A block of the product serves the images of its rows and those of its columns. For every image a short list keeps what
 may still be among its k best: all that lies within the rounding of the product of the k-th; another keeps what may be
 its furthest. In the end the few candidates are measured again in float64, so that ranks and distances do not depend on
-how the product was blocked, threaded or rounded, nor on whether it is one of float32 or of bfloat16.
+how the product was blocked, threaded or rounded, nor on whether it is one of float32 or of bfloat16, nor on how many
+processes looked at parts of the images and merged their lists.
 
 Similarities are compared as integers, `keys`: the bits of a float in the order of its value. Those of bfloat16 are the
 upper half of those of float32, so that one loop, compiled for either width, reads both.
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 
 from rapids_slr.engine.arrays import Array, array_module
+from rapids_slr.group import ALONE, Group, mean_of_rows
 from rapids_slr.kernels.runtime import cpu, cpu_part, in_parallel, shared
 
 FAR = 16  # places in a list of what may be the furthest
@@ -25,6 +27,7 @@ CHUNK = 64  # similarities looked at together; one branch decides that none is a
 ALIKE = 200  # times the rounding of their products: features that differ by less are multiplied by what they differ by
 SAMPLE = 32  # rows that show how many candidates a coarse product leaves
 PART = 1024  # rows that are looked at in float64 together
+NOBODY = np.iinfo(np.int32).max  # in a list that is not full
 ZERO = 1e-6  # squared distances below are 0: equal images whose inner product was rounded
 
 
@@ -75,9 +78,13 @@ class Similarities(NamedTuple):
     """Bound on how far the sum is from what it stands for, if the product is computed in float32."""
     share: float = 0.0
     """What may be added to this bound, in parts of the size of the sum."""
+    mean_D: Array | None = None
+    """float32, what features are less by in x_ND; None: nothing."""
 
 
-def similarities(features_ND: Array, alike: float | None = None, wide: bool = False) -> Similarities:
+def similarities(
+    features_ND: Array, alike: float | None = None, wide: bool = False, group: Group = ALONE
+) -> Similarities:
     """Rows whose product tells features apart: themselves, or where all are nearly alike what they differ by.
 
     With m the mean and g = f - m rounded, f_i.f_j = m.m + m.(f_i - m) + m.(f_j - m) + g_i.g_j but for rounding. The
@@ -90,25 +97,43 @@ def similarities(features_ND: Array, alike: float | None = None, wide: bool = Fa
         alike: 1 - m.m, the mean squared length of g, below which features are multiplied by what they differ by; None
             takes ALIKE times the rounding of float32.
         wide: scale sums to -1 .. 1 then.
+        group: its processes hold the features, each its share; mean and bounds are those of all.
     """
     xp, D = array_module(features_ND), features_ND.shape[1]
-    mean_D = features_ND.mean(axis=0)
+    mean_D = mean_of_rows(features_ND, group)
     if 1.0 - float(xp.dot(mean_D, mean_D)) >= (ALIKE * rounding(D) if alike is None else alike):
         return Similarities(features_ND, None, 0.0, 1.0, rounding(D))
-    x_ND, exact_D = features_ND - mean_D, mean_D.astype(xp.float64)
-    offset = float(xp.dot(exact_D, exact_D))
+    x_ND, shift_N, offset = _less(features_ND, mean_D)
     parts = range(0, len(features_ND), PART)
-    shift_N = xp.concatenate([features_ND[row : row + PART].astype(xp.float64) @ exact_D for row in parts]) - offset
-    longest = max(float(xp.square(x_ND[row : row + PART]).sum(axis=1).max()) for row in parts)
-    largest = float(xp.abs(shift_N).max())
+    longest = group.highest(
+        max((float(xp.square(x_ND[row : row + PART]).sum(axis=1).max()) for row in parts), default=0.0)
+    )
+    largest = group.highest(float(xp.abs(shift_N).max()) if shift_N.size else 0.0)
     scale = 1 / (longest + 2 * largest) if wide and longest + 2 * largest > 0 else 1.0
     if wide:
         x_ND *= np.float32(scale**0.5)
     bound = 2.0**-24 * ((D + 10) * longest + 10 * largest)  # 2 more of each for the scale
-    return Similarities(x_ND, (scale * shift_N).astype(xp.float32), offset, scale, scale * bound)
+    return Similarities(x_ND, (scale * shift_N).astype(xp.float32), offset, scale, scale * bound, mean_D=mean_D)
 
 
-def coarsely_cpu(of: Similarities) -> Similarities:
+def of_others(of: Similarities, features_ND: Array) -> Similarities:
+    """What `similarities`, not `wide`, gives for other images of the group."""
+    if of.mean_D is None:
+        return of._replace(x_ND=features_ND)
+    x_ND, shift_N, _ = _less(features_ND, of.mean_D)
+    return of._replace(x_ND=x_ND, shift_N=shift_N.astype(np.float32))
+
+
+def _less(features_ND: Array, mean_D: Array) -> tuple[Array, Array, float]:
+    """f - m, in float64 m.(f - m), and m.m."""
+    xp, exact_D = array_module(features_ND), mean_D.astype(np.float64)
+    parts = range(0, len(features_ND), PART)
+    shifts = [features_ND[row : row + PART].astype(xp.float64) @ exact_D for row in parts]
+    offset = float(xp.dot(exact_D, exact_D))
+    return features_ND - mean_D, xp.concatenate([xp.empty(0), *shifts]) - offset, offset
+
+
+def coarsely_cpu(of: Similarities, group: Group = ALONE) -> Similarities:
     """The bounds where the product of float32 rows on the CPU is computed in bfloat16.
 
     With e = x - x rounded to bfloat16, x.y differs from the product of rounded rows by |e_x| |y| + |x_rounded| |e_y| at
@@ -119,16 +144,19 @@ def coarsely_cpu(of: Similarities) -> Similarities:
     for row in range(0, len(of.x_ND), PART):
         part = torch.from_numpy(of.x_ND[row : row + PART])
         lost = max(lost, float(torch.linalg.vector_norm(part - part.bfloat16().float(), dim=1).max()))
+    lost = group.highest(lost)
     # 1.001: rows are of length 1 but for 1e-4, and what is lost is measured in float32.
     return of._replace(rounding=1.001 * lost * (2 + lost) + 2 * rounding(of.x_ND.shape[1]), share=2.0**-9)
 
 
-def in_bfloat16_cpu(of: Similarities, k: int) -> Similarities | None:
+def in_bfloat16_cpu(of: Similarities, k: int, group: Group = ALONE) -> Similarities | None:
     """`coarsely_cpu`; None for features that this leaves with more candidates than short lists hold, as SAMPLE rows
-    show, or that are nearly alike."""
+    show, or that are nearly alike. Processes of a group look at their own features, and need not agree."""
     if of.shift_N is not None:
         return None
-    coarse, N = coarsely_cpu(of), len(of.x_ND)
+    coarse, N = coarsely_cpu(of, group), len(of.x_ND)
+    if N == 0:
+        return coarse
     similarity_SN = of.x_ND[np.arange(SAMPLE) * N // SAMPLE] @ of.x_ND.T
     place = max(N - k - 1, 0)  # the image itself is one of those above
     kth_S = np.partition(similarity_SN, place, axis=1)[:, place]
@@ -137,11 +165,12 @@ def in_bfloat16_cpu(of: Similarities, k: int) -> Similarities | None:
     return coarse if candidates.mean() <= 1.5 * k + FAR else None
 
 
-def add_shifts(of: Similarities, block_IJ: Array, rows: Any, columns: Any) -> None:
-    """Make a block of the product of `of.x_ND` what stands for inner products."""
-    if of.shift_N is not None:
+def add_shifts(of: Similarities, block_IJ: Array, rows: Any, columns: Any, others: Similarities | None = None) -> None:
+    """Make a block of the product of `of.x_ND`, or with that of `others`, what stands for inner products."""
+    shift_M = (others or of).shift_N
+    if of.shift_N is not None and shift_M is not None:
         block_IJ += of.shift_N[rows, None]
-        block_IJ += of.shift_N[columns]
+        block_IJ += shift_M[columns]
 
 
 @shared
@@ -188,15 +217,15 @@ def _kth_largest(values, count, k, scratch):
 
 
 @cpu_part()
-def _settle(i, features_ND, index_C, count, k, sign, distances):
-    """Sort index_C[:count] by exact distance to i, of the opposite of i if sign is -1, then by index.
+def _settle(x_D, other_MD, index_C, count, k, sign, distances):
+    """Sort index_C[:count], rows of other_MD, by exact distance to x_D, to its opposite if sign is -1, then by index.
 
     distances[:min(count, k)] go with the k first, whose number is returned.
     """
     kept = 0
     for c in range(count):
         j = index_C[c]
-        d = squared_distance(features_ND[i], features_ND[j])
+        d = squared_distance(x_D, other_MD[j])
         if sign < 0:
             d = 4.0 - d
         if kept == k:
@@ -270,7 +299,7 @@ def _first_threshold(key_J, k, rounding, share, offset, largest, scratch, shift)
 
 
 @cpu_part()
-def _tighten(i, features_ND, k, sign, rounding, share, offset, lists, scratch, distances):
+def _tighten(i, own_ND, other_MD, k, sign, rounding, share, offset, lists, scratch, distances):
     """Drop the candidates of i that cannot be among its k nearest, and raise its threshold."""
     similarity_NC, index_NC, filled_N, threshold_N = lists
     count = filled_N[i]
@@ -282,22 +311,22 @@ def _tighten(i, features_ND, k, sign, rounding, share, offset, lists, scratch, d
             index_NC[i, kept] = index_NC[i, c]
             kept += 1
     if kept > count - count // 8:  # many alike: only exact distances tell them apart
-        kept = _settle(i, features_ND, index_NC[i], kept, k, sign, distances)
+        kept = _settle(own_ND[i], other_MD, index_NC[i], kept, k, sign, distances)
         for c in range(kept):
             similarity_NC[i, c] = np.float32(1.0 - distances[c] / 2 - offset)
     filled_N[i] = kept
-    threshold_N[i] = threshold
+    threshold_N[i] = max(threshold_N[i], threshold)
 
 
 @cpu_part(inline="always")
-def _offer(i, j, value, features_ND, k, sign, rounding, share, offset, lists, scratch, distances):
+def _offer(i, j, value, own_ND, other_MD, k, sign, rounding, share, offset, lists, scratch, distances):
     similarity_NC, index_NC, filled_N, _ = lists
     place = filled_N[i]
     similarity_NC[i, place] = value
     index_NC[i, place] = j
     filled_N[i] = place + 1
     if place + 1 == similarity_NC.shape[1]:
-        _tighten(i, features_ND, k, sign, rounding, share, offset, lists, scratch, distances)
+        _tighten(i, own_ND, other_MD, k, sign, rounding, share, offset, lists, scratch, distances)
 
 
 @cpu_part()
@@ -329,15 +358,15 @@ def _outside(key_J, low_J, high_J):
 _LISTS = "Tuple((float32[:, ::1], int32[:, ::1], int32[::1], float32[::1]))"
 _FEATURES = "Array(float32, 2, 'C', readonly=True)"
 _BOUNDS = "float64, float64, float64"  # rounding, share, offset
-_OFFER = [
-    f"void(int64, int64, {keys}[:, ::1], int64, int64, {_FEATURES}, int64, {_BOUNDS}, {_LISTS}, {_LISTS})"
-    for keys in ("int16", "int32")
-]
+_BLOCKS = [f"{keys}[:, ::1], int64, int64" for keys in ("int16", "int32")]  # with its row and column
+_TO = f"{_FEATURES}, {_FEATURES}, int64, {_BOUNDS}, {_LISTS}, {_LISTS}"
 
 
-@cpu(_OFFER)
-def _offer_to_rows(start, stop, block_IJ, row, column, features_ND, k, rounding, share, offset, near, far):
-    """Turn the block into keys, and offer every column to the images row + start .. row + stop."""
+@cpu([f"void(int64, int64, {block}, int64, {_TO})" for block in _BLOCKS])
+def _offer_to_rows(start, stop, block_IJ, row, column, itself,
+                   own_ND, other_MD, k, rounding, share, offset, near, far):  # fmt: skip
+    """Turn the block into keys, and offer every column, rows of other_MD, to the images row + start .. row + stop of
+    own_ND; to image i not i + itself, which is the same."""
     J, shift = block_IJ.shape[1], 32 - 8 * block_IJ.itemsize
     scratch, distances = np.empty(4 * (k + 1) + FAR, np.float32), np.empty(k + 1)
     keys, largest = np.empty(4 * (k + 1), block_IJ.dtype), np.empty(4 * (k + 1), block_IJ.dtype)
@@ -354,19 +383,19 @@ def _offer_to_rows(start, stop, block_IJ, row, column, features_ND, k, rounding,
             from_c, end = _beyond(chunk, low, high)
             for c in range(from_c, end):
                 j, key = column + first + c, chunk[c]
-                if key >= high and j != i:
-                    _offer(i, j, _value(key, shift), features_ND, k, 1, rounding, share, offset,
+                if key >= high and j != i + itself:
+                    _offer(i, j, _value(key, shift), own_ND, other_MD, k, 1, rounding, share, offset,
                            near, scratch, distances)  # fmt: skip
                     high = _key(threshold_N[i], shift)
                 if key <= low:
-                    _offer(i, j, -_value(key, shift), features_ND, 1, -1, rounding, share, -offset,
+                    _offer(i, j, -_value(key, shift), own_ND, other_MD, 1, -1, rounding, share, -offset,
                            far, scratch, distances)  # fmt: skip
                     low = _key(-limit_N[i], shift)
 
 
-@cpu(_OFFER)
-def _offer_to_columns(start, stop, block_IJ, row, column, features_ND, k, rounding, share, offset, near, far):
-    """Offer every row of the block, of keys, to the images column + start .. column + stop."""
+@cpu([f"void(int64, int64, {block}, {_TO})" for block in _BLOCKS])
+def _offer_to_columns(start, stop, block_IJ, row, column, own_ND, other_MD, k, rounding, share, offset, near, far):
+    """Offer every row of the block of keys, rows of other_MD, to the images column + start .. column + stop."""
     I, shift = block_IJ.shape[0], 32 - 8 * block_IJ.itemsize  # noqa: E741
     scratch, distances = np.empty(4 * (k + 1) + FAR, np.float32), np.empty(k + 1)
     threshold_N, limit_N = near[3], far[3]
@@ -382,11 +411,11 @@ def _offer_to_columns(start, stop, block_IJ, row, column, features_ND, k, roundi
             for c in range(first + from_c, first + end):
                 j, key = column + start + c, key_J[c]
                 if key >= high_J[c]:
-                    _offer(j, row + r, _value(key, shift), features_ND, k, 1, rounding, share, offset,
+                    _offer(j, row + r, _value(key, shift), own_ND, other_MD, k, 1, rounding, share, offset,
                            near, scratch, distances)  # fmt: skip
                     high_J[c] = _key(threshold_N[j], shift)
                 if key <= low_J[c]:
-                    _offer(j, row + r, -_value(key, shift), features_ND, 1, -1, rounding, share, -offset,
+                    _offer(j, row + r, -_value(key, shift), own_ND, other_MD, 1, -1, rounding, share, -offset,
                            far, scratch, distances)  # fmt: skip
                     low_J[c] = _key(-limit_N[j], shift)
 
@@ -403,49 +432,163 @@ def _rank(start, stop, features_ND, index_NK, distance_NK, furthest_N, rounding,
         index_NK[i, 0] = i
         distance_NK[i, 0] = squared_distance(features_ND[i], features_ND[i])
         if k:
-            _tighten(i, features_ND, k, 1, rounding, share, offset, near, scratch, distances)
-            _settle(i, features_ND, near[1][i], near[2][i], k, 1, distances)
+            _tighten(i, features_ND, features_ND, k, 1, rounding, share, offset, near, scratch, distances)
+            _settle(features_ND[i], features_ND, near[1][i], near[2][i], k, 1, distances)
             for p in range(k):
                 index_NK[i, p + 1] = near[1][i, p]
                 distance_NK[i, p + 1] = distances[p]
-        _tighten(i, features_ND, 1, -1, rounding, share, -offset, far, scratch, distances)
-        _settle(i, features_ND, far[1][i], far[2][i], 1, -1, distances)
+        _tighten(i, features_ND, features_ND, 1, -1, rounding, share, -offset, far, scratch, distances)
+        _settle(features_ND[i], features_ND, far[1][i], far[2][i], 1, -1, distances)
         furthest_N[i] = 4.0 - distances[0]
 
 
-def offer(
-    candidates: Candidates,
-    block_IJ: np.ndarray,
-    row: int,
-    column: int,
-    features_ND: np.ndarray,
-    k: int,
-    of: Similarities,
-) -> None:
-    """Offer a block of the product of `of.x_ND`, rows from `row` and columns from `column`, to the lists of its images.
+@cpu_part()
+def _insert(d, j, distance_K, index_K):
+    """Put an image into a list sorted by (distance, index), where it is among the first."""
+    place = distance_K.size
+    while place > 0 and (distance_K[place - 1] > d or (distance_K[place - 1] == d and index_K[place - 1] > j)):
+        place -= 1
+    if place < distance_K.size:
+        for p in range(distance_K.size - 1, place, -1):
+            distance_K[p] = distance_K[p - 1]
+            index_K[p] = index_K[p - 1]
+        distance_K[place] = d
+        index_K[place] = j
+
+
+@cpu_part()
+def _beyond_reach(distance, rounding, share, offset):
+    """Similarity below which nothing is nearer than `distance`."""
+    if distance == np.inf:
+        return np.float32(-np.inf)
+    return _threshold(np.float32(1.0 - distance / 2 - offset), rounding, share, offset)
+
+
+_SETTLED = "Tuple((float64[:, ::1], int32[:, ::1], float64[::1]))"
+
+
+@cpu(f"void(int64, int64, {_FEATURES}, {_FEATURES}, int64, {_BOUNDS}, {_LISTS}, {_LISTS}, {_SETTLED})")
+def _take(start, stop, own_ND, other_MD, first, rounding, share, offset, near, far, settled):
+    """Put the candidates of the images start .. stop, rows of other_MD, into their lists, and forget them."""
+    distance_NK, index_NK, opposite_N = settled
+    k = index_NK.shape[1]
+    scratch, distances = np.empty(4 * (k + 1) + FAR, np.float32), np.empty(k + 1)
+    for i in range(start, stop):
+        if near[2][i] >= k:
+            _tighten(i, own_ND, other_MD, k, 1, rounding, share, offset, near, scratch, distances)
+        for c in range(_settle(own_ND[i], other_MD, near[1][i], near[2][i], k, 1, distances)):
+            _insert(distances[c], first + near[1][i, c], distance_NK[i], index_NK[i])
+        if far[2][i]:
+            _tighten(i, own_ND, other_MD, 1, -1, rounding, share, -offset, far, scratch, distances)
+            _settle(own_ND[i], other_MD, far[1][i], far[2][i], 1, -1, distances)
+            opposite_N[i] = min(opposite_N[i], distances[0])
+        near[2][i] = far[2][i] = 0
+        near[3][i] = max(near[3][i], _beyond_reach(distance_NK[i, k - 1], rounding, share, offset))
+        far[3][i] = max(far[3][i], _beyond_reach(opposite_N[i], rounding, share, -offset))
+
+
+@cpu(f"void(int64, int64, {_SETTLED}, {_SETTLED})")
+def _merge(start, stop, settled, others):
+    distance_NK, index_NK, opposite_N = settled
+    for i in range(start, stop):
+        for p in range(index_NK.shape[1]):
+            if others[1][i, p] != NOBODY:
+                _insert(others[0][i, p], others[1][i, p], distance_NK[i], index_NK[i])
+        opposite_N[i] = min(opposite_N[i], others[2][i])
+
+
+@cpu(f"void(int64, int64, {_FEATURES}, float32[::1])")
+def _own_distances(start, stop, features_ND, distance_N):
+    for i in range(start, stop):
+        distance_N[i] = squared_distance(features_ND[i], features_ND[i])
+
+
+class Part(NamedTuple):
+    """Some of the images: the rows or the columns of a product, and what may be nearest to them."""
+
+    features_ND: np.ndarray
+    """float32, contiguous."""
+    of: Similarities
+    """Their rows."""
+    k: int
+    """Images of a list, beside the image itself."""
+    candidates: Candidates
+    """Of one part; what was offered of another is taken first."""
+    first: int
+    """Which of all images is the first."""
+
+
+def part(features_ND: np.ndarray, of: Similarities, k: int, first: int = 0) -> Part:
+    """Images that nothing was offered to."""
+    return Part(features_ND, of, k, no_candidates(len(features_ND), k), first)
+
+
+def offer(block_IJ: np.ndarray, row: int, column: int, rows: Part, columns: Part) -> None:
+    """Offer a block of the product of two parts, or of one with itself, from `row` and from `column` on, to the lists
+    of its images.
 
     A block off the diagonal stands for its mirror image too, which must not be offered again.
 
     Args:
         block_IJ: float32, or int16, the bits of bfloat16; it is overwritten.
     """
-    I, J = block_IJ.shape  # noqa: E741
-    add_shifts(of, block_IJ, slice(row, row + I), slice(column, column + J))
+    (I, J), of = block_IJ.shape, rows.of  # noqa: E741
+    add_shifts(of, block_IJ, slice(row, row + I), slice(column, column + J), columns.of)
     keys_IJ = block_IJ if block_IJ.dtype == np.int16 else block_IJ.view(np.int32)
-    args = (keys_IJ, row, column, features_ND, k, of.rounding, of.share, of.offset, *map(tuple, candidates))
-    in_parallel(_offer_to_rows, I, *args, smallest=64)
-    if row != column:
-        in_parallel(_offer_to_columns, J, *args, smallest=64)
+    bounds, itself = (rows.k, of.rounding, of.share, of.offset), rows.first - columns.first
+    in_parallel(_offer_to_rows, I, keys_IJ, row, column, itself, rows.features_ND, columns.features_ND, *bounds,
+                *map(tuple, rows.candidates), smallest=64)  # fmt: skip
+    if rows is not columns or row != column:
+        in_parallel(_offer_to_columns, J, keys_IJ, row, column, columns.features_ND, rows.features_ND, *bounds,
+                    *map(tuple, columns.candidates), smallest=64)  # fmt: skip
 
 
-def rank(
-    candidates: Candidates, features_ND: np.ndarray, k: int, of: Similarities
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def rank(of_all: Part) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Indices (N, k + 1) int32 and squared distances float32 of the images by ascending distance, themselves first,
     and the distance (N,) float32 of the furthest."""
+    features_ND, of, k, candidates, _ = of_all
     N = len(features_ND)
     index_NK, distance_NK = np.empty((N, k + 1), np.int32), np.empty((N, k + 1), np.float32)
     furthest_N = np.empty(N, np.float32)
     args = (features_ND, index_NK, distance_NK, furthest_N, of.rounding, of.share, of.offset, *map(tuple, candidates))
     in_parallel(_rank, N, *args, smallest=64)
     return index_NK, distance_NK, furthest_N
+
+
+class Settled(NamedTuple):
+    """What is known of N images after they met some of the others."""
+
+    distance_NK: np.ndarray
+    """float64, squared distances of the nearest, ascending; beyond the last nothing is wanted."""
+    index_NK: np.ndarray
+    """int32, which of all images they are; ties by index. NOBODY after the last."""
+    opposite_N: np.ndarray
+    """float64, 4 less the squared distance of the furthest."""
+
+
+def nobody_cpu(k: int, distance_N: np.ndarray, opposite_N: np.ndarray) -> Settled:
+    """Lists of nobody, for k images that are nearer than distance_N, and one that is furthest beyond opposite_N."""
+    distance_NK = np.repeat(distance_N[:, None], k, axis=1)
+    return Settled(distance_NK, np.full(distance_NK.shape, NOBODY, np.int32), opposite_N.copy())
+
+
+def take(own: Part, other: Part, settled: Settled) -> None:
+    """Settle what was offered of `other`: no more candidates are kept than may be nearer than what is settled."""
+    of = own.of
+    in_parallel(_take, len(own.features_ND), own.features_ND, other.features_ND, other.first, of.rounding, of.share,
+                of.offset, *map(tuple, own.candidates), tuple(settled), smallest=64)  # fmt: skip
+
+
+def merge(settled: Settled, others: Settled) -> None:
+    """Put what is known of the same images and other ones into the first lists."""
+    in_parallel(_merge, len(settled.index_NK), tuple(settled), tuple(others), smallest=256)
+
+
+def finished_cpu(own: Part, settled: Settled) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What is known after the images met all others, as `rank` gives it."""
+    N = len(own.features_ND)
+    own_N = np.empty(N, np.float32)
+    in_parallel(_own_distances, N, own.features_ND, own_N, smallest=64)
+    index_NK = np.column_stack([np.arange(own.first, own.first + N, dtype=np.int32), settled.index_NK])
+    distance_NK = np.column_stack([own_N, settled.distance_NK.astype(np.float32)])
+    return index_NK, distance_NK, (4 - settled.opposite_N).astype(np.float32)

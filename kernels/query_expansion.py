@@ -6,6 +6,7 @@ import numpy as np
 from numba import cuda
 
 from rapids_slr.engine.arrays import Array, array_module
+from rapids_slr.group import ALONE, Group, gathered_rows
 from rapids_slr.kernels.runtime import cpu, gpu, in_parallel, on_gpu
 
 
@@ -99,21 +100,29 @@ def expand_queries_cuda(
 
 
 def expand_queries_cpu(
-    indptr: np.ndarray, indices: np.ndarray, weights: np.ndarray, index_NK: np.ndarray, k2: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    indptr: np.ndarray, indices: np.ndarray, weights: np.ndarray, index_NK: np.ndarray, k2: int,
+    rows: range | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    """`expand_queries`; with `rows` all others are empty."""
     if k2 == 1:
         return indptr, indices, weights
-    out_indptr = np.zeros_like(indptr)
-    in_parallel(_count, indptr.size - 1, index_NK, k2, indptr, indices, out_indptr[1:], smallest=256)
+    rows, out_indptr = range(indptr.size - 1) if rows is None else rows, np.zeros_like(indptr)
+    in_parallel(_count, rows, index_NK, k2, indptr, indices, out_indptr[1:], smallest=256)
     np.cumsum(out_indptr, out=out_indptr)
     out_indices, out_weights = np.empty(out_indptr[-1], np.int32), np.empty(out_indptr[-1], np.float32)
-    in_parallel(_fill, indptr.size - 1, index_NK, k2, indptr, indices, weights, out_indptr, out_indices, out_weights,
-                smallest=256)  # fmt: skip
+    in_parallel(_fill, rows, index_NK, k2, indptr, indices, weights, out_indptr, out_indices, out_weights, smallest=256)
     return out_indptr, out_indices, out_weights
 
 
 def expand_queries(
-    indptr: Array, indices: Array, weights: Array, index_NK: Array, k2: int
+    indptr: Array, indices: Array, weights: Array, index_NK: Array, k2: int, group: Group = ALONE
 ) -> tuple[Array, Array, Array]:
-    """V (CSR) with row i replaced by the mean of the rows of the first k2 images of rank_i, i itself included."""
+    """V (CSR) with row i replaced by the mean of the rows of the first k2 images of rank_i, i itself included.
+
+    Args:
+        group: its processes expand a share of the rows each, and give each other theirs.
+    """
+    if group.size > 1 and k2 > 1:
+        own = expand_queries_cpu(indptr, indices, weights, index_NK, k2, group.share(indptr.size - 1))
+        return gathered_rows(own, group)
     return (expand_queries_cuda if on_gpu(indptr) else expand_queries_cpu)(indptr, indices, weights, index_NK, k2)

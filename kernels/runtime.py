@@ -271,20 +271,22 @@ def load_all() -> tuple[list[CpuKernel], list[CudaKernel]]:
     return _cpu_kernels, _cuda_kernels
 
 
-def in_parallel(kernel: Callable, size: int, *args: Any, smallest: int = 1) -> None:
-    """Run kernel(start, stop, *args) over [0, size) on as many threads as torch uses.
+def in_parallel(kernel: Callable, items: int | range, *args: Any, smallest: int = 1) -> None:
+    """Run kernel(start, stop, *args) over [0, items), or over a range with step 1, on as many threads as torch uses.
 
     Args:
         smallest: items below which a share is not worth a thread of its own.
     """
+    first, size = (items.start, len(items)) if isinstance(items, range) else (0, items)
     threads = torch.get_num_threads()
     # Four shares a thread: rows differ in what they cost, and whoever is done early takes another.
     share = max(smallest, -(-size // (4 * threads)) if threads > 1 else size)
-    starts = range(0, size, share)
+    end = first + size
+    starts = range(first, end, share)
     if len(starts) <= 1:
-        kernel(0, size, *args)
+        kernel(first, end, *args)
         return
-    for done in [_pool(threads).submit(kernel, start, min(start + share, size), *args) for start in starts]:
+    for done in [_pool(threads).submit(kernel, start, min(start + share, end), *args) for start in starts]:
         done.result()
 
 

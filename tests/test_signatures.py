@@ -20,7 +20,7 @@ HOST = {
     "kernels/nearest.py": frozenset({"no_candidates", "rank"}),
     "rapids_slr/clustering/cameras.py": frozenset({"takes_centre", "centre_cameras"}),
 }
-"""Functions of a CPU twin whose names do not say so, and those that count cameras, which lie on the host."""
+"""Functions of the CPU whose names do not say so, and those that count cameras, which lie on the host."""
 
 
 def test_every_call_fits():

@@ -10,6 +10,7 @@ import numpy as np
 from rapids_slr.clustering.jaccard import Graph
 from rapids_slr.clustering.neighbours import Neighbours, nearest_neighbours
 from rapids_slr.engine.arrays import Array, array_module, row_of_entry, take_rows
+from rapids_slr.group import ALONE, Group
 from rapids_slr.marks import step
 
 BLOCK = 1024  # rows hashed together
@@ -46,19 +47,23 @@ class Copies:
 
 
 @step("neighbours")
-def find_copies(features_ND: Array) -> Array | None:
+def find_copies(features_ND: Array, group: Group = ALONE) -> Array | None:
     """The first equal row of each, int64 (N,); None where no two are equal, number by number. 0 and -0 are equal.
 
     Rows are sorted by a hash of 64 bits and then compared, so that a collision parts equal rows at worst.
 
     Args:
         features_ND: (N, D) float32, finite, NumPy or CuPy.
+        group: its processes hold the features, each its share.
     """
-    xp, N = array_module(features_ND), len(features_ND)
-    _, first_H, group_N = xp.unique(_hashes(features_ND), return_index=True, return_inverse=True)
+    xp, hash_N = array_module(features_ND), group.gather(_hashes(features_ND))
+    N = hash_N.size
+    _, first_H, set_N = xp.unique(hash_N, return_index=True, return_inverse=True)
     if first_H.size == N:  # on CUDA the only wait
         return None
-    leader_N = first_H[group_N]
+    leader_N = first_H[set_N]
+    if group.size > 1:
+        return _compared_cpu(features_ND, leader_N, group)
     later = xp.flatnonzero(leader_N != xp.arange(N))
     for start in range(0, later.size, BLOCK):
         rows = later[start : start + BLOCK]
@@ -67,8 +72,41 @@ def find_copies(features_ND: Array) -> Array | None:
     return leader_N
 
 
+def _compared_cpu(features_ND: np.ndarray, leader_N: np.ndarray, group: Group) -> np.ndarray:
+    """leader_N, of all images, where this is equal number by number, else the image itself."""
+    N = leader_N.size
+    share = group.share(N)
+    leader_n = leader_N[share.start : share.stop].copy()
+    order = np.argsort(leader_n, kind="stable")
+    for _, first, block_ND in group.blocks(features_ND, N):
+        low, high = leader_n[order].searchsorted([first, first + len(block_ND)])
+        for start in range(low, high, BLOCK):
+            rows = order[start : min(start + BLOCK, high)]
+            equal = (features_ND[rows] == block_ND[leader_n[rows] - first]).all(axis=1)
+            leader_n[rows[~equal]] = rows[~equal] + share.start
+    return group.gather(leader_n)
+
+
+def kept_rows(features_ND: Array, kept_U: Array, N: int, group: Group = ALONE) -> Array:
+    """Rows kept_U of N, int64 ascending; of a group, whose processes hold their shares of the N, a share of them."""
+    if group.size == 1:
+        return features_ND[kept_U]
+    xp, share = array_module(features_ND), group.share(kept_U.size)
+    own_U = kept_U[share.start : share.stop]
+    kept_UD = xp.empty((own_U.size, features_ND.shape[1]), xp.float32)
+    for _, first, block_ND in group.blocks(features_ND, N):
+        low, high = own_U.searchsorted([first, first + len(block_ND)])
+        kept_UD[low:high] = block_ND[own_U[low:high] - first]
+    return kept_UD
+
+
 def search_kept(
-    features_ND: Array, k: int, most: int, approximate: bool = False, progress: Callable[[int], None] | None = None
+    features_ND: Array,
+    k: int,
+    most: int,
+    approximate: bool = False,
+    progress: Callable[[int], None] | None = None,
+    group: Group = ALONE,
 ) -> tuple[Array, Neighbours | None, Copies | None]:
     """The nearest neighbours of the images that are kept, and who the copies are; None where there are none.
 
@@ -76,18 +114,18 @@ def search_kept(
         k: images of a list, the image itself included.
         most: images that are kept of a set of copies. Sets that are equal up to rounding, at a squared distance of 0,
             are looked at where they are larger.
-        progress: as `nearest_neighbours` takes it.
-    Returns: the features of the kept images, the very array where all are; their neighbours, None where fewer than k
-        are distinct.
+        progress, group: as `nearest_neighbours` takes them.
+    Returns: the features of the kept images, of this process's share, the very array where all are kept; their
+        neighbours, None where fewer than k are distinct.
     """
-    leader_N = find_copies(features_ND)
+    N, leader_N = group.total(len(features_ND)), find_copies(features_ND, group)
     copies = None if leader_N is None else keep(leader_N, most)
     if copies is not None and not copies.all_kept:
-        features_ND = features_ND[copies.kept_U]
-    distinct = len(features_ND) if copies is None else copies.of_N.size - copies.number
+        features_ND = kept_rows(features_ND, copies.kept_U, N, group)
+    distinct = N if copies is None else copies.of_N.size - copies.number
     if distinct < k:
         return features_ND, None, copies
-    neighbours = nearest_neighbours(features_ND, k, approximate, progress)
+    neighbours = nearest_neighbours(features_ND, k, approximate, progress, group)
     leader_U = equal_up_to_rounding(neighbours)
     if leader_U is None:
         return features_ND, neighbours, copies
@@ -96,9 +134,11 @@ def search_kept(
         return features_ND, neighbours, copies
     # The others' places in the lists are for other images: searched once more without them.
     distinct = leader_U.size - inner.number
-    features_ND = features_ND[inner.kept_U]
+    features_ND = kept_rows(features_ND, inner.kept_U, leader_U.size, group)
     copies = inner if copies is None else _together(copies, inner)
-    return features_ND, nearest_neighbours(features_ND, k, approximate) if distinct >= k else None, copies
+    if distinct < k:
+        return features_ND, None, copies
+    return features_ND, nearest_neighbours(features_ND, k, approximate, group=group), copies
 
 
 def _hashes(features_ND: Array) -> Array:

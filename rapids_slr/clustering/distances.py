@@ -7,9 +7,16 @@ from collections.abc import Callable
 import numpy as np
 
 from rapids_slr.clustering.jaccard import ADVICE, Graph, add_source_term
-from rapids_slr.engine.arrays import Array, array_module, row_of_entry
+from rapids_slr.engine.arrays import Array, array_module, row_of_entry, take_rows
 from rapids_slr.engine.memory import memory_advice
-from rapids_slr.kernels.jaccard import jaccard_distances, jaccard_of_rows, jaccard_within
+from rapids_slr.group import ALONE, Group
+from rapids_slr.kernels.jaccard import (
+    both_triangles_cpu,
+    jaccard_distances,
+    jaccard_of_rows,
+    jaccard_within,
+    upper_within_cpu,
+)
 from rapids_slr.marks import step
 
 FEW, FEW_ON_CUDA = 2000, 30_000
@@ -40,14 +47,17 @@ class Distances:
         reach_N: Array | None = None,
         weight: float = 0.0,
         count_N: Array | None = None,
+        group: Group = ALONE,
     ) -> None:
         """
         Args:
             rows: as `jaccard.memberships` gives them.
             reach_N, weight: the source term, as `add_source_term` takes it.
             count_N: int64, how many equal images an image stands for; None: one each.
+            group: its processes, which all have the rows, look for a part of the pairs each, and give them to the
+                others; they all have to ask for the same.
         """
-        self.rows, self.reach_N, self.weight, self.count_N = rows, reach_N, weight, count_N
+        self.rows, self.reach_N, self.weight, self.count_N, self.group = rows, reach_N, weight, count_N, group
         self.met = 0
         """Pairs i < j nearer than 1, once a graph has been made."""
         self._graph: Graph | None = None
@@ -140,7 +150,10 @@ class Distances:
         if bound_J >= 1:
             self._keep(self._complete(*self._all()), None, np.inf)
             return
-        found, met = jaccard_within(*self.rows, bound_J, room)
+        if self.group.size > 1:
+            found, met = _found_together_cpu(self.rows, bound_J, room, self.group)
+        else:
+            found, met = jaccard_within(*self.rows, bound_J, room)
         self._keep(self._complete(*found), met, bound)
 
     def _all(self) -> tuple[Array, Array, Array]:
@@ -153,3 +166,15 @@ class Distances:
     def _keep(self, graph: Graph, met: int | None, bound: float) -> None:
         self._graph, self._bound = graph, bound
         self.met = graph.indices.size // 2 if met is None else met
+
+
+def _found_together_cpu(
+    rows: tuple[np.ndarray, np.ndarray, np.ndarray], bound: float, room: int, group: Group
+) -> tuple[tuple[np.ndarray, ...], int]:
+    """`jaccard_within`, whose rows are dealt out in turn: early ones have more later ones to meet."""
+    N = rows[0].size - 1
+    indptr, indices, distances, met = upper_within_cpu(*rows, bound, room, group.dealt(N))
+    length_N, indices, distances = (group.gather(x) for x in (np.diff(indptr), indices, distances))
+    place_N = np.concatenate([group.dealt(N, rank) for rank in range(group.size)]).argsort()
+    upper, entry_E = take_rows(np.concatenate([np.zeros(1, np.int64), np.cumsum(length_N)]), place_N)
+    return both_triangles_cpu(upper, indices[entry_E], distances[entry_E]), group.total(met)

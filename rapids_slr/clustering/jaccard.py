@@ -11,6 +11,7 @@ from rapids_slr.engine.arrays import Array, array_module, row_of_entry
 from rapids_slr.engine.blocks import similarity_blocks
 from rapids_slr.engine.memory import memory_advice
 from rapids_slr.errors import InputError
+from rapids_slr.group import ALONE, Group
 from rapids_slr.kernels.jaccard import jaccard_distances
 from rapids_slr.kernels.kreciprocal import kreciprocal_weights
 from rapids_slr.kernels.query_expansion import expand_queries
@@ -74,7 +75,13 @@ def jaccard_graph(features_ND: Array, neighbours: Neighbours, k1: int, k2: int, 
 @step("Jaccard graph")
 @memory_advice("Jaccard graph", ADVICE)
 def memberships(
-    features_ND: Array, neighbours: Neighbours, k1: int, k2: int, convention: str = "rerank", squares: bool = False
+    features_ND: Array,
+    neighbours: Neighbours,
+    k1: int,
+    k2: int,
+    convention: str = "rerank",
+    squares: bool = False,
+    group: Group = ALONE,
 ) -> tuple[Array, Array, Array]:
     """The rows whose Jaccard distance is that of the images: how much every image belongs to an image's neighbourhood.
 
@@ -83,6 +90,7 @@ def memberships(
             "faiss": lists of k1 with the image itself, weights exp(-d), at most k1 images averaged. Half-sized sets are
             of round(k1 / 2) images beside the image itself in both.
         squares: square d / the largest d once more.
+        group: its processes hold the features, each its share; rows are of all images, on every process.
     Returns: CSR (N, N) of indptr int64, indices int32, weights float32; rows sum to 1.
     """
     columns, needed = neighbours.indices_Nk.shape[1], list_length(k1, k2, convention)
@@ -91,14 +99,16 @@ def memberships(
     index_Nk, half, divisor_N = neighbours.indices_Nk, round(k1 / 2), neighbours.furthest_N
     if convention == "faiss":
         k1, k2, divisor_N = k1 - 1, min(k1, k2), array_module(index_Nk).ones_like(divisor_N)
-    weights = kreciprocal_weights(features_ND, divisor_N, index_Nk, neighbours.distances_Nk, k1, half, squares)
-    return expand_queries(*weights, index_Nk, k2)
+    weights = kreciprocal_weights(features_ND, divisor_N, index_Nk, neighbours.distances_Nk, k1, half, squares, group)
+    return expand_queries(*weights, index_Nk, k2, group)
 
 
 @step("Jaccard graph")
-def source_reach(features_ND: Array, source_MD: Array) -> Array:
+def source_reach(features_ND: Array, source_MD: Array, group: Group = ALONE) -> Array:
     """How far each image is from the source domain: u_i = min_j (1 - exp(-d(f_i, source_j))), scaled to 1 at most.
 
+    Args:
+        group: its processes hold the features, each its share, and all of the source.
     Returns: float32 (N,), in [0, 1]; all 0 where every image has an equal in the source.
     """
     if features_ND.shape[1] != source_MD.shape[1]:
@@ -111,7 +121,7 @@ def source_reach(features_ND: Array, source_MD: Array) -> Array:
     for row, _, block_IJ in similarity_blocks(features_ND, source_MD):
         part = nearest_N[row : row + len(block_IJ)]
         xp.maximum(part, block_IJ.max(axis=1), out=part)
-    distance_N = 2 - 2 * nearest_N.astype(xp.float64)
+    distance_N = 2 - 2 * group.gather(nearest_N).astype(xp.float64)
     # As between images: below that, equal rows whose product was rounded. expm1 keeps the digits of small distances.
     reach_N = xp.where(distance_N < 1e-6, 0, -xp.expm1(-distance_N))
     furthest = reach_N.max()

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from rapids_slr.clustering.cameras import centre_cameras, check_cameras, takes_centre
-from rapids_slr.clustering.copies import Copies, keep, labels_of_all, search_kept, with_copies
+from rapids_slr.clustering.copies import Copies, keep, kept_rows, labels_of_all, search_kept, with_copies
 from rapids_slr.clustering.dbscan import dbscan, drop_small, pairs_averaged, radius
 from rapids_slr.clustering.distances import Distances
 from rapids_slr.clustering.given import given_graph, given_lists
@@ -17,6 +17,7 @@ from rapids_slr.clustering.keys import JaccardDBSCANKeys
 from rapids_slr.clustering.neighbours import check_features, takes_approximate
 from rapids_slr.engine.arrays import Array, array_module, as_array, csr_like, labels_like, on_torch_stream
 from rapids_slr.errors import InputError
+from rapids_slr.group import ALONE, Group, mean_of_rows
 from rapids_slr.kernels.runtime import on_gpu
 from rapids_slr.marks import step
 from rapids_slr.settings.estimator import Estimator
@@ -71,7 +72,7 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
 
     estimator_type = "clusterer"
 
-    def fit(self, features, y=None, *, source=None, cameras=None, progress=None) -> JaccardDBSCAN:
+    def fit(self, features, y=None, *, source=None, cameras=None, progress=None, group=ALONE) -> JaccardDBSCAN:
         """Cluster unit rows.
 
         Args:
@@ -80,47 +81,51 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
             source: (M, D) features of the source domain; used where source_weight > 0.
             cameras: (N,) integers, the camera of every image; used unless the key `cameras` is `ignore`.
             progress: called with numbers of images, at most N in all, as the search of neighbours goes on.
+            group: a `rapids_slr.group.Group` of processes that cluster together: `features` are then those of
+                `group.share(N)`, N images in all; cameras and source are whole. All have to call `fit` and
+                `labels_at` alike, and all get the same labels, of all images: bit by bit those of one process.
         Raises: InputError for features or settings that cannot be used; rows are named.
         """
         self._check_settings()
         with on_torch_stream(features):
-            self._say_doubts(self._fit(features, source, cameras, progress))
+            self._say_doubts(*self._fit(features, source, cameras, progress, group))
         return self
 
-    def _fit(self, features, source, cameras, progress) -> Array:
-        """Fit; returns the features of the images that were clustered, whatever their cameras."""
-        x_ND = checked(features)
+    def _fit(self, features, source, cameras, progress, group: Group) -> tuple[Array, Group]:
+        """Fit; returns the features of the images that were clustered, whatever their cameras, and who holds them."""
+        x_ND, group = self._held(features, group)
+        N = group.total(len(x_ND))
         needed = list_length(self.k1, self.k2, self.convention)
-        if len(x_ND) < needed:
+        if needed > N:
             raise InputError(
-                f"features: {len(x_ND)} rows, but k1={self.k1} and k2={self.k2} need at least {needed}; "
+                f"features: {N} rows, but k1={self.k1} and k2={self.k2} need at least {needed}; "
                 "lower k1 and k2 or give more images"
             )
         if self.source_weight > 0 and source is None:
             raise InputError(f"source: source_weight={self.source_weight} needs the features of the source domain")
 
-        plain_ND, camera_N = x_ND, None if cameras is None else check_cameras(cameras, len(x_ND))
+        plain_ND, camera_N = x_ND, None if cameras is None else check_cameras(cameras, N)
         if takes_centre(self.cameras, camera_N):
             assert camera_N is not None
-            x_ND = centre_cameras(x_ND, camera_N)
+            x_ND = centre_cameras(x_ND, camera_N, group)
         most = self.k1 + (self.convention == "rerank")
-        approximate, why = takes_approximate(self.search, len(x_ND), x_ND.shape[1], needed, on_gpu(x_ND))
+        approximate, why = takes_approximate(self.search, N, x_ND.shape[1], needed, on_gpu(x_ND) or group.size > 1)
         if self.search == "auto":
             log.info("search of neighbours: %s", why)
-        x_ND, neighbours, copies = search_kept(x_ND, needed, most, approximate, progress)
+        x_ND, neighbours, copies = search_kept(x_ND, needed, most, approximate, progress, group)
         if neighbours is None:
             assert copies is not None
             x_ND, copies = x_ND[:0], keep(copies.leader_N, 1)
             alone = graph_without_pairs(copies.kept_U)
             rows = alone.indptr, alone.indices, alone.distances
         else:
-            rows = memberships(x_ND, neighbours, self.k1, self.k2, self.convention)
+            rows = memberships(x_ND, neighbours, self.k1, self.k2, self.convention, group=group)
         if copies is not None:
-            plain_ND = plain_ND[copies.kept_U]
+            plain_ND = kept_rows(plain_ND, copies.kept_U, N, group)
         reach_N = None
         if self.source_weight > 0:
-            reach_N = source_reach(plain_ND, checked(source, "source"))  # the source has cameras of its own
-        distances = Distances(rows, reach_N, self.source_weight, None if copies is None else copies.count_U)
+            reach_N = source_reach(plain_ND, checked(source, "source"), group)  # the source has cameras of its own
+        distances = Distances(rows, reach_N, self.source_weight, None if copies is None else copies.count_U, group)
         self.recall_: float | None = 1.0 if neighbours is None or neighbours.recall is None else neighbours.recall
         self.n_features_in_ = x_ND.shape[1]
         number = 0 if copies is None else copies.number
@@ -129,7 +134,24 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
         self._take(distances, copies, number, collapsed=neighbours is None)
         labels_N, self.eps_ = self._labels_at(self.pairs_per_image, self.rho, self.eps)
         self.labels_ = labels_like(labels_N, features)
-        return plain_ND
+        return plain_ND, group
+
+    def _held(self, features, group: Group) -> tuple[Array, Group]:
+        """The features that this process works with, and the group that has the others: on CUDA each has them all."""
+        first = 0
+        if group.size > 1:
+            if self.search == "approximate":
+                raise InputError("search: approximate is for one process; search exactly, or start one")
+            N = group.total(len(features))
+            share = group.share(N)
+            first = share.start
+            if len(features) != len(share):
+                raise InputError(
+                    f"features: {len(features)} rows of {N}, but process {group.rank} of {group.size} has a share of "
+                    f"{len(share)}; give those of group.share({N})"
+                )
+        x_ND = checked(features, first=first) if len(features) else as_array(features)
+        return (group.gather(x_ND), ALONE) if on_gpu(x_ND) else (x_ND, group)
 
     def fit_graph(self, graph, features=None) -> JaccardDBSCAN:
         """Cluster by distances, or by neighbour lists, that are there already; nothing is searched.
@@ -180,7 +202,7 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
         elif self.copies_:
             log.info("features: %d of %d images are copies of others", self.copies_, N)
 
-    def _say_doubts(self, features_ND: Array) -> None:
+    def _say_doubts(self, features_ND: Array, group: Group) -> None:
         """Warn of what makes graphs large and distances weak; each once, however often this estimator is fitted."""
         N, entries = self._distances.N, 2 * self._distances.met
         self._said: set[str] = getattr(self, "_said", set())
@@ -194,7 +216,7 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
             log.warning(FAR_K1, self.k1, median)
         if entries > N * max(DENSE, N / 4) and DENSE_GRAPH not in self._said:
             self._said.add(DENSE_GRAPH)
-            mean_D = features_ND.mean(axis=0)
+            mean_D = mean_of_rows(features_ND, group)
             similarity = float(mean_D @ mean_D)  # the mean over all pairs of rows
             if similarity >= ALIKE:
                 log.warning(ALL_ALIKE, similarity)
@@ -212,9 +234,9 @@ class JaccardDBSCAN(JaccardDBSCANKeys, Estimator):
                 self._whole = csr_like(graph.indptr, graph.indices, graph.distances, (graph.N, graph.N), self.labels_)
         return self._whole
 
-    def fit_predict(self, features, y=None, *, source=None, cameras=None, progress=None):
+    def fit_predict(self, features, y=None, *, source=None, cameras=None, progress=None, group=ALONE):
         """fit, then `labels_`: (N,) int32, int64 in torch, of the library of the features, -1 = outlier."""
-        return self.fit(features, source=source, cameras=cameras, progress=progress).labels_
+        return self.fit(features, source=source, cameras=cameras, progress=progress, group=group).labels_
 
     def labels_at(self, *, pairs_per_image=None, rho=None, eps=None):
         """Labels of the features fitted at another radius: as `labels_`, -1 = outlier.

@@ -13,6 +13,7 @@ from rapids_slr.engine import blocks
 from rapids_slr.engine.arrays import Array, array_module, as_array
 from rapids_slr.engine.memory import memory_advice, out_of_memory
 from rapids_slr.errors import InputError, RunError
+from rapids_slr.group import ALONE, Group
 from rapids_slr.kernels import nearest, nearest_cuda
 from rapids_slr.kernels.runtime import on_gpu
 from rapids_slr.marks import step
@@ -49,12 +50,13 @@ class Neighbours:
     """Share of the neighbours that an approximate search found, measured on SAMPLE images; None for an exact one."""
 
 
-def check_features(features: object, name: str = "features") -> Array:
+def check_features(features: object, name: str = "features", first: int = 0) -> Array:
     """Features as a contiguous float32 array (N, D), shared with the caller where they already are that.
 
     Args:
         features: (N, D) array or tensor of any real type; rows of unit length. float16 and bfloat16, too coarse to
             hold unit rows, are normalised again.
+        first: the number by which messages name the first row.
     Raises: InputError if the shape, type or length of rows is wrong, or values are missing; rows are named.
     """
     coarse = getattr(features, "dtype", None) in (torch.bfloat16, torch.float16, np.float16)
@@ -72,12 +74,12 @@ def check_features(features: object, name: str = "features") -> Array:
         return x_ND
     if not bool(xp.isfinite(square_N).all()):
         raise InputError(
-            f"{name}: NaN or infinite values in {_rows(~xp.isfinite(square_N))}; "
+            f"{name}: NaN or infinite values in {_rows(~xp.isfinite(square_N), first)}; "
             "look at the images behind these rows and at the network that embedded them"
         )
     low, high = float(square_N.min()) ** 0.5, float(square_N.max()) ** 0.5
     raise InputError(
-        f"{name}: expected rows of unit length, got lengths {low:.4g}..{high:.4g} in {_rows(off_N)}; "
+        f"{name}: expected rows of unit length, got lengths {low:.4g}..{high:.4g} in {_rows(off_N, first)}; "
         "divide every row by its length first (torch.nn.functional.normalize, or cluster --normalise)"
     )
 
@@ -88,16 +90,20 @@ def _squared_lengths(x_ND: Array) -> Array:
     return np.einsum("nd,nd->n", x_ND, x_ND) if xp is np else xp.square(xp.linalg.norm(x_ND, axis=1))
 
 
-def _rows(bad_N: Array) -> str:
+def _rows(bad_N: Array, first: int) -> str:
     """'3 of 100 rows: 4, 17, 56'."""
-    rows = bad_N.nonzero()[0]
+    rows = bad_N.nonzero()[0] + first
     shown = ", ".join(map(str, rows[:10].tolist())) + (", ..." if rows.size > 10 else "")
     return f"{rows.size} of {bad_N.size} rows: {shown}"
 
 
 @step("neighbours")
 def nearest_neighbours(
-    features_ND: Array, k: int, approximate: bool = False, progress: Callable[[int], None] | None = None
+    features_ND: Array,
+    k: int,
+    approximate: bool = False,
+    progress: Callable[[int], None] | None = None,
+    group: Group = ALONE,
 ) -> Neighbours:
     """The k nearest images of each image, the image itself included and first.
 
@@ -110,12 +116,17 @@ def nearest_neighbours(
         approximate: for some 100,000 rows and more: miss some neighbours, but do without N^2 D multiplications. By
             pynndescent, on CUDA by cuVS.
         progress: called with numbers of images, N in all, as the search goes on.
+        group: its processes hold the features of the CPU, each its share; they search together, exactly.
     Raises: InputError if there are fewer images than neighbours, or an approximate search is not to be had; RunError
         if GPU memory does not suffice.
     """
-    N = len(features_ND)
+    N = group.total(len(features_ND))
     if not 1 <= k <= N:
         raise InputError(f"features: {N} rows, but k={k} neighbours were asked for; k must lie in [1, {N}]")
+    if group.size > 1:
+        from rapids_slr.clustering.shares import nearest_of_shares_cpu  # stands on this module
+
+        return nearest_of_shares_cpu(features_ND, N, k - 1, group, progress)
     if approximate and 1 < k <= N // 4:
         if on_gpu(features_ND):
             return nearest_approximately(features_ND, k - 1)
@@ -125,14 +136,18 @@ def nearest_neighbours(
     return (nearest_on_cuda if on_gpu(features_ND) else nearest_on_cpu)(features_ND, k - 1, progress)
 
 
-def takes_approximate(search: str, N: int, D: int, k: int, on_gpu: bool) -> tuple[bool, str]:
+def takes_approximate(search: str, N: int, D: int, k: int, shared: bool) -> tuple[bool, str]:
     """Whether to search approximately, and why: asked for, or for `auto` where that takes less time on this CPU.
 
     Args:
         k: neighbours, the image itself included.
+        shared: the work is a GPU's, or that of several processes, for which `auto` is `exact`: no process then has to
+            ask the others how fast they are.
     """
-    if search != "auto" or on_gpu:
-        return search == "approximate", "on CUDA auto searches exactly" if search == "auto" else "as asked for"
+    if search != "auto":
+        return search == "approximate", "as asked for"
+    if shared:
+        return False, "exact: auto has no other on CUDA and in several processes"
     float32, bfloat16 = blocks.speed()
     multiplication = bfloat16 if bfloat16 is not None and blocks.bfloat16_pays()[0] and N >= COARSE else float32
     exact = N * N / 2 * (D * multiplication + A_PAIR * float32)
@@ -146,17 +161,38 @@ def takes_approximate(search: str, N: int, D: int, k: int, on_gpu: bool) -> tupl
 
 def nearest_on_cpu(features_ND: np.ndarray, k: int, progress: Callable[[int], None] | None = None) -> Neighbours:
     """Every image, then its k nearest others; from a product in bfloat16 where that pays."""
-    N, pairs, told = len(features_ND), 0, 0
-    candidates, of = nearest.no_candidates(N, k), nearest.similarities(features_ND)
-    coarse = nearest.in_bfloat16_cpu(of, k) if N >= COARSE and blocks.bfloat16_pays()[0] else None
-    of = coarse or of
-    for rows, columns, block_IJ in blocks.similarity_blocks(of.x_ND, of.x_ND, upper=True, bfloat16=coarse is not None):
-        nearest.offer(candidates, block_IJ, rows, columns, features_ND, k, of)
+    N = len(features_ND)
+    own = nearest.part(features_ND, similarities_cpu(features_ND, N, k), k)
+    multiply(own, own, by_pairs(progress, N, N**2))
+    return Neighbours(*nearest.rank(own))
+
+
+def similarities_cpu(features_ND: np.ndarray, N: int, k: int, group: Group = ALONE) -> nearest.Similarities:
+    """Rows to multiply, of N images in all, and how exact their product is."""
+    of = nearest.similarities(features_ND, group=group)
+    pays = N >= COARSE and group.total(int(blocks.bfloat16_pays()[0])) == group.size
+    return (nearest.in_bfloat16_cpu(of, k, group) if pays else None) or of
+
+
+def multiply(rows: nearest.Part, columns: nearest.Part, tell: Callable[[int], None]) -> None:
+    """Offer images of two parts, or of one, to each other; `tell` is called with numbers of pairs."""
+    same, x = rows is columns, (rows.of.x_ND, columns.of.x_ND)
+    for row, column, block_IJ in blocks.similarity_blocks(*x, upper=same, bfloat16=rows.of.share > 0):
+        nearest.offer(block_IJ, row, column, rows, columns)
+        tell(block_IJ.size if same and row == column else 2 * block_IJ.size)
+
+
+def by_pairs(progress: Callable[[int], None] | None, N: int, pairs: int) -> Callable[[int], None]:
+    """Tells `progress` of N images in all as numbers of pairs come in, `pairs` in all."""
+    seen = 0
+
+    def tell(more: int) -> None:
+        nonlocal seen
+        told, seen = seen * N // pairs, seen + more
         if progress is not None:
-            pairs += block_IJ.size if rows == columns else 2 * block_IJ.size
-            progress(pairs * N // N**2 - told)
-            told = pairs * N // N**2
-    return Neighbours(*nearest.rank(candidates, features_ND, k, of))
+            progress(seen * N // pairs - told)
+
+    return tell
 
 
 @memory_advice("nearest neighbours", WITHOUT_MEMORY)

@@ -261,15 +261,15 @@ def test_keys_are_in_the_order_of_their_values(shift):
 @pytest.mark.parametrize(("N", "D", "approximate"), [(100_000, 512, False), (1_000_000, 256, True)])
 def test_auto_searches_approximately_where_that_is_faster(N, D, approximate, monkeypatch):
     monkeypatch.setattr(blocks, "speed", lambda: blocks.Speed(1e-11, 4.7e-12))
-    takes, why = neighbours.takes_approximate("auto", N, D, 30, on_gpu=False)
+    takes, why = neighbours.takes_approximate("auto", N, D, 30, shared=False)
     assert takes == approximate
     assert f"{N:,} images" in why
     for machine in (1e-12, 1e-10):  # what decides is how the two compare, not how fast the machine is
         monkeypatch.setattr(blocks, "speed", lambda machine=machine: blocks.Speed(machine, 0.47 * machine))
-        assert neighbours.takes_approximate("auto", N, D, 30, on_gpu=False)[0] == approximate
-    assert neighbours.takes_approximate("approximate", 100, D, 30, on_gpu=False)[0]
-    assert not neighbours.takes_approximate("exact", N, D, 30, on_gpu=False)[0]
-    assert not neighbours.takes_approximate("auto", N, D, 30, on_gpu=True)[0]
+        assert neighbours.takes_approximate("auto", N, D, 30, shared=False)[0] == approximate
+    assert neighbours.takes_approximate("approximate", 100, D, 30, shared=False)[0]
+    assert not neighbours.takes_approximate("exact", N, D, 30, shared=False)[0]
+    assert not neighbours.takes_approximate("auto", N, D, 30, shared=True)[0]
 
 
 def test_it_is_tried_out_whether_bfloat16_pays(monkeypatch):
