@@ -9,10 +9,14 @@ import torch
 from torch import Tensor
 
 from rapids_slr.errors import RunError
+from rapids_slr.group import ALONE, Group
 from rapids_slr.refinement.base import Refined
 from rapids_slr.refinement.slr.soft_labels import SoftRows
 from rapids_slr.seeds import generator
 from rapids_slr.settings.spec import RunSpec
+
+UNIT = 2.0**-40
+"""Of features that are added as whole numbers: a million of them stay below 2^63."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +78,25 @@ def soft_targets(hard_N: Tensor, rows: SoftRows) -> Targets:
     return Targets(hard_N.long(), rows_RK.shape[1], rows_RK, row_of_image_N)
 
 
-def class_centroids(features_ND: Tensor, targets: Targets) -> Tensor:
-    """Mean feature of every class (K, D) float32; a soft label gives its image to several classes by weight."""
+def class_centroids(features_ND: Tensor, targets: Targets, group: Group = ALONE) -> Tensor:
+    """Mean feature of every class (K, D) float32; a soft label gives its image to several classes by weight.
+
+    Args:
+        group: its processes hold the features, each its share. Whole numbers are added then, so that their number does
+            not matter.
+    """
     # Soft labels: sums over the R rows first, so that the product is with (K, R) and not (K, N).
     groups_N = targets.identities_N if targets.row_of_image_N is None else targets.row_of_image_N
     groups = targets.classes if targets.rows_RK is None else len(targets.rows_RK)
     groups_N = torch.where(groups_N >= 0, groups_N, groups)  # those left out are one more group
-    sums = _sums_by_group(features_ND, groups_N, groups + 1)[:groups]
+    if group.size == 1:
+        sums = _sums_by_group(features_ND, groups_N, groups + 1)[:groups]
+    else:
+        share = group.share(len(groups_N))
+        whole_nD = (features_ND.double() / UNIT).round().long()
+        own = whole_nD.new_zeros(groups + 1, whole_nD.shape[1])
+        own.index_add_(0, groups_N[share.start : share.stop], whole_nD)
+        sums = (group.added(own)[:groups].double() * UNIT).to(features_ND.dtype)
     counts = torch.bincount(groups_N, minlength=groups + 1)[:groups].to(sums.dtype)
     if targets.rows_RK is not None:
         sums, counts = targets.rows_RK.T @ sums, targets.rows_RK.T @ counts
