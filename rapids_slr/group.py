@@ -7,9 +7,11 @@ for arrays in host memory, NCCL for those on CUDA.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -17,8 +19,10 @@ import torch.distributed as dist
 
 from rapids_slr.engine.arrays import Array, array_module, as_array
 from rapids_slr.engine.blocks import BLOCK, as_tensor
+from rapids_slr.launch import end_with_launcher, processes, speaks
 
 Value = TypeVar("Value")
+Given = ParamSpec("Given")
 
 
 class Group:
@@ -34,6 +38,11 @@ class Group:
         self.sent: Counter[str] = Counter()
         """Bytes that this process has sent so far, by the method that sent them; each counts once, however many get
         them."""
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and speaks for all."""
+        return self.rank == 0
 
     # Shares -----------------------------------------------------------------------------------------------------------
 
@@ -76,6 +85,18 @@ class Group:
     def highest(self, value: float) -> float:
         """The largest of all processes' values; exact."""
         return self._reduced(value, dist.ReduceOp.MAX, np.float64)
+
+    def added(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum of all processes' tensors of one shape, on their device; the same bits on all."""
+        if self.size == 1:
+            return tensor
+        total = tensor.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(self._counted(total, "added"))
+        return total
+
+    def wait(self) -> None:
+        """Until all have come here."""
+        self.total(0)
 
     def from_first(self, value: Value) -> Value:
         """What the first process gives, of any type that pickle takes."""
@@ -131,7 +152,32 @@ class Group:
             wait.wait()
         return space
 
+    # Batches, of which every process has an equal part, in order ------------------------------------------------------
+
+    def part(self, B: int) -> slice:
+        """The rows of this process of a batch that can be dealt out evenly."""
+        own = B // self.size
+        return slice(self.rank * own, (self.rank + 1) * own)
+
+    def batch(self, rows: torch.Tensor, summed: bool = False) -> torch.Tensor:
+        """The whole batch, of a part with its gradient.
+
+        Every process computes the same loss of it, so its own rows of the gradient are known without asking; times the
+        number of processes, as DistributedDataParallel takes their mean.
+
+        Args:
+            summed: the whole batch goes into what each process makes of its own part alone, as statistics do. The
+                gradients of all processes are then added.
+        """
+        return rows if self.size == 1 else _Batch.apply(rows, self, summed)
+
     # ------------------------------------------------------------------------------------------------------------------
+
+    def _whole(self, rows: torch.Tensor) -> torch.Tensor:
+        """Equal parts of all processes, one after the other."""
+        parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(self.size)]
+        dist.all_gather(parts, self._counted(rows.contiguous(), "batch"))
+        return torch.cat(parts)
 
     def _reduced(self, values: Any, how: Any, kind: type) -> Any:
         if self.size == 1:
@@ -152,8 +198,77 @@ class Group:
         return tensor
 
 
+class _Batch(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, rows: torch.Tensor, group: Group, summed: bool) -> torch.Tensor:
+        context.group, context.summed, context.part = group, summed, group.part(len(rows) * group.size)
+        return group._whole(rows)
+
+    @staticmethod
+    def backward(context: Any, *gradients: torch.Tensor) -> Any:
+        group, (gradient,) = context.group, gradients
+        if context.summed:
+            return group.added(gradient)[context.part], None, None
+        return gradient[context.part] * group.size, None, None
+
+
 ALONE = Group()
 """Of one process."""
+_current = ALONE
+
+
+def current() -> Group:
+    """The group that this process has joined; ALONE before, and where there is none."""
+    return _current
+
+
+def join(device: str = "auto") -> Group:
+    """Join the processes that torchrun, or `rapids-slr train --processes`, has started together with this one.
+
+    To be called before anything looks at a GPU: of those of its machine each process sees its own alone.
+    """
+    global _current
+    if processes() > 1 and _current is ALONE:
+        gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
+        own, local = gpus.split(",") if gpus else None, int(os.environ.get("LOCAL_RANK", "0"))
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(local) if own is None else own[local % len(own)]
+        on_gpu = device != "cpu" and dist.is_nccl_available() and torch.cuda.is_available()
+        end_with_launcher()
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+        _current = Group(dist.get_rank(), dist.get_world_size())
+    return _current
+
+
+def leave() -> None:
+    """Leave the group, once all have done their work."""
+    global _current
+    if _current is not ALONE:
+        _current = ALONE
+        dist.destroy_process_group()
+
+
+def fails_first(fault: BaseException) -> bool:
+    """Whether a fault of this process is to be told: no other process had one before, by which this one ends too."""
+    if _current is ALONE:
+        return speaks()
+    if isinstance(fault, dist.DistError) or (type(fault) is RuntimeError and "gloo" in str(fault)):
+        return False  # another process is gone
+    try:
+        return dist.distributed_c10d._get_default_store().add("rapids_slr/faults", 1) == 1
+    except RuntimeError:
+        return False
+
+
+def by_first(write: Callable[Given, None]) -> Callable[Given, None]:
+    """Make a function that writes one that the first process calls, and for which the others wait."""
+
+    @wraps(write)
+    def written(*args: Given.args, **options: Given.kwargs) -> None:
+        if current().first:
+            write(*args, **options)
+        current().wait()
+
+    return written
 
 
 def mean_of_rows(rows_ND: Array, group: Group = ALONE) -> Array:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rapids_slr.clustering.base import Clusters
 from rapids_slr.errors import InputError, RunError
+from rapids_slr.group import current
 from rapids_slr.guard import Guard
 from rapids_slr.hosts.pretraining import pretrain_epoch, pretrain_optimizer, pretrain_rate
 from rapids_slr.hosts.targets import targets_of, true_identities
@@ -34,7 +35,7 @@ from rapids_slr.networks.checkpoint import (
 from rapids_slr.networks.network import Network
 from rapids_slr.provenance import versions
 from rapids_slr.record.columns import PICKS_BY, columns_in
-from rapids_slr.record.folder import best_row
+from rapids_slr.record.folder import RunFolder, best_row
 from rapids_slr.record.rows import cluster_means, count_clusters, epoch_row, label_table, prefixed, seconds_by_stage
 from rapids_slr.refinement.base import Refined
 from rapids_slr.seeds import generator
@@ -90,6 +91,8 @@ def evaluate(spec: RunSpec, out: Path | None = None, checkpoint: Path | None = N
     Args:
         checkpoint: takes the network of this file in place of the last one, for example the run's picked.pt.
     """
+    if out is None or not RunFolder(out).spec_file.exists():
+        raise InputError(f"{out} holds no run (no spec.yaml); name the folder of one with --out")
     with RunSession(spec, out, resume=True) as session:
         network, task = load_trained(checkpoint or session.folder.path).network.place(session.device), spec.task.build()
         if not task.test_images(session.images):
@@ -250,6 +253,8 @@ def run_epoch(session: Session, now: Adaptation, epoch: int) -> Epoch:
 
 def cluster(now: Adaptation, epoch: int, features_ND: Tensor, source_SD: Tensor | None, cameras_N) -> Clusters:
     """The clusters of an epoch."""
+    if not now.spec.clusters.takes_share:
+        features_ND = current().gather(features_ND)
     with faults_of_the_run(f"epoch {epoch}"):
         return now.clusterer.fit_predict(
             features_ND, source_SD=source_SD, cameras_N=cameras_N, heads=now.spec.host.heads

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ from rapids_slr.engine.arrays import on_torch_stream
 from rapids_slr.engine.backend import choose_backend
 from rapids_slr.errors import InputError
 from rapids_slr.files import fresh_folder, make_folder
+from rapids_slr.group import join, leave
+from rapids_slr.launch import processes
 from rapids_slr.lock import held
 from rapids_slr.marks import Clock
 from rapids_slr.networks.embed import embed
@@ -41,19 +44,24 @@ class Session(ExitStack):
     def __init__(self, spec: RunSpec, out: Path | None) -> None:
         super().__init__()
         self.spec, self._wanted = spec, out
+        self.group = join(spec.device)
+        self.push(lambda kind, *_: leave() if kind is None else None)  # a fault is told before
         # Before anything touches the GPU: the shared pool can be taken until torch's first use of it.
         needs_cuml = spec.clusters.cuml_for | spec.refine.cuml_for
         self.backend = choose_backend(spec.device, spec.memory_pool, needs_cuml)
         self.device = self.backend.device
-        self.progress = Progress()
+        quiet = None if self.group.first else self.enter_context(open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        self.progress = Progress(quiet)
         self._warned: set[str] = set()
         self.images = RunImages(spec, self.device, self.bar, self.warn)
 
     def __enter__(self) -> Session:
         with ExitStack() as opening:  # what is open is closed again, last first, if the rest cannot be opened
-            self.out = self._wanted or fresh_folder(self.spec.name)
-            make_folder(self.out)
-            opening.enter_context(held(self.out))
+            if self.group.first:
+                self.out = self._wanted or fresh_folder(self.spec.name)
+                make_folder(self.out)
+                opening.enter_context(held(self.out))
+            self.out = self.group.from_first(self.out if self.group.first else Path())
             self._open_folder()
             opening.enter_context(self.progress)
             opening.push(self._how_to_go_on)  # which is called before the bars close
@@ -74,16 +82,22 @@ class Session(ExitStack):
         """What a user who stopped the command can do next; nothing, but for a run."""
 
     def embed(self, network: Network, images: Images, epoch: int | None = None) -> Tensor:
-        """Features (N, D) float32, unit rows; with an epoch, the mean over its `features.views` augmented views."""
-        spec = self.spec
+        """Features (N, D) float32, unit rows; with an epoch, the mean over its `features.views` augmented views.
+
+        The processes of a group embed their share each. Features to cluster, those of an epoch, stay with them; all
+        others are given to all.
+        """
+        spec, N = self.spec, len(images.store)
+        share = self.group.share(N)
         settings, draw = spec.features, None
         if epoch is None:
             settings = settings.model_copy(update={"views": 1})
         else:
             # On the CPU, so that views are the same on every engine.
             draw = generator(spec.seed, "views", epoch)
-        with self.bar("embedding", len(images.store)) as report:
-            return embed(network, images.store, spec.data, settings, spec.augment, draw, progress=report)
+        with self.bar("embedding", len(share)) as report:
+            own = embed(network, images.store, spec.data, settings, spec.augment, draw, report, share)
+        return own if draw is not None else self.group.gather(own)
 
     def on_device(self, array: Any) -> Tensor:
         return torch.as_tensor(array).to(self.device)
@@ -125,9 +139,9 @@ class RunSession(Session):
 
     Args:
         out: the run folder; None makes runs/<name>-<time>.
-        resume: go on with the run of that folder.
+        resume: go on with the run of that folder, where there is one.
         builds_on_pretraining: the folder may hold a finished pre-training of an earlier command.
-    Raises: InputError if the folder holds another run, or none to resume.
+    Raises: InputError if the folder holds another run.
     """
 
     folder: RunFolder
@@ -136,10 +150,13 @@ class RunSession(Session):
     def __init__(
         self, spec: RunSpec, out: Path | None = None, resume: bool = False, builds_on_pretraining: bool = False
     ) -> None:
-        self._resumed, self._builds_on_pretraining = resume, builds_on_pretraining
+        self._builds_on_pretraining = builds_on_pretraining
         if resume and out is None:
             raise InputError("a run that is to go on needs its folder")
-        if out is not None:
+        spec.check_processes(processes())
+        group = join(spec.device)
+        self._resumed = group.from_first(resume and out is not None and RunFolder(out).spec_file.exists())
+        if out is not None and group.first:
             self._check(RunFolder(out), spec)  # before anything is made
         super().__init__(spec, out)
         self._state: dict[str, Any] | None = None
@@ -154,7 +171,8 @@ class RunSession(Session):
 
     def _open_folder(self) -> None:
         self.folder = RunFolder(self.out)
-        self._check(self.folder, self.spec)  # again: another process may have had it
+        if self.group.first:
+            self._check(self.folder, self.spec)  # again: another command may have had it
         self.folder.forget_unfinished()
         # A resumed run may name another device; the spec in the folder stays the one it was started with.
         if not self._resumed:

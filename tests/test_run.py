@@ -382,9 +382,11 @@ def test_changes_of_images_are_told(now, message):
     check_images({}, now, "source")
 
 
-def test_resuming_nothing_says_so(tiny, tmp_path):
-    with pytest.raises(InputError, match="holds no run to go on with"):
-        run.train(tiny, tmp_path / "nothing", resume=True)
+def test_resuming_nothing_starts(tiny, tmp_path):
+    """So that one line serves whoever starts a run again and again; without a spec there is nothing to start."""
+    folder = run.pretrain(tiny, tmp_path / "nothing", resume=True)
+    assert (folder / "checkpoints" / "pretrained.pt").exists()
+    assert main(["train", "--resume", "--out", str(tmp_path / "none")]) == 2
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(tiny, tmp_path, monkeypatch):

@@ -29,6 +29,7 @@ from rapids_slr.cli.specs import spec_check, spec_schema, spec_show
 from rapids_slr.cli.streams import lasting_streams
 from rapids_slr.cli.sweeps import sweep
 from rapids_slr.errors import InputError
+from rapids_slr.launch import PEER_ENDED, processes, speaks
 
 DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
 
@@ -151,12 +152,23 @@ def reported(command: Callable[..., None], debug: bool) -> Callable[..., None]:
         except KeyboardInterrupt:  # the run itself says how to go on
             raise typer.Exit(STOPPED) from None
         except Exception as fault:
+            if not tells(fault):
+                raise typer.Exit(PEER_ENDED) from None
             if debug:
                 traceback.print_exc()
             print_error(fault)
             raise typer.Exit(BAD_INPUT if isinstance(fault, InputError) else FAILED) from None
 
     return guarded
+
+
+def tells(fault: Exception) -> bool:
+    """Whether this process has to tell a fault: of several that work together the first that had one."""
+    if processes() == 1:
+        return True
+    from rapids_slr.group import fails_first
+
+    return fails_first(fault)
 
 
 def print_error(fault: Exception) -> None:
@@ -173,7 +185,8 @@ class StderrHandler(logging.Handler):
     """Writes to what sys.stderr is at the time, so that a live progress bar keeps its place."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(f"{record.levelname.lower()}: {record.getMessage()}", file=sys.stderr)
+        if speaks():
+            print(f"{record.levelname.lower()}: {record.getMessage()}", file=sys.stderr)
 
 
 def log_to_stderr() -> None:

@@ -37,7 +37,9 @@ DeviceOption = Annotated[
 OutOption = Annotated[
     Path | None, typer.Option(metavar="DIR", help="The run folder; runs/<name>-<time> without.", show_default=False)
 ]
-ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out; its own spec without SPEC.")]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Go on with the run in --out, or start it; its own spec without SPEC.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON in place of a table.")]
 
 

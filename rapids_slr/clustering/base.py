@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from rapids_slr.settings.base import Section
 
@@ -55,6 +55,9 @@ class ClustererSpec(Section):
     """From features to cluster labels."""
 
     TAG = "method"
+    takes_share: ClassVar[bool] = False
+    """Whether `fit_predict` takes the features that a process of a group holds, `rapids_slr.group.current().share(N)`;
+    without, all processes get all features, and cluster them alike."""
 
     @property
     def needs_source(self) -> bool:

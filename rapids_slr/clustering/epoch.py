@@ -15,6 +15,7 @@ from rapids_slr.clustering.keys import JaccardDBSCANKeys
 from rapids_slr.clustering.reliable import Reliability
 from rapids_slr.clustering.sections import DBSCANSpec, HDBSCANSpec, OtherClustersSpec
 from rapids_slr.errors import InputError
+from rapids_slr.group import current
 from rapids_slr.settings.keys import values_of
 
 
@@ -48,7 +49,8 @@ class EpochDBSCAN:
                 source = None if source_SD is None else head_features(source_SD, head, heads)
                 model = JaccardDBSCAN(**values_of(JaccardDBSCANKeys, self._spec))
                 model._said = self._said
-                fitted[head] = model.fit(head_features(features_ND, head, heads), source=source, cameras=cameras_N)
+                own_ND = head_features(features_ND, head, heads)
+                fitted[head] = model.fit(own_ND, source=source, cameras=cameras_N, group=current())
             # The same radius needs no second DBSCAN.
             radius = {} if other is None else other.radius
             return fitted[head].labels_at(**radius) if radius else fitted[head].labels_

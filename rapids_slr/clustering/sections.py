@@ -45,6 +45,7 @@ class ReliableSpec(Settings):
 class DBSCANSpec(ClustererSpec, JaccardDBSCANKeys):
     """DBSCAN on the k-reciprocal Jaccard distance."""
 
+    takes_share = True
     method: Literal["dbscan"] = "dbscan"
     """DBSCAN on the k-reciprocal Jaccard distance."""
     min_share: Fraction = 0.33

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rapids_slr.data.images import Images
 from rapids_slr.data.store import ImageStore
+from rapids_slr.group import current
 from rapids_slr.hosts.loop import (
     Batch,
     Batches,
@@ -37,8 +38,10 @@ from rapids_slr.hosts.source import SourceLoss, source_beside
 from rapids_slr.hosts.targets import Targets, class_centroids
 from rapids_slr.marks import stage
 from rapids_slr.networks.base import Outputs
+from rapids_slr.networks.batchnorm import statistics_of
 from rapids_slr.networks.network import Network
 from rapids_slr.networks.teacher import averaged_parameters, update_teacher
+from rapids_slr.networks.whole import OnWholeBatch
 from rapids_slr.settings.spec import RunSpec, TrainingSpec
 
 if TYPE_CHECKING:
@@ -68,7 +71,7 @@ class ABMT:
         # Clusters of an epoch are other classes than those of the last. Both networks start from the same classifiers,
         # so that the average of two rows is one of the same class.
         with stage("targets"):  # dynamic classifiers, from the centroids of the epoch's classes
-            centroids_KD = class_centroids(features_ND, targets)
+            centroids_KD = class_centroids(features_ND, targets, current())
             self.student.set_classifiers_from(centroids_KD)
             self.teacher.set_classifiers_from(centroids_KD)
         source = source_beside(session, self.embed, epoch)
@@ -126,12 +129,14 @@ def adapt_epoch(
     # Afresh every epoch, as classifiers are; so no state of it is in a checkpoint.
     optimizer = GuardedAdam(trained, lr=adaptation_rate(settings, epoch), weight_decay=settings.weight_decay)
 
+    learner, guide_of = OnWholeBatch(student, trained=True), OnWholeBatch(teacher)
+
     def loss_of(batch: Batch) -> tuple[Tensor, Terms]:
-        outputs = student(batch.images)
+        outputs = learner(batch.images)
         # The same batch, in training mode: the teacher keeps BatchNorm statistics of its own, which no average reaches.
         # Not inference_mode, whose tensors autograd refuses to keep for the gradients of teacher_ce.
         with torch.no_grad():
-            guide = teacher(batch.images)
+            guide = guide_of(batch.images)
         labels, identities_B = targets.of(batch.rows_B), targets.identities_N[batch.rows_B]
         weights_B = targets.weights_of(batch.rows_B)
         total, terms = adaptation_loss(outputs, guide, labels, identities_B, settings, weights_B)
@@ -141,7 +146,7 @@ def adapt_epoch(
             total = total + terms["teacher_ce"]
         if source is not None:
             # A pass of its own: BatchNorm normalises either domain by its own batch.
-            kept, more = source.next(student)
+            kept, more = source.next(learner)
             total, terms = total + kept, terms | more
         return total, terms
 
@@ -151,7 +156,7 @@ def adapt_epoch(
     teaching, taught = (averaged_parameters(network, settings.teacher_ce) for network in (teacher, student))
     student.train()
     teacher.train()
-    with step_memory("training", where):
+    with step_memory("training", where), statistics_of(settings.bn_images, student, teacher):
         batches = Batches(target, targets.identities_N, spec, settings, epoch)
         losses = train_steps(batches, loss_of, optimizer, meter_of(report, where, target.device), after=follow)
     return losses, next(steps)  # the first that no step has taken

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 from torch.optim import Adam
 
-from rapids_slr.data.augment import augment
+from rapids_slr.data.augment import augment, random_draws
 from rapids_slr.data.sampler import identity_batches
 from rapids_slr.data.store import ImageStore
 from rapids_slr.engine.memory import memory_advice
 from rapids_slr.errors import RunError
+from rapids_slr.group import current
 from rapids_slr.hosts.losses import Terms
 from rapids_slr.seeds import generator
 from rapids_slr.settings.spec import RunSpec, TrainingSpec
@@ -159,13 +160,16 @@ class Sampling(Protocol):
 
 class Batch(NamedTuple):
     images: Tensor
-    """(B, C, H, W) float32, augmented and normalised; of several views (views, B, C, H, W)."""
+    """(B, C, H, W) float32, augmented and normalised; of several views (views, B, C, H, W). Of a group the part of this
+    process."""
     rows_B: Tensor
-    """(B,) int64 rows of the labels."""
+    """(B,) int64 rows of the labels, of the whole batch."""
 
 
 class Batches:
     """The augmented batches of an epoch: P identities, K images of each, unless it is said how they are drawn.
+
+    The processes of a group draw the same batches, of which each augments whole identities.
 
     Args:
         labels_N: (N,) int64, -1 left out.
@@ -202,8 +206,9 @@ class Batches:
             yield Batch(views[0] if self._views == 1 else torch.stack(views), rows_B)
 
     def augmented(self, store: ImageStore, indices_B: Tensor) -> Tensor:
-        """Images of any store, augmented with the next random numbers of this epoch."""
-        return augment(store.batch(indices_B), self._spec.augment, self._spec.data, self._draw)
+        """Images of any store, augmented with the next random numbers of this epoch; of a group this process's part."""
+        part, draws = current().part(len(indices_B)), random_draws(len(indices_B), self._draw)
+        return augment(store.batch(indices_B[part]), self._spec.augment, self._spec.data, draws[part])
 
 
 # Steps ----------------------------------------------------------------------------------------------------------------

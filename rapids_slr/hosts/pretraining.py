@@ -9,7 +9,9 @@ from rapids_slr.data.store import ImageStore
 from rapids_slr.hosts.loop import Batch, Batches, GuardedAdam, Report, meter_of, step_memory, train_steps
 from rapids_slr.hosts.losses import Terms, cross_entropy, mean_over_heads, soft_margin_triplet
 from rapids_slr.networks.base import Outputs
+from rapids_slr.networks.batchnorm import statistics_of
 from rapids_slr.networks.network import Network
+from rapids_slr.networks.whole import OnWholeBatch
 from rapids_slr.seeds import generator
 from rapids_slr.settings.spec import PretrainSpec, RunSpec
 
@@ -70,8 +72,10 @@ def pretrain_epoch(
     passers_TB = torch.randint(len(target), batches.rows_TB.shape, generator=draw, device=device)
     passers = iter(target.indices(passers_TB))
 
+    learner = OnWholeBatch(network, trained=True)
+
     def loss_of(batch: Batch) -> tuple[Tensor, Terms]:
-        return pretrain_loss(network(batch.images), labels_N[batch.rows_B], settings.label_smoothing)
+        return pretrain_loss(learner(batch.images), labels_N[batch.rows_B], settings.label_smoothing)
 
     @torch.no_grad()
     def pass_target(_: Batch) -> None:
@@ -80,7 +84,7 @@ def pretrain_epoch(
         network(batches.augmented(target, next(passers)))
 
     network.train()
-    with step_memory("pretrain", where):
+    with step_memory("pretrain", where), statistics_of(None, network):
         return train_steps(
             batches,
             loss_of,

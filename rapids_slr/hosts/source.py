@@ -13,6 +13,7 @@ from rapids_slr.data.images import Images
 from rapids_slr.hosts.loop import Batches
 from rapids_slr.hosts.losses import Terms, cross_entropy, mean_over_heads, soft_margin_triplet
 from rapids_slr.hosts.targets import class_centroids, hard_targets, true_identities
+from rapids_slr.networks.base import Outputs
 from rapids_slr.networks.network import Network
 from rapids_slr.settings.spec import RunSpec, SourceLossSpec
 
@@ -49,10 +50,14 @@ class SourceLoss:
             self.classifiers = nn.ParameterList([nn.Parameter(F.normalize(part, dim=1)) for part in parts])
         return list(self.classifiers)
 
-    def next(self, network: Network) -> tuple[Tensor, Terms]:
-        """The weighted loss of the network, in training mode, on the next batch, and its terms."""
+    def next(self, forward: Callable[[Tensor], Outputs]) -> tuple[Tensor, Terms]:
+        """The weighted loss of a network, in training mode, on the next batch, and its terms.
+
+        Args:
+            forward: gives the outputs of the whole batch: the network, or `OnWholeBatch`.
+        """
         batch, settings = next(self._batches), self._settings
-        outputs, labels_B = network(batch.images), self._labels_S[batch.rows_B]
+        outputs, labels_B = forward(batch.images), self._labels_S[batch.rows_B]
         triplet = mean_over_heads(lambda pooled: soft_margin_triplet(pooled, labels_B), outputs.pooled)
         terms: Terms = {"source_triplet": triplet}
         total = settings.triplet_weight * triplet

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rapids_slr.errors import RunError
+from rapids_slr.group import ALONE, Group
 from rapids_slr.refinement.base import Refined
 from rapids_slr.refinement.slr.soft_labels import SoftRows
 from rapids_slr.seeds import generator
 from rapids_slr.settings.spec import RunSpec
+
+UNIT = 2.0**-40
+"""Of features that are added as whole numbers: a million of them stay below 2^63."""
 
 
 @dataclass(frozen=True)
@@ -99,17 +104,26 @@ class ClassMeans:
         counts = torch.bincount(self._groups_N, minlength=self._groups + 1)[: self._groups].float()
         self._counts = counts if self._rows_RK is None else self._rows_RK.T @ counts
 
-    def of(self, features_ND: Tensor) -> Tensor:
-        """Mean feature of every class (K, D) float32; zeros where a class has no image."""
-        sums = _sums_by_group(features_ND, self._groups_N, self._groups + 1)[: self._groups]
+    def of(self, features_ND: Tensor, group: Group = ALONE) -> Tensor:
+        """Mean feature of every class (K, D) float32; zeros where a class has no image.
+
+        Args:
+            group: its processes hold the features, each its share.
+        """
+        sums_of = _sums_by_group if group.size == 1 else partial(_sums_of_shares, processes=group)
+        sums = sums_of(features_ND, self._groups_N, self._groups + 1)[: self._groups]
         if self._rows_RK is not None:
             sums = self._rows_RK.T @ sums
         return sums / self._counts.clamp_min(torch.finfo(sums.dtype).tiny)[:, None]
 
 
-def class_centroids(features_ND: Tensor, targets: Targets) -> Tensor:
-    """Mean feature of every class (K, D) float32; a soft label gives its image to several classes by weight."""
-    return ClassMeans(targets).of(features_ND)
+def class_centroids(features_ND: Tensor, targets: Targets, group: Group = ALONE) -> Tensor:
+    """Mean feature of every class (K, D) float32; a soft label gives its image to several classes by weight.
+
+    Args:
+        group: its processes hold the features, each its share.
+    """
+    return ClassMeans(targets).of(features_ND, group)
 
 
 def _sums_by_group(features_ND: Tensor, groups_N: Tensor, groups: int) -> Tensor:
@@ -118,6 +132,14 @@ def _sums_by_group(features_ND: Tensor, groups_N: Tensor, groups: int) -> Tensor
     if features_ND.is_cuda:  # where index_add_ adds in any order; this one sorts the groups first
         return sums.index_put_((groups_N,), features_ND, accumulate=True)
     return sums.index_add_(0, groups_N, features_ND)
+
+
+def _sums_of_shares(features_nD: Tensor, groups_N: Tensor, groups: int, processes: Group) -> Tensor:
+    """`_sums_by_group` of features of which every process holds its share, as whole numbers: whatever their number."""
+    share = processes.share(len(groups_N))
+    whole_nD = (features_nD.double() / UNIT).round().long()
+    own = whole_nD.new_zeros(groups, whole_nD.shape[1]).index_add_(0, groups_N[share.start : share.stop], whole_nD)
+    return (processes.added(own).double() * UNIT).to(features_nD.dtype)
 
 
 def shuffled(targets: Targets, generator: torch.Generator) -> Targets:

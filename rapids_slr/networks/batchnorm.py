@@ -1,15 +1,18 @@
-"""BatchNorm statistics re-estimated on other images than those a network was trained on."""
+"""BatchNorm: statistics of other images than those a network was trained on, and of batches that are dealt out."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rapids_slr.engine.memory import memory_advice
+from rapids_slr.group import current
 
 
 @contextmanager
@@ -61,3 +64,55 @@ def recalibrate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> None:
             layer.momentum = momentum
         for module, training in modes.items():
             module.training = training  # not train(), which would set its children too
+
+
+@contextmanager
+def statistics_of(images: int | None, *networks: nn.Module) -> Iterator[None]:
+    """Let networks in training mode normalise by the statistics of every `images` images of a batch, in order.
+
+    Args:
+        images: None takes those of the whole batch. Whichever it is, the processes of a group, of which each has its
+            part of the batch, give each other what it takes: their number decides nothing.
+    """
+    layers = [layer for network in networks for layer in network.modules() if isinstance(layer, _BatchNorm)]
+    if images is None and current().size == 1:
+        layers = []  # as torch does it
+    for layer in layers:
+        layer.forward = partial(normalised, layer, images=images)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def normalised(layer: _BatchNorm, x: Tensor, images: int | None) -> Tensor:
+    """What BatchNorm makes of this process's part (b, C, ...) of a batch; running statistics go to the mean over sets.
+
+    Means and variances of as many images as lie in one process and in one set are put together, not sums of squares,
+    which would lose what variances differ by. The result has the type of x.
+    """
+    if not layer.training:
+        return type(layer).forward(layer, x)
+    group, b, C = current(), *x.shape[:2]
+    wanted = images or b * group.size
+    piece = math.gcd(b, wanted)
+    pieces = x.float().reshape(b // piece, piece, C, -1)  # of an image C x its places
+    var_PC, mean_PC = torch.var_mean(pieces, dim=(1, 3), correction=0)
+    found = group.batch(torch.stack([mean_PC, var_PC], dim=1), summed=True).unflatten(0, (-1, wanted // piece))
+    mean_SC = found[:, :, 0].mean(dim=1)
+    var_SC = (found[:, :, 1] + (found[:, :, 0] - mean_SC[:, None]).square()).mean(dim=1)
+    with torch.no_grad():
+        count = wanted * pieces.shape[3]
+        layer.num_batches_tracked.add_(1)  # type: ignore[union-attr]
+        for running, now in ((layer.running_mean, mean_SC), (layer.running_var, var_SC * (count / (count - 1)))):
+            running.lerp_(now.mean(dim=0), layer.momentum)  # type: ignore[union-attr, arg-type]
+    first = group.rank * (b // piece)
+    set_P = torch.arange(first, first + b // piece, device=x.device) // (wanted // piece)
+    scale_SC = torch.rsqrt(var_SC + layer.eps)
+    if layer.weight is not None:
+        scale_SC = scale_SC * layer.weight
+    y = (pieces - mean_SC[set_P][:, None, :, None]) * scale_SC[set_P][:, None, :, None]
+    if layer.bias is not None:
+        y = y + layer.bias[:, None]
+    return y.reshape(x.shape).to(x.dtype)

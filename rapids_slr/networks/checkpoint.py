@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rapids_slr.errors import InputError
 from rapids_slr.files import load_tensors, save_tensors
+from rapids_slr.group import by_first
 from rapids_slr.networks.base import NETWORKS, build_network
 from rapids_slr.networks.network import Network
 from rapids_slr.record.folder import RunFolder
@@ -57,6 +58,7 @@ def _architecture(spec: RunSpec) -> dict[str, object]:
     return spec.model.model_dump(include=set(ArchitectureSpec.model_fields)) | {"channels": spec.data.channels}
 
 
+@by_first
 def save_network(path: Path, network: Network, spec: RunSpec) -> None:
     """Write a network without classifiers.
 
@@ -65,6 +67,7 @@ def save_network(path: Path, network: Network, spec: RunSpec) -> None:
     save_tensors(path, {"format": FORMAT, **description(spec), "network": network.state_dict()})
 
 
+@by_first
 def save_picked(path: Path, host: Mapping[str, Any], spec: RunSpec, epoch: int) -> None:
     """Write the network that embeds alone, without classifiers.
 

@@ -28,6 +28,7 @@ def embed(
     augment: AugmentSpec | None = None,
     generator: torch.Generator | None = None,
     progress: Callable[[int], None] | None = None,
+    wanted: range | None = None,
 ) -> Tensor:
     """Features of all images of a store, in its order, by the network in evaluation mode.
 
@@ -37,16 +38,17 @@ def embed(
     Args:
         augment, generator: how views are drawn; needed for more than one view.
         progress: called after every batch with its number of images.
+        wanted: of these images alone, by whole batches as without: bits of a row may depend on the rest of its batch.
     Returns: (N, model.feature_dim) float32 on the store's device, rows of unit length; on the CPU they lie in a file
         where memory is short.
     Raises: RunError if memory runs out with a batch of one image.
     """
     if features.views > 1 and (augment is None or generator is None):
         raise ValueError(f"{features.views} views need augment and a generator")
-    rows = room_for(len(store), model.feature_dim, store.device)  # made here: no inference tensor leaves
+    wanted = wanted if wanted is not None else range(len(store))
+    rows = room_for(len(wanted), model.feature_dim, store.device)  # made here: no inference tensor leaves
     draws: list[Tensor] = []
     if generator is not None and features.views > 1:
-        # Before any batch is embedded: halving must not change which numbers an image gets.
         draws = _draws_of_batches(len(store), features, generator, store.device)
 
     def embed_rows(start: int, stop: int) -> None:
@@ -57,14 +59,16 @@ def embed(
             for view_BD in draws[number]:
                 batch += model.embed(draw_view(pixels, augment, data, view_BD[first : first + stop - start]))
             batch = F.normalize(batch, dim=1)
-        rows[start:stop] = batch
+        first, last = max(start, wanted.start), min(stop, wanted.stop)
+        if first < last:
+            rows[first - wanted.start : last - wanted.start] = batch[first - start : last - start]
 
     was_training = model.training
     model.eval()
     try:
         with torch.inference_mode():
-            start, size = 0, features.batch
-            while start < len(store):
+            start, size = wanted.start // features.batch * features.batch, features.batch
+            while len(wanted) and start < wanted.stop:
                 border = (start // features.batch + 1) * features.batch  # halves stay within the batch they were
                 stop = min(start + size, border, len(store))
                 if _fits(embed_rows, start, stop):
@@ -80,7 +84,10 @@ def embed(
 
 
 def _draws_of_batches(N: int, features: FeatureSpec, generator: torch.Generator, device: torch.device) -> list[Tensor]:
-    """Random numbers of the views of every batch, (views - 1, B, DRAWS) each, drawn and moved at once."""
+    """Random numbers of the views of every batch, (views - 1, B, DRAWS) each, drawn and moved at once.
+
+    Before any batch is embedded: halving must not change which numbers an image gets.
+    """
     views = features.views - 1
     sizes = [min(features.batch, N - start) for start in range(0, N, features.batch)]
     draws = random_draws(views * N, generator).to(device)

@@ -3,7 +3,8 @@
     spec.yaml  summary.json  metrics.jsonl  pretrain.jsonl  labels/epoch-NNN.parquet  checkpoints/  tensorboard/  lock
 
 Files are written whole or not at all (temporary file, fsync, rename). Metrics of an epoch are written before its
-checkpoint; resuming drops the lines that no checkpoint vouches for.
+checkpoint; resuming drops the lines that no checkpoint vouches for. Of a group of processes the first one writes, and
+the others wait for it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 from rapids_slr.errors import InputError
 from rapids_slr.files import append_line, load_tensors, move, save_tensors, unfinished, write_atomically, write_text
+from rapids_slr.group import by_first
 from rapids_slr.lock import LOCK
 from rapids_slr.record.tables import Frame, write_parquet
 from rapids_slr.settings.spec import RunSpec
@@ -53,8 +55,6 @@ class RunFolder:
         """
         path, waits = self.path, builds_on_pretraining and self._waits_for_adaptation()
         if not self.spec_file.exists():
-            if resume:
-                raise InputError(f"{path} holds no run to go on with (no spec.yaml); leave --resume out to start one")
             # A lock, and an unfinished spec, are left of a command that ended before its first file.
             if path.exists() and (not path.is_dir() or {*path.iterdir()} - {path / LOCK, *unfinished(self.spec_file)}):
                 raise InputError(f"{path} exists and is not a run folder; name an empty or new folder with --out")
@@ -93,6 +93,7 @@ class RunFolder:
     def _waits_for_adaptation(self) -> bool:
         return self.pretrained_file.exists() and not self.metrics_file.exists()
 
+    @by_first
     def forget_unfinished(self) -> None:
         """Remove what a kill has left of the files of a run; only the process that holds the folder may."""
         whole = (self.spec_file, self.summary_file, self.metrics_file, self.pretrain_file)
@@ -105,12 +106,15 @@ class RunFolder:
             with suppress(OSError):
                 file.unlink()
 
+    @by_first
     def write_spec(self, spec: RunSpec) -> None:
         write_text(self.spec_file, dump_spec(spec))
 
+    @by_first
     def write_json(self, path: Path, value: Mapping[str, Any]) -> None:
         write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
+    @by_first
     def append(self, path: Path, row: Mapping[str, Any]) -> None:
         """Add a line to a .jsonl file; a line is whole once this returns."""
         append_line(path, json.dumps(row, allow_nan=False))
@@ -125,6 +129,7 @@ class RunFolder:
                 break  # only a last line can be cut off
         return rows
 
+    @by_first
     def forget_after(self, path: Path, epoch: int) -> None:
         """Drop the lines of epochs that no checkpoint holds.
 
@@ -145,10 +150,12 @@ class RunFolder:
         rows = self.rows(self.pretrain_file) + self.rows(self.metrics_file)
         return round(sum(row["seconds/epoch"] for row in rows), 3)
 
+    @by_first
     def write_labels(self, epoch: int, labels: Frame) -> None:
         path = self.path / "labels" / f"epoch-{epoch:03d}.parquet"
         write_atomically(path, lambda temporary: write_parquet(temporary, labels))
 
+    @by_first
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
         """Put `state` in place as last.pt; the one before stays as previous.pt."""
         next_file = self.last_file.with_name("next.pt")

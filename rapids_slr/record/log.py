@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
+from rapids_slr.group import current
 from rapids_slr.progress import Progress
 from rapids_slr.record.columns import LOSS, PICKS_BY, SECONDS, WHOLE, column_of, columns_in
 from rapids_slr.record.folder import RunFolder
@@ -23,6 +24,8 @@ class Log:
     def epoch(self, path: Path, part: str, row: Mapping[str, float]) -> None:
         """Append an epoch of a part of the run, `pretrain` or `adapt`."""
         self._folder.append(path, row)
+        if not current().first:
+            return
         if part not in self._writers:  # curves of epochs that are done again give way to the new ones
             folder = str(self._folder.path / "tensorboard" / part)
             self._writers[part] = SummaryWriter(folder, purge_step=int(row["epoch"]))

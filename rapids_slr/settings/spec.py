@@ -21,6 +21,7 @@ from pydantic import (
 from rapids_slr.clustering.base import ClustererSpec
 from rapids_slr.clustering.sections import DBSCANSpec
 from rapids_slr.data.layouts import layout_names
+from rapids_slr.errors import InputError
 from rapids_slr.hosts.base import HostSpec
 from rapids_slr.hosts.sections import ABMTSpec
 from rapids_slr.networks.base import BACKBONES, TIMM
@@ -336,12 +337,28 @@ class TrainingSpec(Settings):
     labels, or the mean of both."""
     teacher_ce: bool = False
     """Train the teacher's classifiers with cross entropy as well (abmt; paper, section 3.9, Eq. 5)."""
+    bn_images: Annotated[int, Field(ge=2)] | None = None
+    """BatchNorm takes the statistics of every so many images of a batch, student and teacher alike; `none` those of the
+    whole batch. On any number of processes the same: 16 of 64 is what four GPUs with 16 images each do elsewhere."""
     labels: Literal["clusters", "shuffled", "identities"] = "clusters"
     """What to train on; the other two are controls: the refined labels shuffled, or the true identities."""
     weights: Literal["equal", "confidence"] = "equal"
     """What an image counts in the cross entropy with its label: all alike, or as much as `refine` is sure of it."""
     source: SourceLossSpec | None = SourceLossSpec()
     """Train on the labelled source beside the target, where there is a source; `none` leaves it (paper)."""
+
+    @model_validator(mode="after")
+    def _batches_of_whole_sets(self) -> TrainingSpec:
+        sizes = {"training": self.identities * self.images}
+        if self.source is not None:
+            sizes["training.source"] = self.source.identities * self.source.images
+        for name, size in sizes.items():
+            if self.bn_images is not None and size % self.bn_images:
+                raise ValueError(
+                    f"bn_images: the {size} images of a batch ({name}.identities x {name}.images) are no multiple of "
+                    f"{self.bn_images}"
+                )
+        return self
 
 
 class EvaluationSpec(Settings):
@@ -397,6 +414,19 @@ class RunSpec(Settings):
     """What the network is for, and how it is scored."""
     training: TrainingSpec = TrainingSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
+
+    def check_processes(self, processes: int) -> None:
+        """Raises: InputError if batches cannot be dealt out to so many processes, to each as many identities."""
+        batches = {"training": self.training.identities}
+        if self.pretrains and self.pretrain is not None:
+            batches["pretrain"] = self.pretrain.identities
+        if self.adapts_with_source and self.training.source is not None:
+            batches["training.source"] = self.training.source.identities
+        if uneven := [f"{name}.identities: {number}" for name, number in batches.items() if number % processes]:
+            raise InputError(
+                f"{processes} processes take the same number of identities each, but {', '.join(uneven)}; set these to "
+                f"multiples of {processes}, or start another number of processes"
+            )
 
     @property
     def checkpoint(self) -> str | None:

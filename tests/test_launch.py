@@ -1,0 +1,171 @@
+"""`train --processes`: one run of several processes, whatever becomes of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from rapids_slr import launch, run
+from rapids_slr.cli import main
+from rapids_slr.errors import RunError
+from rapids_slr.launch import PEER_ENDED, run_together
+from rapids_slr.settings.spec import RunSpec
+from rapids_slr.settings.specfile import dump_spec
+
+HANG_SECONDS = 60
+
+
+def started(folder: Path, spec: RunSpec, size: int, *words: str, **variables: str) -> subprocess.Popen:
+    file = folder.with_suffix(".yaml")
+    file.write_text(dump_spec(spec))
+    command = [sys.executable, "-m", "rapids_slr", "train", str(file), "--out", str(folder), "--no-report"]
+    return subprocess.Popen(
+        [*command, "--processes", str(size), *words],
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def children(pid: int) -> list[int]:
+    """The processes of a run, those that its launcher started."""
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True)
+    return [int(word) for word in found.stdout.split()]
+
+
+def rows(folder: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if not key.startswith("seconds/")} for row in lines]
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory) -> tuple[RunSpec, Path]:
+    """A spec that starts from a trained network, and the folder of a run of one process."""
+    from tests.conftest import TINY
+
+    folder = tmp_path_factory.mktemp("one")
+    first = run.pretrain(RunSpec.model_validate(TINY), folder / "first")
+    pretrain = TINY["pretrain"] | {"checkpoint": str(first / "checkpoints" / "pretrained.pt")}
+    spec = RunSpec.model_validate(TINY | {"pretrain": pretrain})
+    return spec, run.train(spec, folder / "run")
+
+
+@pytest.fixture(scope="module")
+def of_two(pretrained, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("two") / "run"
+    process = started(folder, pretrained[0], 2)
+    out, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert out == f"{folder}\n"  # once
+    return folder
+
+
+@pytest.mark.slow
+def test_two_processes_leave_one_run(pretrained, of_two):
+    one, two = rows(pretrained[1]), rows(of_two)
+    assert [row["epoch"] for row in two] == [1, 2, 3]
+    for name in ("labels/epoch-001.parquet",):  # before training, whose rounding goes on into the later ones
+        pd.testing.assert_frame_equal(pd.read_parquet(of_two / name), pd.read_parquet(pretrained[1] / name))
+    assert one[0]["loss/ce"] == pytest.approx(two[0]["loss/ce"], rel=1e-4)
+    assert {file.name for file in of_two.iterdir()} == {file.name for file in pretrained[1].iterdir()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", range(3))
+def test_a_killed_process_is_started_again(pretrained, of_two, tmp_path, moment):
+    """Any of the two, at any time: the run ends by itself, as if nothing had happened."""
+    draw = random.Random(moment)
+    process = started(tmp_path / "run", pretrained[0], 2)
+    time.sleep(draw.uniform(2, 9))
+    for child in draw.sample(found := children(process.pid), min(1, len(found))):
+        os.kill(child, signal.SIGKILL)
+    _, said = process.communicate(timeout=240)
+    assert process.returncode == 0, said
+    assert rows(tmp_path / "run") == rows(of_two)
+    mine, other = (torch.load(f / "checkpoints" / "last.pt", weights_only=True) for f in (tmp_path / "run", of_two))
+    assert all(torch.equal(x, other["teacher"][name]) for name, x in mine["teacher"].items())
+    assert "error" not in said
+
+
+@pytest.mark.slow
+def test_faults_are_told_once_and_end_all(pretrained, tmp_path):
+    """A loss that is not finite on all processes, an image that one of them cannot read."""
+    spec = pretrained[0]
+    wild = spec.model_copy(update={"training": spec.training.model_copy(update={"lr": 1e30, "epochs": 30})})
+    process = started(tmp_path / "wild", wild, 2)
+    _, said = process.communicate(timeout=HANG_SECONDS + 60)
+    assert process.returncode == 1, said
+    assert said.count("error:") == 1
+    assert "the loss is not finite" in said
+    process = started(tmp_path / "bad", spec, 2, "--set", f"data.target={{path: {tmp_path / 'none'}}}")
+    _, said = process.communicate(timeout=HANG_SECONDS + 60)
+    assert process.returncode == 2, said
+    assert said.count("error:") == 1
+
+
+def test_a_bad_spec_is_told_before_anything_is_started(tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(launch, "_started", lambda *_: pytest.fail("started"))
+    file = tmp_path / "tiny.yaml"
+    file.write_text(dump_spec(tiny))
+    assert main(["train", str(file), "--processes", "3", "--out", str(tmp_path / "run")]) == 2
+    assert "3 processes take the same number of identities each" in capsys.readouterr().err
+    assert main(["train", str(file), "--processes", "2", "--set", "training.epoch=3"]) == 2
+    assert main(["train", str(file), "--processes", "0"]) == 2
+
+
+# The launcher, with processes that are no run ------------------------------------------------------------------------
+
+
+def scripted(monkeypatch, *scripts: str) -> list[list[str]]:
+    """Processes that run these lines of Python in place of the command; gives the words of every start."""
+    words_of_starts: list[list[str]] = []
+
+    def start(size, words):
+        words_of_starts.append(list(words))
+        lines = scripts[min(len(words_of_starts), len(scripts)) - 1].split("|")
+        return [subprocess.Popen([sys.executable, "-c", lines[r % len(lines)]]) for r in range(size)]
+
+    monkeypatch.setattr(launch, "_started", start)
+    return words_of_starts
+
+
+KILLED = "import os, time; time.sleep(.2); os.kill(os.getpid(), 9)"
+WAITS = "import time; time.sleep(100)"
+
+
+@pytest.mark.parametrize(
+    ("scripts", "code", "starts"),
+    [
+        (["pass"], 0, 1),
+        (["import sys; sys.exit(2)|" + WAITS], 2, 1),
+        ([f"import sys; sys.exit({PEER_ENDED})|import sys; sys.exit(1)"], 1, 1),
+        ([f"{KILLED}|{WAITS}", "pass"], 0, 2),
+        ([f"{KILLED}|import sys; sys.exit({PEER_ENDED})", "pass"], 0, 2),
+    ],
+)
+def test_faults_end_a_run_and_kills_start_it_again(scripts, code, starts, monkeypatch, tmp_path):
+    words = scripted(monkeypatch, *scripts)
+    (tmp_path / "spec.yaml").touch()
+    begun = time.monotonic()
+    assert run_together(2, ["train"], tmp_path) == code
+    assert time.monotonic() - begun < 20  # who waits is not waited for
+    assert len(words) == starts
+    assert words[-1] == ["train", "--resume"]
+
+
+def test_a_run_that_is_killed_again_and_again_is_given_up(monkeypatch, tmp_path):
+    words = scripted(monkeypatch, f"{KILLED}|{WAITS}")
+    with pytest.raises(RunError, match=rf"killed 3 times before the next checkpoint .* --out {tmp_path} --processes 2"):
+        run_together(2, ["train", "--resume"], tmp_path)
+    assert words == [["train", "--resume"]] * 3
