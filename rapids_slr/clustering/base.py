@@ -60,6 +60,11 @@ class ClustererSpec(Section):
     without, all processes get all features, and cluster them alike."""
 
     @property
+    def for_one_process(self) -> str:
+        """The setting that several processes cannot keep, as messages name it; empty where they keep all."""
+        return ""
+
+    @property
     def needs_source(self) -> bool:
         """Whether `fit_predict` wants the features of the source."""
         return False

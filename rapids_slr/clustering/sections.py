@@ -58,6 +58,10 @@ class DBSCANSpec(ClustererSpec, JaccardDBSCANKeys):
     """Leave images out whose cluster changes with the radius, before anything refines it; `none` keeps all."""
 
     @property
+    def for_one_process(self) -> str:
+        return "clusters.search: approximate" if self.search == "approximate" else ""
+
+    @property
     def needs_source(self) -> bool:
         return self.source_weight > 0
 

@@ -128,7 +128,6 @@ def adapt_epoch(
         trained += source.begin(student)
     # Afresh every epoch, as classifiers are; so no state of it is in a checkpoint.
     optimizer = GuardedAdam(trained, lr=adaptation_rate(settings, epoch), weight_decay=settings.weight_decay)
-
     learner, guide_of = OnWholeBatch(student, trained=True), OnWholeBatch(teacher)
 
     def loss_of(batch: Batch) -> tuple[Tensor, Terms]:

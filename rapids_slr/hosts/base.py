@@ -58,6 +58,9 @@ class HostSpec(Section):
     """Names of that network's heads, for settings that ask for one."""
     takes_timm: ClassVar[bool] = False
     """Whether that network takes backbones as timm has them, which are not cut."""
+    takes_part: ClassVar[bool] = False
+    """Whether `fit_epoch` trains in a group of processes, each on its part of the batches (`networks.whole`), and takes
+    its share of the features; without, runs of several processes are refused."""
     embeds: ClassVar[str]
     """The entry of its `state_dict` that holds the network which embeds."""
 

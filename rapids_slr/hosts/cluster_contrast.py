@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from rapids_slr.data.images import Images
+from rapids_slr.group import current
 from rapids_slr.hosts.loop import Batch, Batches, GuardedAdam, adaptation_rate, meter_of, step_memory, train_steps
 from rapids_slr.hosts.losses import Terms, info_nce
 from rapids_slr.hosts.memory import Memory, most_turns
@@ -19,8 +20,9 @@ from rapids_slr.hosts.sections import ClusterContrastSpec
 from rapids_slr.hosts.source import source_beside
 from rapids_slr.hosts.targets import Targets, class_centroids
 from rapids_slr.marks import stage
-from rapids_slr.networks.batchnorm import statistics_kept
+from rapids_slr.networks.batchnorm import statistics_kept, statistics_of
 from rapids_slr.networks.network import Network
+from rapids_slr.networks.whole import OnWholeBatch
 
 if TYPE_CHECKING:
     from rapids_slr.session import Session
@@ -43,24 +45,25 @@ class ClusterContrast:
     def fit_epoch(self, features_ND: Tensor, targets: Targets, epoch: int) -> dict[str, float]:
         session, spec, settings, encoder = self.session, self.session.spec, self.session.spec.training, self.encoder
         with stage("targets"):
-            memory = Memory(class_centroids(features_ND, targets), self.spec.momentum)
+            memory = Memory(class_centroids(features_ND, targets, current()), self.spec.momentum)
         source = source_beside(session, self.embed, epoch)
         where, store = f"epoch {epoch}", session.images.target.store
         trained = [*encoder.parameters(), *(() if source is None else source.begin(encoder))]
         optimizer = GuardedAdam(trained, adaptation_rate(settings, epoch), settings.weight_decay)
         batches = Batches(store, targets.identities_N, spec, settings, epoch)
         turns = most_turns(targets.identities_N[batches.rows_TB])
+        learner = OnWholeBatch(encoder, trained=True)
         queries_BD: Tensor
 
         def loss_of(batch: Batch) -> tuple[Tensor, Terms]:
             nonlocal queries_BD
-            queries_BD = encoder.embed(batch.images)
+            queries_BD = learner.embed(batch.images)
             labels, weights_B = targets.of(batch.rows_B), targets.weights_of(batch.rows_B)
             terms = {"contrast": info_nce(queries_BD, memory.rows_MD, labels, self.spec.temperature, weights_B)}
             total = terms["contrast"]
             if source is not None:
                 with statistics_kept(encoder):  # those of the target, which the encoder embeds
-                    kept, more = source.next(encoder)
+                    kept, more = source.next(learner)
                 total, terms = total + kept, terms | more
             return total, terms
 
@@ -73,7 +76,9 @@ class ClusterContrast:
 
         encoder.train()
         with session.epoch_bar(epoch) as report, step_memory("training", where):
-            return train_steps(batches, loss_of, optimizer, meter_of(report, where, store.device), after=follow)
+            meter = meter_of(report, where, store.device)
+            with statistics_of(settings.bn_images, encoder):
+                return train_steps(batches, loss_of, optimizer, meter, after=follow)
 
     def state_dict(self) -> dict[str, Any]:
         return {"encoder": self.encoder.state_dict()}

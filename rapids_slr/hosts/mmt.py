@@ -33,7 +33,9 @@ from rapids_slr.hosts.sections import MMTSpec
 from rapids_slr.hosts.source import SourceLoss
 from rapids_slr.hosts.targets import Targets
 from rapids_slr.networks.base import Outputs
+from rapids_slr.networks.batchnorm import statistics_of
 from rapids_slr.networks.teacher import averaged_parameters, update_teacher
+from rapids_slr.networks.whole import OnWholeBatch
 
 
 class MMT(ABMT):
@@ -49,17 +51,19 @@ class MMT(ABMT):
         trained = [*student.parameters(), *(() if source is None else source.begin(student))]
         optimizer = GuardedAdam(trained, adaptation_rate(settings, epoch), settings.weight_decay)
 
+        learner, guide_of = OnWholeBatch(student, trained=True), OnWholeBatch(teacher)
+
         def loss_of(batch: Batch) -> tuple[Tensor, Terms]:
-            outputs = student(batch.images)
+            outputs = learner(batch.images)
             with torch.no_grad():
-                guide = teacher(batch.images)  # in training mode, with statistics of its own
+                guide = guide_of(batch.images)  # in training mode, with statistics of its own
             labels, identities_B = targets.of(batch.rows_B), targets.identities_N[batch.rows_B]
             weights_B = targets.weights_of(batch.rows_B)
             total, terms = mutual_loss(
                 outputs, guide, labels, identities_B, self.spec, settings.label_smoothing, weights_B
             )
             if source is not None:
-                kept, more = source.next(student)
+                kept, more = source.next(learner)
                 # A mean over the networks, each of which has a loss of its own.
                 total, terms = total + len(student.heads) * kept, terms | more
             return total, terms
@@ -70,7 +74,7 @@ class MMT(ABMT):
         teaching, taught = averaged_parameters(teacher), averaged_parameters(student)
         student.train()
         teacher.train()
-        with step_memory("training", where):
+        with step_memory("training", where), statistics_of(settings.bn_images, student, teacher):
             batches = Batches(store, targets.identities_N, spec, settings, epoch, views=student.views)
             losses = train_steps(batches, loss_of, optimizer, meter_of(report, where, store.device), after=follow)
         self.step = next(steps)  # the first that no step has taken

@@ -20,6 +20,7 @@ class ABMTSpec(HostSpec):
     """Asymmetric-branch mean teaching."""
     network = "two_branch"
     heads = ("average", "maximum")
+    takes_part = True
     embeds = "teacher"
 
     def build(self) -> Host:
@@ -44,6 +45,7 @@ class ClusterContrastSpec(HostSpec):
     """Temperature of the softmax over the clusters."""
     network = "single"
     takes_timm = True
+    takes_part = True
     embeds = "encoder"
 
     def build(self) -> Host:
@@ -67,6 +69,7 @@ class SpCLSpec(HostSpec):
     """Temperature of the softmax over classes, clusters and images."""
     network = "single"
     takes_timm = True
+    takes_part = True
     embeds = "encoder"
 
     def build(self) -> Host:
@@ -90,6 +93,7 @@ class MMTSpec(HostSpec):
     network = "twins"
     takes_timm = True
     heads = ("first", "second")
+    takes_part = True
     embeds = "teacher"
 
     def build(self) -> Host:

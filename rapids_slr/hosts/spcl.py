@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from rapids_slr.data.images import Images
 from rapids_slr.data.sampler import mixed_batches
+from rapids_slr.group import current
 from rapids_slr.hosts.loop import Batch, Batches, GuardedAdam, adaptation_rate, meter_of, step_memory, train_steps
 from rapids_slr.hosts.losses import Terms, info_nce
 from rapids_slr.hosts.memory import Memory, most_turns
@@ -23,15 +24,19 @@ from rapids_slr.hosts.sections import SpCLSpec
 from rapids_slr.hosts.source import source_batches, source_labels
 from rapids_slr.hosts.targets import ClassMeans, Targets, class_centroids, hard_targets
 from rapids_slr.marks import stage
-from rapids_slr.networks.batchnorm import statistics_kept
+from rapids_slr.networks.batchnorm import statistics_kept, statistics_of
 from rapids_slr.networks.network import Network
+from rapids_slr.networks.whole import OnWholeBatch
 
 if TYPE_CHECKING:
     from rapids_slr.session import Session
 
 
 class SpCL:
-    """The encoder is trained and evaluated. The memory goes on from epoch to epoch, and is what is clustered."""
+    """The encoder is trained and evaluated. The memory goes on from epoch to epoch, and is what is clustered.
+
+    Every process of a group has the memory whole, and moves it alike.
+    """
 
     encoder: Network
 
@@ -45,7 +50,8 @@ class SpCL:
 
     def embed(self, images: Images, epoch: int | None = None) -> Tensor:
         if epoch is not None and self.memory is not None and images is self.session.images.target:
-            return self.memory.rows_MD[-len(images.store) :].clone()
+            share = current().share(len(images.store))
+            return self.memory.rows_MD[-len(images.store) :][share.start : share.stop].clone()
         return self.session.embed(self.encoder, images, epoch)
 
     def fit_epoch(self, features_ND: Tensor, targets: Targets, epoch: int) -> dict[str, float]:
@@ -55,7 +61,7 @@ class SpCL:
             source = None if settings.source is None else SourcePart(session, epoch)
             if self.memory is None:
                 of_source = () if source is None else (source.centroids(self.embed),)
-                self.memory = Memory(torch.cat([*of_source, features_ND]), self.spec.momentum)
+                self.memory = Memory(torch.cat([*of_source, current().gather(features_ND)]), self.spec.momentum)
             classes = Classes(targets, self.memory.rows_MD)
 
         def draw(labels_N: Tensor, order: torch.Generator) -> Tensor:
@@ -63,12 +69,14 @@ class SpCL:
             return mixed_batches(labels_N, settings.images, size, settings.iterations, order)
 
         batches = Batches(store, targets.identities_N, spec, settings, epoch, draw=draw)
-        step = Step(encoder, self.memory, classes, source, self.spec.temperature, most_turns(batches.rows_TB))
+        learner = OnWholeBatch(encoder, trained=True)
+        step = Step(learner, self.memory, classes, source, self.spec.temperature, most_turns(batches.rows_TB))
         optimizer = GuardedAdam(encoder.parameters(), adaptation_rate(settings, epoch), settings.weight_decay)
         encoder.train()
         with session.epoch_bar(epoch) as report, step_memory("training", where):
             meter = meter_of(report, where, store.device)
-            return train_steps(batches, step.loss, optimizer, meter, after=step.follow)
+            with statistics_of(settings.bn_images, encoder):
+                return train_steps(batches, step.loss, optimizer, meter, after=step.follow)
 
     def state_dict(self) -> dict[str, Any]:
         memory = None if self.memory is None else self.memory.rows_MD
@@ -142,14 +150,14 @@ class Step:
 
     def __init__(
         self,
-        encoder: Network,
+        learner: OnWholeBatch,
         memory: Memory,
         classes: Classes,
         source: SourcePart | None,
         temperature: float,
         turns: int,
     ) -> None:
-        self._encoder, self._memory, self._classes, self._source = encoder, memory, classes, source
+        self._learner, self._memory, self._classes, self._source = learner, memory, classes, source
         self._temperature, self._turns = temperature, turns
         self._seen: list[tuple[Tensor, Tensor, int]] = []
         """Features of the step, their rows of the memory, and most of them that share one."""
@@ -161,7 +169,7 @@ class Step:
         def contrast(queries_BD: Tensor, labels: Tensor, weights_B: Tensor | None = None) -> Tensor:
             return info_nce(queries_BD, keys_CD, labels, self._temperature, weights_B)
 
-        queries_BD = self._encoder.embed(batch.images)
+        queries_BD = self._learner.embed(batch.images)
         self._seen = [(queries_BD.detach(), classes.sources + images_B, self._turns)]
         terms = {"contrast": contrast(queries_BD, classes.labels(images_B), classes.weights(images_B))}
         total = terms["contrast"]
@@ -169,8 +177,8 @@ class Step:
             other = next(source.batches)
             labels_B = source.labels_S[other.rows_B]
             # Statistics of BatchNorm are those of the target, by which the encoder is evaluated.
-            with statistics_kept(self._encoder):
-                queries_BD = self._encoder.embed(other.images)
+            with statistics_kept(self._learner.network):
+                queries_BD = self._learner.embed(other.images)
             self._seen.append((queries_BD.detach(), labels_B, source.turns))
             terms["source_contrast"] = contrast(queries_BD, labels_B)
             total = total + source.weight * terms["source_contrast"]

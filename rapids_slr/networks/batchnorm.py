@@ -6,12 +6,14 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rapids_slr.engine.memory import memory_advice
+from rapids_slr.errors import InputError
 from rapids_slr.group import current
 
 
@@ -73,10 +75,11 @@ def statistics_of(images: int | None, *networks: nn.Module) -> Iterator[None]:
     Args:
         images: None takes those of the whole batch. Whichever it is, the processes of a group, of which each has its
             part of the batch, give each other what it takes: their number decides nothing.
+    Raises: InputError for a layer that takes statistics of batches in a way of its own.
     """
-    layers = [layer for network in networks for layer in network.modules() if isinstance(layer, _BatchNorm)]
-    if images is None and current().size == 1:
-        layers = []  # as torch does it
+    layers: list[_BatchNorm] = []
+    if images is not None or current().size > 1:  # else as torch does it
+        layers = [layer for network in networks for layer in network.modules() if takes_statistics(layer)]
     for layer in layers:
         layer.forward = partial(normalised, layer, images=images)  # type: ignore[method-assign]
     try:
@@ -84,6 +87,25 @@ def statistics_of(images: int | None, *networks: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             del layer.forward
+
+
+def takes_statistics(layer: nn.Module) -> TypeGuard[_BatchNorm]:
+    """Whether a layer is torch's BatchNorm, or timm's, which has an activation behind it.
+
+    Raises: InputError for others that have running statistics.
+    """
+    known = isinstance(layer, _BatchNorm) and (type(layer).forward is _BatchNorm.forward or has_activation(layer))
+    if not known and getattr(layer, "running_var", None) is not None:
+        raise InputError(
+            f"model.backbone: {type(layer).__name__} takes statistics of batches in a way of its own, which neither "
+            "several processes nor training.bn_images can follow; leave them out, or take another backbone"
+        )
+    return known
+
+
+def has_activation(layer: nn.Module) -> bool:
+    """Whether it is BatchNorm and activation in one, as timm has it."""
+    return type(layer).__module__.startswith("timm.") and type(layer).__name__ == "BatchNormAct2d"
 
 
 def normalised(layer: _BatchNorm, x: Tensor, images: int | None) -> Tensor:
@@ -115,4 +137,5 @@ def normalised(layer: _BatchNorm, x: Tensor, images: int | None) -> Tensor:
     y = (pieces - mean_SC[set_P][:, None, :, None]) * scale_SC[set_P][:, None, :, None]
     if layer.bias is not None:
         y = y + layer.bias[:, None]
-    return y.reshape(x.shape).to(x.dtype)
+    y = y.reshape(x.shape).to(x.dtype)
+    return layer.act(layer.drop(y)) if has_activation(layer) else y  # type: ignore[operator]

@@ -39,13 +39,12 @@ def embed(
         augment, generator: how views are drawn; needed for more than one view.
         progress: called after every batch with its number of images.
         wanted: of these images alone, by whole batches as without: bits of a row may depend on the rest of its batch.
-    Returns: (N, model.feature_dim) float32 on the store's device, rows of unit length; on the CPU they lie in a file
-        where memory is short.
+    Returns: (N, model.feature_dim) float32, unit rows, on the store's device; on the CPU in a file if memory is short.
     Raises: RunError if memory runs out with a batch of one image.
     """
     if features.views > 1 and (augment is None or generator is None):
         raise ValueError(f"{features.views} views need augment and a generator")
-    wanted = wanted if wanted is not None else range(len(store))
+    wanted = range(len(store)) if wanted is None else wanted
     rows = room_for(len(wanted), model.feature_dim, store.device)  # made here: no inference tensor leaves
     draws: list[Tensor] = []
     if generator is not None and features.views > 1:

@@ -31,6 +31,11 @@ class Neck(nn.BatchNorm1d):
         self.register_parameter("bias", None)
 
 
+def features_of(outputs: Outputs) -> Tensor:
+    """The necked outputs of all heads, one beside the other: (B, feature_dim) float32 rows of unit length."""
+    return F.normalize(torch.cat(outputs.necked, dim=1).float(), dim=1)
+
+
 class Network(nn.Module):
     """A network of one head or several, whose features are the necked outputs of all heads, one beside the other.
 
@@ -88,7 +93,7 @@ class Network(nn.Module):
 
     def embed(self, images: Tensor) -> Tensor:
         """(B, C, H, W) normalised images -> (B, feature_dim) float32 rows of unit length."""
-        return F.normalize(torch.cat(self(images).necked, dim=1).float(), dim=1)
+        return features_of(self(images))
 
     # Classifiers, which come and go with the classes ------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rapids_slr.group import current
 from rapids_slr.networks.base import Outputs
-from rapids_slr.networks.network import Network
+from rapids_slr.networks.network import Network, features_of
 
 
 class OnWholeBatch:
@@ -24,7 +24,7 @@ class OnWholeBatch:
     """
 
     def __init__(self, network: Network, trained: bool = False) -> None:
-        self._group, self._network = current(), network
+        self._group, self.network = current(), network
         self._forward: nn.Module = network
         if trained and self._group.size > 1:
             # Statistics of BatchNorm are the same on all (`batchnorm.statistics_of`): no buffer is sent.
@@ -39,3 +39,7 @@ class OnWholeBatch:
         heads = [head for part in outputs for head in part]
         whole = iter(self._group.batch(torch.cat(heads, dim=1)).split([head.shape[1] for head in heads], dim=1))
         return Outputs(*(tuple(next(whole) for _ in part) for part in outputs))
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Features of the whole batch: (B, feature_dim) float32 rows of unit length."""
+        return features_of(self(images))

@@ -416,7 +416,19 @@ class RunSpec(Settings):
     evaluation: EvaluationSpec = EvaluationSpec()
 
     def check_processes(self, processes: int) -> None:
-        """Raises: InputError if batches cannot be dealt out to so many processes, to each as many identities."""
+        """Raises: InputError if host or clusters are for one process, or batches cannot be dealt out to so many.
+
+        Every process takes as many identities as the others.
+        """
+        if processes > 1 and not self.host.takes_part:
+            able = ", ".join(name for name, section in HOSTS.items() if section.takes_part)
+            raise InputError(
+                f"host {self.host.choice()} trains in one process, not in {processes}; hosts that do are {able}"
+            )
+        if processes > 1 and self.clusters.for_one_process:
+            raise InputError(
+                f"{self.clusters.for_one_process} is for one process, not for {processes}; search exactly, or start one"
+            )
         batches = {"training": self.training.identities}
         if self.pretrains and self.pretrain is not None:
             batches["pretrain"] = self.pretrain.identities

@@ -11,8 +11,8 @@ import torch
 from numpy.testing import assert_array_equal
 
 from rapids_slr.bench import clustered_features, collapsed_features, isotropic_features
-from rapids_slr.clustering import JaccardDBSCAN
-from rapids_slr.clustering.neighbours import check_features
+from rapids_slr.clustering import JaccardDBSCAN, neighbours, shares
+from rapids_slr.clustering.neighbours import check_features, nearest_neighbours
 from rapids_slr.clustering.shares import nearest_of_shares_cpu
 from rapids_slr.engine import blocks
 from rapids_slr.errors import InputError
@@ -101,28 +101,114 @@ class Watched(Group):
         return super().gather(rows)
 
 
-def sent_by_a_fit(group: Group) -> tuple[dict[str, int], list[tuple[int, ...]]]:
-    watched, x_ND = Watched(group.rank, group.size), many_copies(3000)
-    share = watched.share(3000)
-    JaccardDBSCAN(k1=15).fit(x_ND[share.start : share.stop], group=watched, cameras=np.arange(3000) % 3)
-    return dict(watched.sent), watched.gathered
+def sent_by_fits(group: Group, widths: tuple[int, ...]) -> list[tuple[dict[str, int], list[tuple[int, ...]]]]:
+    """What is sent for the same images with columns of zeros behind their features."""
+    found = []
+    for width in widths:
+        watched, x_ND = Watched(group.rank, group.size), np.pad(many_copies(3000), ((0, 0), (0, width - D)))
+        share = watched.share(3000)
+        JaccardDBSCAN(k1=15).fit(x_ND[share.start : share.stop], group=watched, cameras=np.arange(3000) % 3)
+        found.append((dict(watched.sent), watched.gathered))
+    return found
 
 
 def test_features_are_never_gathered():
-    """They go by in blocks, a few times; what all processes get has a row of D numbers nowhere."""
-    found = together(2, sent_by_a_fit)
-    for sent, shapes in found:
+    """They go by in blocks, a few times; what all processes get has no row of D numbers, and does not grow with D."""
+    widths = D, 3 * D
+    of_processes = together(2, sent_by_fits, widths)
+    for (sent, shapes), (sent_wide, shapes_wide) in of_processes:
         assert shapes
+        assert shapes == shapes_wide
         assert all(len(shape) == 1 or shape[1] < D for shape in shapes)
         assert set(sent) == {"gather", "blocks", "ring", "total", "in_turn"}
-    # Copies compared and the kept ones taken; of these alone, members beyond the lists.
-    number = 3000 - 1201 + 3 * 16  # of the copies in three cameras, k1 + 1 of each
-    whole, kept = 3000 * D * 4, number * D * 4
-    assert 2 * whole + kept <= sum(sent["blocks"] for sent, _ in found) <= 3 * whole + 2 * kept
-    # Neighbours of the kept ones: all of one share go to the other process, and half of the other share to this one.
-    # With an image two bounds go, and its list and its furthest come back.
-    of_an_image = 4 * D + 2 * 8 + 15 * (8 + 4) + 8
-    assert sum(sent["ring"] for sent, _ in found) == (1024 + (number - 1024) // 2) * of_an_image
+        assert [sent_wide[how] for how in ("gather", "total")] == [sent[how] for how in ("gather", "total")]
+    number = 3000 - 1201 + 3 * 16  # kept: of the copies in three cameras, k1 + 1 of each
+    for width, found in zip(widths, zip(*of_processes, strict=True), strict=True):
+        row = 4 * width
+
+        def sent_by(how, found=found):
+            return sum(sent[how] for sent, _ in found)
+
+        # All rows go by three times: copies are compared, and the kept rows taken, centred and as they are. The kept
+        # ones once more, for members that are in no list.
+        assert sent_by("blocks") == (3 * 3000 + number) * row
+        # Neighbours of the kept ones: all of one share go to the other process, and half of the other share to this
+        # one. With an image two bounds go, and its list and its furthest come back.
+        assert sent_by("ring") == (1024 + (number - 1024) // 2) * (row + 2 * 8 + 15 * (8 + 4) + 8)
+        # Sums of each camera and of all go from the first process to the second, and back when they are complete.
+        assert sent_by("in_turn") == 2 * (3 + 1) * row
+
+
+def lists_from_bfloat16(group: Group, deciding: tuple[int, ...]) -> list[tuple[np.ndarray, ...]]:
+    """Neighbours of some features, where these processes find that bfloat16 pays; and whether it was taken."""
+    found = []
+    with pytest.MonkeyPatch.context() as patched:
+        taken, real = set(), blocks.similarity_blocks
+
+        def watched(*args, bfloat16=False, **options):
+            taken.add(bfloat16)
+            return real(*args, bfloat16=bfloat16, **options)
+
+        patched.setattr(neighbours, "COARSE", 0)
+        patched.setattr(blocks, "bfloat16_pays", lambda: (group.rank in deciding, ""))
+        patched.setattr(blocks, "similarity_blocks", watched)
+        for x_ND in in_many_ways():
+            share, taken = group.share(len(x_ND)), set()
+            of = nearest_neighbours(x_ND[share.start : share.stop].copy(), 12, group=group)
+            found.append((of.indices_Nk, of.distances_Nk, of.furthest_N, np.array(sorted(taken))))
+    return found
+
+
+def in_many_ways() -> list[np.ndarray]:
+    return [
+        clustered_features(3000, D, 4),
+        isotropic_features(2999, 16, 1),
+        tied(2999),
+        collapsed_features(2999, 64, 3, noise=1e-3),
+        many_copies(2050),
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", SIZES)
+def test_lists_nominated_in_bfloat16_are_those_of_one_process_in_float32(size):
+    expected = [nearest_neighbours(x_ND, 12) for x_ND in in_many_ways()]
+    found = together(size, lists_from_bfloat16, tuple(range(size)))
+    assert any(taken.tolist() == [True] for *_, taken in found[0])
+    for of_process in found:
+        for of, (indices_Nk, distances_Nk, furthest_N, taken) in zip(expected, of_process, strict=True):
+            assert len(taken) == 1
+            assert_array_equal(indices_Nk, of.indices_Nk)
+            assert_array_equal(distances_Nk, of.distances_Nk)
+            assert_array_equal(furthest_N, of.furthest_N)
+
+
+@pytest.mark.slow
+def test_where_bfloat16_does_not_pay_on_one_process_none_takes_it():
+    for of_process in together(2, lists_from_bfloat16, (1,)):
+        assert all(taken.tolist() == [False] for *_, taken in of_process)
+
+
+@pytest.mark.parametrize("size", range(1, 8))
+@pytest.mark.parametrize("N", [7168, 4096, 3072, 1500, 2049])
+def test_every_two_images_are_multiplied_once(size, N):
+    met_NN, work = np.zeros((N, N), np.uint8), []
+    for rank in range(size):
+        group = Group(rank, size)
+        own = group.share(N)
+        met_NN[own.start : own.stop, own.start : own.stop] += 1
+        work.append(len(own) ** 2)
+        for by in range(1, size // 2 + 1):
+            mine, theirs = shares._turn(group, N, rank, by)
+            assert {*mine} <= {*own}
+            assert {*theirs} <= {*group.share(N, (rank - by) % size)}
+            for rows, columns in ((mine, theirs), (theirs, mine)):
+                met_NN[rows.start : rows.stop, columns.start : columns.stop] += 1
+            work[-1] += 2 * len(mine) * len(theirs)
+    assert (met_NN == 1).all()
+    assert sum(work) == N * N
+    if size * 1024 == N:
+        assert len({*work}) == 1  # all have as much to do
 
 
 def peak_of_a_search(group: Group, N: int) -> int:
@@ -143,6 +229,22 @@ def test_memory_falls_with_the_number_of_processes():
     assert three < 0.85 * two
 
 
+def searched_by_itself(group: Group) -> list[bool]:
+    """Whether labels of `auto` are those of `exact`, where one of the processes finds an approximate search faster."""
+    x_ND = clustered_features(3000, D)
+    share = group.share(3000)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(neighbours, "A_NEIGHBOUR", 1e-9 if group.rank else 1e9)
+        labels = [
+            JaccardDBSCAN(search=how).fit(x_ND[share.start : share.stop], group=group) for how in ("auto", "exact")
+        ]
+    return [np.array_equal(labels[0].labels_, labels[1].labels_), labels[0].recall_ == 1]
+
+
+def test_auto_is_exact_on_several_processes():
+    assert together(2, searched_by_itself) == [[True, True]] * 2
+
+
 def refused(group: Group) -> list[str]:
     """Messages of fits that cannot be."""
     x_ND, said = clustered_features(3000, D), []
@@ -155,7 +257,7 @@ def refused(group: Group) -> list[str]:
 
 
 def test_what_is_no_share_is_refused():
-    first, _ = together(2, refused)
+    first, _ = together(2, refused)  # which come back: no process waits for another
     assert re.search(r"1500 rows of 3000, but process 0 of 2 has a share of 1024; give those of group.share", first[0])
     assert "search: approximate is for one process" in first[1]
 

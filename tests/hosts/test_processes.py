@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -11,13 +14,15 @@ import torch
 from torch.nn import functional as F
 
 from rapids_slr import group as module
+from rapids_slr import session as session_module
 from rapids_slr.data.sampler import identity_batches
 from rapids_slr.data.store import ImageStore
 from rapids_slr.errors import InputError
 from rapids_slr.group import ALONE, Group
 from rapids_slr.hosts import abmt, loop
+from rapids_slr.hosts.sections import ABMTSpec
 from rapids_slr.hosts.source import SourceLoss
-from rapids_slr.hosts.targets import class_centroids, hard_targets
+from rapids_slr.hosts.targets import Targets, class_centroids, hard_targets
 from rapids_slr.networks import batchnorm
 from rapids_slr.networks.batchnorm import statistics_of
 from rapids_slr.networks.checkpoint import new_network
@@ -94,6 +99,88 @@ def every_set(group: Group) -> list[Trained]:
     return [*(trained(group, images) for images in SETS), trained(group, None, with_source=True)]
 
 
+# Every host -----------------------------------------------------------------------------------------------------------
+
+HOSTS = {
+    "abmt": {},
+    "cluster_contrast": {},
+    "hardest": {"host": {"name": "cluster_contrast", "memory": "hardest"}},
+    "spcl": {},
+    "mmt": {},
+}
+
+
+class InSixteens(Group):
+    """Shares of 16 rows, for a few images to be dealt out too."""
+
+    def share(self, N, rank=None, step=16):
+        return super().share(N, rank, step)
+
+
+def host_trained(group: Group, folder: Path, name: str, training: dict) -> Trained:
+    """Two epochs of a host, which embeds and trains on labels of three kinds."""
+    module._current = InSixteens(group.rank, group.size)
+    keys = {"iterations": 4, "source": {"identities": 4, "images": 4}, **training}
+    spec = RunSpec.model_validate(TINY | {"host": name, "training": TINY["training"] | keys} | HOSTS[name])
+    seen, host = Seen(), spec.host.build()
+    labels_N = torch.arange(48) * 5 % 7 - 1
+    soft = Targets(labels_N, 6, 0.8 * torch.eye(6) + 0.2 / 6, labels_N)
+    weighed = Targets(labels_N, 6, weights_N=torch.linspace(0.1, 1, 48))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(session_module, "leave", lambda: None)
+        patched.setattr(loop.GuardedAdam, "step_unless", seen.step(loop.GuardedAdam.step_unless))
+        patched.setattr(loop.LossMeter, "add", seen.add(loop.LossMeter.add))
+        with session_module.Session(spec, folder) as session:
+            torch.manual_seed(0)
+            host.begin(new_network(spec), session)
+            for epoch, targets in enumerate((hard_targets(labels_N), soft, weighed), start=1):
+                features_ND = host.embed(session.images.target, epoch)
+                assert len(features_ND) == len(module._current.share(48))
+                host.fit_epoch(features_ND, targets, epoch)
+    module._current = ALONE
+    state = [x.flatten().double() for x in tensors_in(host.state_dict())]
+    return Trained(seen.gradient, seen.losses, torch.cat(state).numpy())
+
+
+def tensors_in(state: Any) -> list[torch.Tensor]:
+    if isinstance(state, Mapping):
+        return [x for value in state.values() for x in tensors_in(value)]
+    return [state] if isinstance(state, torch.Tensor) else []
+
+
+def every_host(group: Group, folder: Path) -> dict[str, Trained]:
+    ways = {name: (name, {}) for name in HOSTS}
+    ways |= {
+        f"{name} in sets": (name, {"bn_images": 4, "source": None}) for name in ("cluster_contrast", "spcl", "mmt")
+    }
+    return {way: host_trained(group, folder / way, *of) for way, of in ways.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 4])
+def test_every_host_trains_as_in_one_process(hosts_of_one, tmp_path, size):
+    """Networks and memories too: the same on every process, bit by bit."""
+    found = together(size, every_host, tmp_path)
+    for way, expected in hosts_of_one.items():
+        for of_process in found:
+            assert not far_apart(of_process[way], expected), way
+            assert np.array_equal(of_process[way].state, found[0][way].state), way
+
+
+def test_hosts_that_know_nothing_of_processes_are_refused(tiny, monkeypatch):
+    monkeypatch.setattr(ABMTSpec, "takes_part", False)
+    tiny.check_processes(1)
+    with pytest.raises(InputError, match="host abmt trains in one process, not in 2; hosts that do are cluster_con"):
+        tiny.check_processes(2)
+
+
+def test_an_approximate_search_is_refused_before_anything_is_started():
+    spec = RunSpec.model_validate(TINY | {"clusters": TINY["clusters"] | {"search": "approximate"}})
+    spec.check_processes(1)
+    with pytest.raises(InputError, match=r"clusters\.search: approximate is for one process, not for 2"):
+        spec.check_processes(2)
+
+
 def alone(work, *args) -> Any:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -111,6 +198,11 @@ def far_apart(found: Trained, expected: Trained) -> bool:
 @pytest.fixture(scope="module")
 def of_one() -> list[Trained]:
     return alone(every_set)
+
+
+@pytest.fixture(scope="module")
+def hosts_of_one(tmp_path_factory) -> dict[str, Trained]:
+    return alone(every_host, tmp_path_factory.mktemp("alone"))
 
 
 @pytest.mark.slow
@@ -181,6 +273,31 @@ def test_sets_of_a_batch_are_normalised_each_by_itself(layer, images, rng):
     layer.eval()
     with statistics_of(images, layer):
         torch.testing.assert_close(layer(x), type(layer).forward(layer, x))
+
+
+def test_layers_with_an_activation_behind_them_keep_it(rng):
+    layer = pytest.importorskip("timm").layers.BatchNormAct2d(5).train()
+    x = torch.randn(12, 5, 3, 2, generator=rng)
+    expected = torch.cat([copy.deepcopy(layer)(part) for part in x.split(4)])
+    with statistics_of(4, layer):
+        found = layer(x)
+    torch.testing.assert_close(found, expected)
+
+
+def test_layers_that_take_statistics_in_a_way_of_their_own_are_refused():
+    class Own(torch.nn.BatchNorm1d):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    network = torch.nn.Sequential(torch.nn.BatchNorm1d(3), Own(3))
+    with statistics_of(None, network):
+        assert "forward" not in vars(network[0])
+    with (
+        pytest.raises(InputError, match=r"model\.backbone: Own takes statistics of batches"),
+        statistics_of(4, network),
+    ):
+        pass
+    assert "forward" not in vars(network[0])
 
 
 def test_layers_are_as_they_were_afterwards_and_untouched_for_whole_batches():
