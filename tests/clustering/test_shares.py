@@ -135,8 +135,9 @@ def test_features_are_never_gathered():
         # Neighbours of the kept ones: all of one share go to the other process, and half of the other share to this
         # one. With an image two bounds go, and its list and its furthest come back.
         assert sent_by("ring") == (1024 + (number - 1024) // 2) * (row + 2 * 8 + 15 * (8 + 4) + 8)
-        # Sums of each camera and of all go from the first process to the second, and back when they are complete.
-        assert sent_by("in_turn") == 2 * (3 + 1) * row
+        # Sums go from the first process to the second, and back when they are complete: of each camera and of all; of
+        # the kept ones too, which tells the search whether these are nearly alike.
+        assert sent_by("in_turn") == 2 * (3 + 1 + 1) * row
 
 
 def lists_from_bfloat16(group: Group, deciding: tuple[int, ...]) -> list[tuple[np.ndarray, ...]]:
