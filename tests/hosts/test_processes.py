@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from rapids_slr.data.sampler import identity_batches
 from rapids_slr.data.store import ImageStore
 from rapids_slr.errors import InputError
 from rapids_slr.group import ALONE, Group
-from rapids_slr.hosts import abmt, loop
+from rapids_slr.hosts import abmt, cluster_contrast, loop, mmt, spcl
 from rapids_slr.hosts.sections import ABMTSpec
 from rapids_slr.hosts.source import SourceLoss
 from rapids_slr.hosts.targets import Targets, class_centroids, hard_targets
@@ -165,6 +166,29 @@ def test_every_host_trains_as_in_one_process(hosts_of_one, tmp_path, size):
         for of_process in found:
             assert not far_apart(of_process[way], expected), way
             assert np.array_equal(of_process[way].state, found[0][way].state), way
+
+
+def faulty_hosts(group: Group, folder: Path) -> dict[str, Trained]:
+    """Statistics of each process by itself, and gradients that it does not share."""
+    found = {}
+    for of in (cluster_contrast, spcl, mmt):
+        name = of.__name__.rpartition(".")[2]
+        for what, mutant in (
+            ("statistics_of", lambda *_: nullcontext()),
+            ("OnWholeBatch", lambda network, trained=False: OnWholeBatch(network)),
+        ):
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setattr(of, what, mutant)
+                found[f"{name} {what}"] = host_trained(group, folder / f"{name} {what}", name, {})
+    return found
+
+
+@pytest.mark.slow
+def test_faults_of_hosts_would_be_seen(hosts_of_one, tmp_path):
+    found = together(2, faulty_hosts, tmp_path)
+    for way, mutant in found[0].items():
+        same = np.array_equal(mutant.state, found[1][way].state)
+        assert far_apart(mutant, hosts_of_one[way.partition(" ")[0]]) or not same, way
 
 
 def test_hosts_that_know_nothing_of_processes_are_refused(tiny, monkeypatch):
