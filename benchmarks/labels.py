@@ -12,6 +12,8 @@ after every N. `python docs/performance.py` makes the tables and the plot of the
 
 With `--approximate` features lie in a file of which only what is read takes memory, clustered as `clustered_features`
 are, and labels come from one `fit` with an approximate search; memory is that of the whole process.
+
+Where faiss is installed (pip install faiss-cpu), what research code does with its lists is timed as well.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,7 @@ import torch
 from rapids_slr.bench import (
     FEATURES,
     IMAGES,
+    K2,
     LATENT,
     MIN_SAMPLES,
     PAIRS_PER_IMAGE,
@@ -57,6 +61,9 @@ SPARSE_DBSCAN = 30000
 HDBSCAN = 8000
 """Largest N for HDBSCAN on the soft labels of all images, which takes N^3 and more: minutes at 12,936."""
 
+FAISS = "lists by faiss, all distances, scikit-learn DBSCAN"
+EPS = 0.6
+"""Radius of the code that searches with faiss."""
 ROWS = 50_000
 """Rows that are drawn together into a file."""
 NOISE = 0.05
@@ -161,6 +168,9 @@ def other_implementations(samples: int, options: argparse.Namespace, say: Callab
     before, now = models
     sparse = DBSCAN(eps=max(now.eps_, 1e-9), min_samples=MIN_SAMPLES, metric="precomputed")
     methods = {"scikit-learn DBSCAN on the sparse graph": lambda: sparse.fit(now.graph_)}
+    if samples <= DENSE and find_spec("faiss") is not None:
+        features_ND = features_of(options)(samples, options.dim, options.seed, 1)
+        methods[FAISS] = lambda: faiss_labels(features_ND, options.k1, EPS)
     if samples <= HDBSCAN:
         slr = SLR()
         slr.update(before.labels_)
@@ -181,6 +191,45 @@ def other_implementations(samples: int, options: argparse.Namespace, say: Callab
             _, peak_mb = peak_memory(method)
         results[name] = {"seconds": time.perf_counter() - start, "peak_mb": peak_mb}
     return results
+
+
+def faiss_labels(x_ND: np.ndarray, k1: int, eps: float) -> np.ndarray:
+    """Labels as cluster-contrast, SpCL, ICE and PPLR find them: lists by faiss, all Jaccard distances, DBSCAN."""
+    from sklearn.cluster import DBSCAN
+
+    return DBSCAN(eps=eps, min_samples=MIN_SAMPLES, metric="precomputed").fit_predict(faiss_distances(x_ND, k1, K2))
+
+
+def faiss_distances(x_ND: np.ndarray, k1: int, k2: int) -> np.ndarray:
+    """(N, N) float32 Jaccard distances of unit rows; lists are of k1 images, the image itself among them."""
+    import faiss
+
+    N, D = x_ND.shape
+    index = faiss.IndexFlatL2(D)
+    index.add(x_ND)
+    rank_NK = index.search(x_ND, k1)[1]
+
+    def reciprocal(i: int, k: int) -> np.ndarray:
+        forward = rank_NK[i, : k + 1]
+        return forward[(rank_NK[forward, : k + 1] == i).any(axis=1)]
+
+    half_sets = [reciprocal(i, round(k1 / 2)) for i in range(N)]
+    v_NN = np.zeros((N, N), np.float32)
+    for i in range(N):
+        own = reciprocal(i, k1)
+        added = [half_sets[c] for c in own if 3 * np.isin(half_sets[c], own).sum() > 2 * len(half_sets[c])]
+        members = np.unique(np.concatenate([own, *added]))
+        weights = np.exp(2 * (x_ND[members] @ x_ND[i]) - 2)
+        v_NN[i, members] = weights / weights.sum()
+    v_NN = np.stack([v_NN[rank_NK[i, :k2]].mean(axis=0) for i in range(N)])
+    holders = [np.flatnonzero(column) for column in v_NN.T]
+    distance_NN = np.empty((N, N), np.float32)
+    for i in range(N):
+        shared_N = np.zeros(N, np.float32)
+        for c in np.flatnonzero(v_NN[i]):
+            shared_N[holders[c]] += np.minimum(v_NN[i, c], v_NN[holders[c], c])
+        distance_NN[i] = 1 - shared_N / (2 - shared_N)
+    return np.maximum(distance_NN, 0)
 
 
 def measure(samples: int, options: argparse.Namespace) -> dict[str, Any]:

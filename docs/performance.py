@@ -19,9 +19,11 @@ DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "benchmarks" / "results" / "labels-cpu.json"
 START, END = "<!-- written by docs/performance.py -->\n", "<!-- end -->\n"
 
+FAISS = "lists by faiss, all distances, scikit-learn DBSCAN"
 SKLEARN_DBSCAN = "scikit-learn DBSCAN on the sparse graph"
 HDBSCAN = "hdbscan on all soft labels"
 SKLEARN_HDBSCAN = "scikit-learn HDBSCAN on all soft labels"
+COMPARED = ("dense way, s", "dense peak, MB", "faiss and all distances, s", "their peak, MB", "labels")
 DIM = 512
 """Dimensions of the features that the plot and the comparisons show."""
 KINDS = {
@@ -61,6 +63,8 @@ def tables(results: list[Result]) -> str:
         "distances an image": lambda result: result["distances_an_image"],
         "dense way, s": seconds("dense_labels"),
         "dense peak, MB": peak_mb("dense_labels"),
+        "faiss and all distances, s": other(FAISS),
+        "their peak, MB": other(FAISS, "peak_mb"),
         "labels": lambda result: result["equal"] and ("equal" if all(result["equal"].values()) else "differ"),
     }
     steps: dict[str, Callable[[Result], float | str | None]] = {
@@ -81,7 +85,7 @@ def tables(results: list[Result]) -> str:
         "outliers": lambda result: result["outliers"],
         "ARI": lambda result: f"{result['ari']:.4f}",
     }
-    hard = {name: engine[name] for name in engine if name not in ("dense way, s", "dense peak, MB", "labels")}
+    hard = {name: engine[name] for name in engine if name not in COMPARED}
     exact = [result for result in results if result.get("search") != "approximate"]
     wide = [result for result in exact if result["dim"] == DIM]
     text = f"k1 = {results[0]['k1']}; {'; '.join(machines(results))}.\n"

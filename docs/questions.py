@@ -46,11 +46,16 @@ def beyond_people(results: Results) -> Lines:
     return table([{"mAP, points": f"{OURS} − {ABMT}"} | by_section(results, _texts(found))])
 
 
+def _of_the_growth(row: Found) -> bool:
+    """Whether figures are those of features that cluster, with an exact search."""
+    return (row["features"], row["k1"], row["dim"], row.get("search")) == ("clustered", 30, 512, None)
+
+
 def cost(found: Found) -> Lines:
     """Time and memory of refinement beside clustering, by N, and its share of the epochs of the runs."""
     lines: Lines = []
     if SPEED in found:
-        rows = [row for row in found[SPEED] if row["k1"] == 30 and row["features"] == "clustered"]
+        rows = [row for row in found[SPEED] if _of_the_growth(row)]
         lines += table(
             {
                 "N": f"{row['samples']:,}",

@@ -112,12 +112,12 @@ def _features_of_safetensors(path: Path, key: str | None) -> tuple[Any, pd.DataF
         shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
         fitting = [name for name, shape in shapes.items() if len(shape) == 2]
         name = _pick(path, key, shapes, fitting, "a tensor (N, D)", "--key")
-        if tensors.get_slice(name).get_dtype() != "F32" or 0 in shapes[name]:
+        # The format: the length of the header in 8 bytes, the header, and the tensors at offsets from there.
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            offset = 8 + length + json.loads(file.read(length))[name]["data_offsets"][0]
+        if tensors.get_slice(name).get_dtype() != "F32" or 0 in shapes[name] or offset % 4:
             return tensors.get_tensor(name), pd.DataFrame()
-    # The format: the length of the header in 8 bytes, the header, and the tensors at offsets from there.
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        offset = 8 + length + json.loads(file.read(length))[name]["data_offsets"][0]
     return np.memmap(path, np.dtype("<f4"), "r", offset, shapes[name]), pd.DataFrame()
 
 

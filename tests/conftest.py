@@ -12,7 +12,8 @@ from hypothesis import settings
 from rapids_slr.settings.spec import RunSpec
 
 pytest_plugins = "tests.engine.machines"
-settings.register_profile("default", deadline=None)  # the machines that run this are shared
+settings.register_profile("default", deadline=None, derandomize=True)  # shared machines; the same cases every time
+settings.register_profile("thorough", deadline=None, max_examples=2_000)  # other cases every time: before a release
 settings.load_profile("default")
 
 TINY = {

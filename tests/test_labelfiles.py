@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import mmap
 from pathlib import Path
 
@@ -467,3 +468,17 @@ def test_a_list_of_another_length_in_a_later_row_group_is_named(tmp_path, monkey
     pq.write_table(pa.table({"e": [[1.0, 0]] * 5 + [[1.0]]}), tmp_path / "f.parquet", row_group_size=2)
     with pytest.raises(InputError, match=r"f\.parquet: e: .* a list of 1 in row 5 after 2 in row 0"):
         read_features(tmp_path / "f.parquet")
+
+
+def test_a_tensor_between_two_words_is_read(tmp_path, unit_rows):
+    """Writers are free to put one behind an odd number of bytes."""
+    data = b"abc" + unit_rows.tobytes()
+    head = {
+        "a": {"dtype": "U8", "shape": [3], "data_offsets": [0, 3]},
+        "f": {"dtype": "F32", "shape": list(unit_rows.shape), "data_offsets": [3, len(data)]},
+    }
+    text = json.dumps(head).encode()
+    (tmp_path / "f.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
+    x_ND, _ = read_features(tmp_path / "f.safetensors")
+    assert x_ND.flags.aligned
+    assert_array_equal(x_ND, unit_rows)

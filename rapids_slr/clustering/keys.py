@@ -30,7 +30,8 @@ class JaccardDBSCANKeys:
     """lambda of the source term of the distance (ABMT: 0.1), which needs source features; 0 leaves it out."""
     search: Literal["exact", "approximate", "auto"] = "exact"
     """Nearest neighbours: all of them, or for some 100,000 images and more most of them, by pynndescent, on CUDA by
-    cuVS. `auto` takes what should take less time on this machine; on CUDA, and in several processes, `exact`."""
+    cuVS. `auto` takes what should take less time on this machine, on CUDA and in several processes `exact`; another
+    machine may decide otherwise, and find a few other neighbours."""
     solver: Literal["auto", "cuml", "graph"] = "auto"
     """DBSCAN on CUDA: `cuml` on all N x N distances, or own kernels on the `graph`, which `auto` takes: they read only
     the distances below 1. Labels are equal."""

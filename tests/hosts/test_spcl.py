@@ -48,7 +48,7 @@ def test_the_contrast_is_the_unified_one(seed, labels, sources):
     expected = plain.unified_contrast(
         queries.tolist(), memory.tolist(), plain.classes_of(labels, sources), (sources + images_B).tolist(), 0.1
     )
-    assert found.item() == pytest.approx(expected, rel=1e-4)
+    assert found.item() == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
 def test_soft_labels_spread_over_the_clusters_and_single_images_are_sure():
