@@ -26,7 +26,7 @@ from rapids_slr.labelfiles import write_features
 from rapids_slr.reports import maps
 from rapids_slr.settings.spec import RunSpec
 from rapids_slr.settings.specfile import load_spec, spec_differences
-from rapids_slr.sweep import work
+from rapids_slr.sweep import processes, work
 from tests.conftest import TINY
 from tests.test_docs import PAGES, REPOSITORY, blocks
 from tests.test_sweep import AtOnce
@@ -100,7 +100,7 @@ def make_it_quick(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("rapids_slr.profiling.measure.SIDE", {"cpu": 64})
     patch.setattr("rapids_slr.profiling.measure.TRIAD", {"cpu": 2**16})
     patch.setattr(work, "POLL_SECONDS", 0.02)
-    patch.setattr(work, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": AtOnce}))
+    patch.setattr(processes, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": AtOnce}))
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ from rapids_slr.record.folder import RunFolder
 from rapids_slr.reports.style import DARK, LIGHT
 from rapids_slr.settings.spec import RunSpec
 from rapids_slr.settings.specfile import SpecError, dump_yaml, embedded_specs, load_spec
-from rapids_slr.sweep import plan, work
+from rapids_slr.sweep import jobs, plan, processes, work
 from rapids_slr.sweep.folder import SweepFolder
 from rapids_slr.sweep.plan import load_sweep, pretraining_of
 from rapids_slr.sweep.plot import GREY, axis_of, colour_of, difference_parts, differences_in, draw, plot_of
@@ -123,7 +123,7 @@ def here(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
     monkeypatch.setattr(work, "POLL_SECONDS", 0.02)
-    monkeypatch.setattr(work, "commit", lambda: "abc123")
+    monkeypatch.setattr(jobs, "commit", lambda: "abc123")
     (tmp_path / "base.yaml").write_text(dump_yaml(TINY))
     (tmp_path / "sweep.yaml").write_text(SWEEP)
     return tmp_path
@@ -133,7 +133,7 @@ def here(tmp_path, monkeypatch) -> Path:
 def standin(here, monkeypatch) -> tuple[str, str]:
     (here / "standin.py").write_text(STANDIN)
     program = sys.executable, str(here / "standin.py")
-    monkeypatch.setattr(work, "PROGRAM", program)
+    monkeypatch.setattr(processes, "PROGRAM", program)
     return program
 
 
@@ -379,7 +379,7 @@ class AtOnce:
     """In place of subprocess.Popen: runs the command in this process, which is faster than a new one."""
 
     def __init__(self, words, *, stdout, **_):
-        self.returncode = main(words[len(work.PROGRAM) :])
+        self.returncode = main(words[len(processes.PROGRAM) :])
 
     def poll(self) -> int:
         return self.returncode
@@ -391,7 +391,7 @@ def metrics(folder: Path, name: str) -> list[dict]:
 
 
 def test_runs_equal_those_of_train_from_a_pretraining_that_ran_once_a_seed(here, monkeypatch):
-    monkeypatch.setattr(work.subprocess, "Popen", AtOnce)
+    monkeypatch.setattr(processes.subprocess, "Popen", AtOnce)
     (here / "sweep.yaml").write_text(
         "spec: base.yaml\nseeds: [0, 1]\nmethods: {abmt: {refine: none}, slr: {}}\n"
         "set: {pretrain.iterations: 2, training: {epochs: 2, iterations: 2}}\n"
@@ -501,10 +501,8 @@ def in_use(lock: Path) -> bool:
 def test_a_stopped_sweep_goes_on_where_it_was(here, standin, capsys, how):
     """The third run hangs until the sweep is stopped."""
     (here / "hang").write_text("there-shuffled-0")
-    script = (
-        f"import sys; from rapids_slr.cli import main; from rapids_slr.sweep import work; work.PROGRAM = {standin!r}"
-    )
-    script += "; sys.exit(main())"
+    script = "import sys; from rapids_slr.cli import main; from rapids_slr.sweep import processes; "
+    script += f"processes.PROGRAM = {standin!r}; sys.exit(main())"
     words = [sys.executable, "-c", script, "sweep", "sweep.yaml", "--out", "out"]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as sweep:
         while not (here / "waiting").exists():
@@ -603,9 +601,10 @@ def test_a_sweep_may_grow_and_move(here, standin):
 
 def test_jobs_run_at_the_same_time_with_the_threads_divided(here, standin, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS")
-    monkeypatch.setattr(work.torch, "get_num_threads", lambda: 7)
+    monkeypatch.setattr(processes.torch, "get_num_threads", lambda: 7)
     (here / "crowd").write_text("3")
-    results = work.run_sweep(load_sweep("sweep.yaml"), here / "out", jobs=3)
+    sweep = load_sweep("sweep.yaml")
+    results = work.run_sweep(sweep, here / "out", places=processes.Processes(processes.lanes(sweep, 3)))
     assert set(states(results).values()) == {"done"}
     assert {call["OMP_NUM_THREADS"] for call in calls(here)} == {"2"}
     events = [(call["time"], step) for what, step in (("begin", 1), ("end", -1)) for call in calls(here, what)]
@@ -622,14 +621,14 @@ def test_jobs_run_at_the_same_time_with_the_threads_divided(here, standin, monke
     [(None, None, ["0", "1"]), ("3,5", None, ["3", "5"]), (None, 3, ["0", "1", "0"]), (None, 1, ["0"])],
 )
 def test_every_gpu_gets_a_process(here, monkeypatch, named, jobs, gpus):
-    monkeypatch.setattr(work.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(processes.torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if named:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
-    assert [lane.gpu for lane in work.lanes(load_sweep("sweep.yaml", ["device=auto"]), jobs)] == gpus
-    on_cpu = work.lanes(load_sweep("sweep.yaml"), jobs)
+    assert [lane.gpu for lane in processes.lanes(load_sweep("sweep.yaml", ["device=auto"]), jobs)] == gpus
+    on_cpu = processes.lanes(load_sweep("sweep.yaml"), jobs)
     assert [lane.gpu for lane in on_cpu] == [None] * (jobs or 1)
-    assert work.Lane(2, "5").environment()["CUDA_VISIBLE_DEVICES"] == "5"
+    assert processes.Lane(2, "5").environment()["CUDA_VISIBLE_DEVICES"] == "5"
 
 
 def test_missing_data_is_named_before_anything_runs(here, standin):

@@ -88,11 +88,13 @@ def do_runs(plan: Sweep, out: Path | None, resume: bool, jobs: int | None) -> No
     """
     from rapids_slr.files import fresh_folder
     from rapids_slr.sweep.folder import SweepFolder
-    from rapids_slr.sweep.work import check_files, failures, run_sweep
+    from rapids_slr.sweep.jobs import check_files
+    from rapids_slr.sweep.processes import Processes, lanes
+    from rapids_slr.sweep.work import failures, run_sweep
 
-    check_files(plan)  # before a folder is made
+    check_files(plan.runs)  # before a folder is made
     path = out or fresh_folder(plan.name)
-    results = run_sweep(plan, path, resume, jobs)
+    results = run_sweep(plan, path, resume, Processes(lanes(plan, jobs)))
     show(SweepFolder(path), results)
     if fault := failures(results):
         raise fault
@@ -123,8 +125,8 @@ def show(folder: SweepFolder, results: Results) -> None:
 def list_runs(plan: Sweep, path: Path, resume: bool) -> None:
     """What is done and what is left, in order, and what each method changes."""
     from rapids_slr.sweep.folder import SweepFolder
+    from rapids_slr.sweep.jobs import check_files, jobs_of
     from rapids_slr.sweep.plan import in_words
-    from rapids_slr.sweep.work import check_files, jobs_of
 
     folder = SweepFolder(path)
     if resume:
@@ -133,8 +135,8 @@ def list_runs(plan: Sweep, path: Path, resume: bool) -> None:
     for (pair, method), changed in changes.items():
         what = ", ".join(f"{key}: {in_words(value)}" for key, value in changed.items()) or "the base spec"
         print(f"{pair}/{method}  {what}")
-    jobs = jobs_of(plan, folder)
+    jobs = jobs_of(plan.runs, folder)
     print("\n".join(["", *(job.name for job in jobs), ""]))
     left = sum(job.command == "adapt" for job in jobs)
     print(f"{len(plan.runs)} runs, {len(plan.runs) - left} of them done, and {len(jobs) - left} pre-trainings to do")
-    check_files(plan)
+    check_files(plan.runs)
