@@ -13,10 +13,11 @@ import json
 import logging
 import os
 import platform
+import random
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -32,6 +33,8 @@ PATIENCE_SECONDS = 45.0
 """Time without one after which a process of another machine counts as ended."""
 OLD_SECONDS = 3600.0
 """Age of a sign of life that needs no waiting, whatever the clocks of the machines say."""
+TURN_SECONDS = 300.0
+"""Longest time to wait for those who have a folder for a moment."""
 UNKNOWN = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 """What a file system without locks answers."""
 
@@ -83,6 +86,25 @@ def held(folder: Path) -> Iterator[int]:
                 _sign(descriptor, "")
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def in_turn(folder: Path) -> Iterator[int]:
+    """As `held`, after those who have the folder for a moment.
+
+    Raises: InputError if somebody has it for longer.
+    """
+    end = time.monotonic() + TURN_SECONDS
+    with ExitStack() as stack:
+        while True:
+            try:
+                descriptor = stack.enter_context(held(folder))
+                break
+            except InputError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(random.uniform(0.02, 0.1))
+        yield descriptor
 
 
 def _locked(descriptor: int, folder: Path) -> bool:

@@ -17,7 +17,7 @@ import pytest
 
 from rapids_slr import lock, run
 from rapids_slr.errors import InputError
-from rapids_slr.lock import held
+from rapids_slr.lock import held, in_turn
 from rapids_slr.record.folder import RunFolder
 from rapids_slr.session import RunSession, Session
 
@@ -45,6 +45,30 @@ def test_a_folder_is_held_once_and_free_again(tmp_path):
                 pass
             assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
         assert (tmp_path / "lock").read_text() == ""
+
+
+def test_who_waits_for_a_turn_gets_it_or_says_who_has_it(tmp_path, monkeypatch):
+    over = threading.Event()
+
+    def hold() -> None:
+        with held(tmp_path):
+            holding.set()
+            over.wait()
+
+    holding = threading.Event()
+    other = threading.Thread(target=hold)
+    other.start()
+    holding.wait()
+    monkeypatch.setattr(lock, "TURN_SECONDS", 0.2)
+    with pytest.raises(InputError, match=IN_USE), in_turn(tmp_path):
+        pass
+    monkeypatch.setattr(lock, "TURN_SECONDS", 60.0)
+    threading.Timer(0.2, over.set).start()
+    with in_turn(tmp_path):
+        assert over.is_set()
+        with pytest.raises(InputError, match=IN_USE), held(tmp_path):
+            pass
+    other.join()
 
 
 def test_it_is_free_after_an_error(tmp_path):

@@ -14,13 +14,17 @@ import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from rapids_slr import run
@@ -501,9 +505,7 @@ def in_use(lock: Path) -> bool:
 def test_a_stopped_sweep_goes_on_where_it_was(here, standin, capsys, how):
     """The third run hangs until the sweep is stopped."""
     (here / "hang").write_text("there-shuffled-0")
-    script = "import sys; from rapids_slr.cli import main; from rapids_slr.sweep import processes; "
-    script += f"processes.PROGRAM = {standin!r}; sys.exit(main())"
-    words = [sys.executable, "-c", script, "sweep", "sweep.yaml", "--out", "out"]
+    words = [sys.executable, "-c", script_of(standin), "sweep", "sweep.yaml", "--out", "out"]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as sweep:
         while not (here / "waiting").exists():
             assert sweep.poll() is None, sweep.stderr.read()
@@ -652,6 +654,133 @@ def test_a_given_checkpoint_takes_the_place_of_pretraining(here, standin):
     assert len(names(here)) == 10
 
 
+# Parts of an array ----------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(0, 5), max_size=30), st.integers(1, 8))
+def test_parts_are_even_and_split_few_pretrainings(groups, number):
+    runs = [
+        SimpleNamespace(name=f"run {place}", pretraining=SimpleNamespace(name=group) if group else None)
+        for place, group in enumerate(groups)
+    ]
+    parts = [jobs.Part(index, number).of(runs) for index in range(number)]
+    assert sorted(run.name for part in parts for run in part) == sorted(run.name for run in runs)
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert all(part == sorted(part, key=runs.index) for part in parts)
+    makers = [{run.pretraining.name for run in part if run.pretraining} for part in parts]
+    assert sum(map(len, makers)) <= len(set(groups) - {0}) + number - 1
+
+
+SHARED = "spec: base.yaml\nseeds: [0]\nmethods: {abmt: {refine: none}, slr: {}, more: {refine.alpha: 0.9}}\n"
+"""Three runs that share a pre-training."""
+
+
+def script_of(standin: tuple[str, str]) -> str:
+    """A program that is the command line, with the stand-in for what it starts."""
+    lines = "import sys; from rapids_slr.cli import main; from rapids_slr.sweep import jobs, processes, work"
+    lines += f"; processes.PROGRAM = {standin!r}; work.POLL_SECONDS = 0.02; jobs.commit = lambda: 'abc123'"
+    return lines + "; sys.exit(main())"
+
+
+def test_parts_at_the_same_time_leave_what_one_process_leaves(here, standin):
+    (here / "sweep.yaml").write_text(SHARED)
+    command = [sys.executable, "-c", script_of(standin), "sweep", "sweep.yaml", "--out", "out", "--array"]
+    parts = [subprocess.Popen([*command, f"{index}/2"], stdout=subprocess.DEVNULL) for index in range(2)]
+    assert [part.wait() for part in parts] == [0, 0]
+    assert sorted(names(here)) == ["all-abmt-0", "all-more-0", "all-slr-0"]
+    assert len(names(here, "pretrain")) == 1
+    assert main(["sweep", "sweep.yaml", "--out", "one"]) == 0
+    for name in ("results.json", "table.md", "plot.svg", "sweep.yaml", "spec.yaml"):
+        assert (here / "out" / name).read_bytes() == (here / "one" / name).read_bytes(), name
+
+
+def test_a_part_does_its_runs_alone_and_goes_on_by_itself(here, standin, capsys):
+    words = ["sweep", "sweep.yaml", "--out", "out", "--array"]
+    assert main([*words, "1/2", "--dry-run"]) == 0
+    assert capsys.readouterr().out.endswith(
+        "\npre-training for back/shuffled/seed-0\nback/shuffled/seed-0\n"
+        "pre-training for there/abmt/seed-1\nthere/abmt/seed-1\nthere/slr/seed-1\n"
+        "pre-training for back/abmt/seed-1\nback/abmt/seed-1\nback/slr/seed-1\n\n"
+        "5 runs, 0 of them done, and 3 pre-trainings to do\n"
+    )
+    assert main([*words, "1/2"]) == 0
+    assert names(here) == ["back-shuffled-0", "there-abmt-1", "there-slr-1", "back-abmt-1", "back-slr-1"]
+    found = states(json.loads((here / "out/results.json").read_text()))
+    assert [state for state in found.values()] == ["waiting"] * 5 + ["done"] * 5
+    assert "5 of 10 runs are finished" in capsys.readouterr().out
+    assert main(["sweep", "--resume", "--out", "out", "--array", "1/2"]) == 0
+    assert main([*words, "0/2"]) == 0
+    assert len(names(here)) == 10
+    assert main(["sweep", "--table", "--out", "out"]) == 0
+
+
+def test_what_failed_in_one_part_is_known_to_the_others(here, standin, capsys):
+    words = ["sweep", "sweep.yaml", "--set", "pairs.there.training.iterations=13", "--out", "out", "--array"]
+    assert main([*words, "0/2"]) == 1
+    assert (
+        "error:\n3 of 5 runs failed; try them again with --resume\nthere/abmt/seed-0: exit" in capsys.readouterr().err
+    )
+    assert main([*words, "1/2"]) == 1
+    assert (
+        "error:\n2 of 5 runs failed; try them again with --resume\nthere/abmt/seed-1: exit" in capsys.readouterr().err
+    )
+    found = json.loads((here / "out/results.json").read_text())
+    assert all(state == ("failed" if "there" in name else "done") for name, state in states(found).items())
+    assert all("13 iterations bring no luck" in run["fault"] for run in found["runs"] if run["pair"] == "there")
+
+
+@pytest.mark.parametrize("ends", ["makes it", "dies"])
+def test_a_pretraining_is_made_by_one_part_and_the_others_wait(here, standin, capsys, ends):
+    (here / "sweep.yaml").write_text(SHARED)
+    sweep, folder = load_sweep("sweep.yaml"), SweepFolder(here / "out")
+    shared = sweep.runs[0].pretraining
+    turn = folder.of_lock(shared.name)
+    make_folder(turn)
+    folder.write_sweep(sweep)
+    with ThreadPoolExecutor() as pool:
+        with held(turn):
+            part = pool.submit(work.run_sweep, sweep, folder.path, part=jobs.Part(1, 3))
+            err = ""
+            while "another part of the array makes it" not in err:
+                assert not part.done(), part.result()
+                err += capsys.readouterr().err
+                time.sleep(0.02)
+            assert not (here / "calls.jsonl").exists()
+            if ends == "makes it":
+                make_folder(folder.of_pretraining(shared).pretrained_file.parent)
+                folder.of_pretraining(shared).pretrained_file.touch()
+        assert list(states(part.result()).values()) == ["waiting", "done", "waiting"]
+    assert len(names(here, "pretrain")) == (0 if ends == "makes it" else 1)
+
+
+def test_a_part_at_work_keeps_out_itself_and_the_whole_sweep(here, standin):
+    sweep, folder = load_sweep("sweep.yaml", ["seeds=[0]"]), SweepFolder(here / "out")
+    assert not {"waiting"} & {*states(work.run_sweep(sweep, folder.path)).values()}
+    lock = folder.of_lock("part-0-of-2")
+    make_folder(lock)
+    with held(lock):
+        for part in (None, jobs.Part(0, 2)):
+            with pytest.raises(InputError, match=f"part-0-of-2 is in use by process {os.getpid()} on "):
+                work.run_sweep(sweep, folder.path, resume=True, part=part)
+        work.run_sweep(sweep, folder.path, part=jobs.Part(1, 2))
+    work.run_sweep(sweep, folder.path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("part", "option", "words"),
+    [(None, "", ""), (jobs.Part(1, 2), "", " --array 1/2"), (None, "--ray auto", " --ray auto")],
+)
+def test_a_stopped_sweep_says_how_to_go_on_where_it_was(here, standin, capsys, monkeypatch, part, option, words):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(work.Work, "do", stopped)
+    monkeypatch.setattr(processes.Processes, "option", option)
+    with pytest.raises(KeyboardInterrupt):
+        work.run_sweep(load_sweep("sweep.yaml"), Path("out"), part=part)
+    assert capsys.readouterr().err.endswith(f"Go on with: rapids-slr sweep --resume --out out{words}\n")
+
+
 # The command ----------------------------------------------------------------------------------------------------------
 
 
@@ -689,6 +818,18 @@ def test_the_table_is_drawn_again_from_the_results_alone(here, standin, capsys):
         (["sweep", "--out", "gone"], "give a sweep file, or go on with that of gone with --resume"),
         (["sweep", "--out", "gone", "--resume"], "gone holds no sweep (no sweep.yaml)"),
         (["sweep", "--out", "gone", "--table"], "gone holds no results.json; run the sweep first"),
+        (["sweep", "sweep.yaml", "--array", "0/2"], "name the folder of the sweep with --out DIR"),
+        *(
+            (
+                ["sweep", "sweep.yaml", "--out", "out", "--array", text],
+                f"--array: expected I/N with I from 0 to N - 1, such as 0/8, got {text}",
+            )
+            for text in ("2/2", "0/0", "1", "1/2/3", "one/2", "")
+        ),
+        (
+            ["sweep", "sweep.yaml", "--ray", "--jobs", "2"],
+            "--ray does all runs, as many at a time as it has room for; ",
+        ),
         (["sweep", "gone.yaml"], "gone.yaml: no such sweep file; embedded sweeps are "),
     ],
 )

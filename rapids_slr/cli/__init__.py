@@ -7,6 +7,7 @@ messages and progress to stderr.
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import os
 import signal
@@ -71,10 +72,16 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; gives the exit code."""
-    words = [at_home(word) for word in (sys.argv[1:] if argv is None else argv)]
+    words = [at_home(word) for word in valued(sys.argv[1:] if argv is None else argv)]
     debug = "--debug" in words or os.environ.get("RAPIDS_SLR_DEBUG", "0") not in ("", "0")
     with lasting_streams():
         return run_command(words, debug)
+
+
+def valued(words: Sequence[str]) -> list[str]:
+    """Words with the value of an option that stands without one: --ray is a Ray of this machine."""
+    behind = itertools.pairwise([*words, "-"])
+    return ["--ray=local" if word == "--ray" and after.startswith("-") else word for word, after in behind]
 
 
 def at_home(word: str) -> str:

@@ -3,6 +3,7 @@
 sweep.yaml  spec.yaml  results.json  table.md  plot.svg
 runs/<pair>/<method>/seed-<n>/     a run folder, with run.log and starts.jsonl
 pretrained/<digest>/               a run folder that holds a pre-training, shared by all runs that need the same
+lock  locks/                       who works on the sweep; locks of parts of an array, and of what they share
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ class SweepFolder:
     def of_pretraining(self, spec: RunSpec) -> RunFolder:
         return RunFolder(self.path / "pretrained" / spec.name)
 
-    def may_use(self, sweep: Sweep, resume: bool) -> None:
-        """Refuse a folder that holds something else than this sweep.
+    def may_use(self, sweep: Sweep, runs: Sequence[Run], resume: bool) -> None:
+        """Refuse a folder that holds something else than this sweep, of which these runs are to be done.
 
         Raises: InputError. With `resume` the sweep may have got or lost runs; those that are there must be the same.
         """
@@ -69,7 +70,7 @@ class SweepFolder:
                 f"{self.path} holds a sweep.yaml that no sweep has written; name another folder with --out"
             )
         faults = []
-        for run in sweep.runs:
+        for run in runs:
             file = self.of_run(run).spec_file
             differing = spec_differences(load_spec(file, of_run=True), self.linked(run)) if file.exists() else []
             # The shared pre-training lies in this folder, which may have moved since.
@@ -89,6 +90,13 @@ class SweepFolder:
         assert run.spec.pretrain is not None
         return run.spec.model_copy(update={"pretrain": run.spec.pretrain.model_copy(update={"checkpoint": checkpoint})})
 
+    def of_lock(self, name: str) -> Path:
+        """The folder that is locked for a part of an array, or for a pre-training that one of them makes."""
+        return self.path / "locks" / name
+
+    def locks(self) -> list[Path]:
+        return sorted(self.path.glob("locks/*"))
+
     def _texts(self, sweep: Sweep) -> dict[Path, str]:
         return {self.spec_file: dump_yaml(sweep.base), self.sweep_file: sweep.text}
 
@@ -103,6 +111,10 @@ class SweepFolder:
         head = json.dumps({key: value for key, value in results.items() if key != "runs"}, indent=2, allow_nan=False)
         runs = ",\n".join("    " + json.dumps(run, allow_nan=False) for run in results["runs"])
         write_text(self.results_file, head.removesuffix("\n}") + f',\n  "runs": [\n{runs}\n  ]\n}}\n')
+
+    def faults(self) -> dict[str, str]:
+        """Why runs failed, by name, as far as results.json has it."""
+        return faults_in(self.read_results()) if self.results_file.exists() else {}
 
     def read_results(self) -> Results:
         """Raises: InputError if there is no results.json of a sweep."""
@@ -125,6 +137,12 @@ def _says(file: Path, text: str) -> bool:
 def results_of(sweep: Sweep, records: Sequence[dict[str, Any]]) -> Results:
     axes = {name: getattr(sweep, name) for name in ("name", "baseline", "pairs", "methods", "seeds")}
     return {"format": FORMAT, **axes, "base": sweep.base, "runs": list(records)}
+
+
+def faults_in(results: Results) -> dict[str, str]:
+    """Why runs failed, by name."""
+    failed = (run for run in results["runs"] if run["state"] == "failed")
+    return {f"{run['pair']}/{run['method']}/seed-{run['seed']}": run["fault"] for run in failed}
 
 
 def record_of(run: Run, folder: RunFolder, fault: str | None = None) -> dict[str, Any]:

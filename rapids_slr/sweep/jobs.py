@@ -72,6 +72,9 @@ class Started(Protocol):
 class Places(AbstractContextManager["Places"]):
     """Where jobs are done; entered before the first and left after the last of them."""
 
+    option = ""
+    """How the command line asks for it."""
+
     def free(self) -> bool:
         """Whether one more can be started."""
         raise NotImplementedError
@@ -87,6 +90,34 @@ class Places(AbstractContextManager["Places"]):
 
     def __exit__(self, *_: object) -> None:
         pass
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the runs of a sweep, of several that are done by processes of their own."""
+
+    index: int
+    """From 0."""
+    number: int
+
+    @classmethod
+    def read(cls, text: str) -> Part:
+        """Raises: InputError if a text is not I/N with I from 0 to N - 1."""
+        found = re.fullmatch(r"(\d+)/(\d+)", text)
+        if found is None or not int(found[1]) < int(found[2]):
+            raise InputError(f"--array: expected I/N with I from 0 to N - 1, such as 0/8, got {text}")
+        return cls(int(found[1]), int(found[2]))
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.number}"
+
+    def of(self, runs: Sequence[Run]) -> list[Run]:
+        """Its runs: as many as any other part has, or one more. Those that share a pre-training are kept together."""
+        shared = [run.name if run.pretraining is None else run.pretraining.name for run in runs]
+        first = {name: place for place, name in reversed(list(enumerate(shared)))}
+        together = sorted(range(len(runs)), key=lambda place: first[shared[place]])
+        start, end = (len(runs) * edge // self.number for edge in (self.index, self.index + 1))
+        return [runs[place] for place in sorted(together[start:end])]
 
 
 def jobs_of(runs: Sequence[Run], folder: SweepFolder) -> list[Job]:
