@@ -74,6 +74,7 @@ def results_in(folder: Path) -> dict:
     return results | {"runs": runs}
 
 
+@pytest.mark.slow
 def test_results_are_those_without_ray_though_a_worker_is_killed(here, ray, monkeypatch):
     killed: list[int] = []
     run = here / "ray/runs/all/slr/seed-0"

@@ -15,6 +15,25 @@ if TYPE_CHECKING:
     from rapids_slr.sweep.jobs import Part, Places
     from rapids_slr.sweep.plan import Sweep
 
+RayOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="[ADDRESS]",
+        help="Do the runs as tasks of Ray, one a GPU or CPU: of one that is started here, or of ADDRESS (auto, "
+        "HOST:PORT), whose machines share the storage of data and --out.",
+        show_default=False,
+    ),
+]
+ArrayOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="I/N",
+        help="Do part I, from 0, of N parts of the runs, while other processes do the others in the same --out; starts "
+        "the sweep or goes on with it.",
+        show_default=False,
+    ),
+]
+
 
 def sweep(
     file: Annotated[
@@ -44,24 +63,8 @@ def sweep(
             min=1, metavar="N", help="Processes at a time; one a GPU, or one on the CPU, without.", show_default=False
         ),
     ] = None,
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            metavar="[ADDRESS]",
-            help="Do the runs as tasks of Ray, one a GPU or CPU: of one that is started here, or of ADDRESS (auto, "
-            "HOST:PORT), whose machines share the storage of data and --out.",
-            show_default=False,
-        ),
-    ] = None,
-    array: Annotated[
-        str | None,
-        typer.Option(
-            metavar="I/N",
-            help="Do part I, from 0, of N parts of the runs, while other processes do the others in the same --out; "
-            "starts the sweep or goes on with it.",
-            show_default=False,
-        ),
-    ] = None,
+    ray: RayOption = None,
+    array: ArrayOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would run, and check it.")] = False,
     table: Annotated[
         bool, typer.Option("--table", help="Print and draw the results in --out again; nothing is run.")
