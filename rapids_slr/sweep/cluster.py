@@ -153,6 +153,7 @@ def run_here(job: Job, folder: str) -> str | None:
         if not path.exists():
             return f"{path} is not to be seen on {platform.node()}; {SHARED}"
     os.chdir(folder)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # by which Ray stops a task; ignored below some shells
     note_start(job.folder, torch.get_num_threads())
     with written_to(job.log) as start:
         code = main(job.words())
