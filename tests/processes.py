@@ -26,9 +26,7 @@ def together(size: int, work: Callable[..., Any], *args: Any, through: str = "gl
         return [pickle.loads(Path(folder, str(rank)).read_bytes()) for rank in range(size)]
 
 
-def _process(
-    rank: int, size: int, port: int, folder: str, through: str, work: Callable[..., Any], args: tuple
-) -> None:
+def _process(rank: int, size: int, port: int, folder: str, through: str, work: Callable[..., Any], args: tuple) -> None:
     torch.set_num_threads(1)
     if "nccl" in through:
         torch.cuda.set_device(rank)

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 
 class SpCL:
-    """The encoder is trained and evaluated. The memory goes on from epoch to epoch; what is clustered are its rows of the
-    target, renewed by the network or as they are.
+    """The encoder is trained and evaluated. The memory goes on from epoch to epoch; what is clustered are its rows of
+    the target, renewed by the network or as they are.
 
     Every process of a group has the memory whole, and moves it alike.
     """
