@@ -65,6 +65,8 @@ class SpCLSpec(HostSpec):
     """Self-paced contrast."""
     momentum: Fraction = 0.2
     """What an image leaves of its row of the memory, or of its source class."""
+    renew: bool = True
+    """Embed the target anew at every epoch, as where the network moves far in one; the paper clusters the memory."""
     temperature: Positive = 0.05
     """Temperature of the softmax over classes, clusters and images."""
     network = "single"

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 
 class SpCL:
-    """The encoder is trained and evaluated. The memory goes on from epoch to epoch, and is what is clustered.
+    """The encoder is trained and evaluated. The memory goes on from epoch to epoch; what is clustered are its rows of
+    the target, renewed by the network or as they are.
 
     Every process of a group has the memory whole, and moves it alike.
     """
@@ -49,7 +50,8 @@ class SpCL:
         self.encoder, self.session = network, session
 
     def embed(self, images: Images, epoch: int | None = None) -> Tensor:
-        if epoch is not None and self.memory is not None and images is self.session.images.target:
+        of_training = epoch is not None and images is self.session.images.target
+        if of_training and self.memory is not None and not self.spec.renew:
             share = current().share(len(images.store))
             return self.memory.rows_MD[-len(images.store) :][share.start : share.stop].clone()
         return self.session.embed(self.encoder, images, epoch)
@@ -62,6 +64,8 @@ class SpCL:
             if self.memory is None:
                 of_source = () if source is None else (source.centroids(self.embed),)
                 self.memory = Memory(torch.cat([*of_source, current().gather(features_ND)]), self.spec.momentum)
+            elif self.spec.renew:
+                self.memory.load(torch.cat([self.memory.rows_MD[: -len(store)], current().gather(features_ND)]))
             classes = Classes(targets, self.memory.rows_MD)
 
         def draw(labels_N: Tensor, order: torch.Generator) -> Tensor:

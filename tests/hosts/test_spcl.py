@@ -94,11 +94,12 @@ def test_every_identity_and_single_image_comes_once_a_round(labels, images, size
 # An epoch -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("renew", [False, True])
 @pytest.mark.parametrize("with_source", [False, True])
-def test_two_epochs_are_the_plain_loop(tmp_path, with_source):
+def test_two_epochs_are_the_plain_loop(tmp_path, with_source, renew):
     training = TINY["training"] | {"iterations": 3, "lr": 1e-3, "decay": "none"}
     training["source"] = {"identities": 3, "images": 2, "ce_weight": 0.5} if with_source else None
-    host = {"name": "spcl", "momentum": 0.3, "temperature": 0.1}
+    host = {"name": "spcl", "momentum": 0.3, "temperature": 0.1, "renew": renew}
     spec = RunSpec.model_validate(TINY | {"host": host, "training": training})
     torch.manual_seed(0)
     network = Single(spec.model)
@@ -124,6 +125,8 @@ def test_two_epochs_are_the_plain_loop(tmp_path, with_source):
     theirs.train()
     for epoch in (1, 2):
         classes = plain.classes_of(labels[epoch - 1], sources)
+        if renew:  # by the network as the host has it; that it is theirs, the losses show
+            memory = memory[:sources] + clustered[epoch - 1].tolist()
         torch.testing.assert_close(clustered[epoch - 1], torch.tensor(memory[sources:]), rtol=1e-3, atol=1e-3)
         optimizer = torch.optim.Adam(theirs.parameters(), 1e-3, weight_decay=5e-4)
         losses = {"contrast": [], "source_contrast": []}
@@ -154,8 +157,8 @@ def test_two_epochs_are_the_plain_loop(tmp_path, with_source):
         assert found[epoch - 1] == pytest.approx(expected, rel=1e-3)
 
 
-def test_the_memory_is_clustered_and_the_network_evaluated(tmp_path):
-    spec = RunSpec.model_validate(TINY | {"host": "spcl"})
+def test_the_memory_is_clustered_where_it_is_not_renewed_and_the_network_evaluated(tmp_path):
+    spec = RunSpec.model_validate(TINY | {"host": {"name": "spcl", "renew": False}})
     torch.manual_seed(0)
     host = spec.host.build()
     with Session(spec, tmp_path / "out") as session:
@@ -169,3 +172,19 @@ def test_the_memory_is_clustered_and_the_network_evaluated(tmp_path):
         assert not torch.allclose(rows, plainly, atol=1e-2)
         torch.testing.assert_close(rows.norm(dim=1), torch.ones(48))
         assert host.embed(session.images.source, 2).shape == (48, 8)  # by the network, whatever the epoch
+
+
+def test_a_memory_that_is_renewed_holds_what_the_network_makes_of_the_target(tmp_path):
+    spec = RunSpec.model_validate(TINY | {"host": "spcl"})
+    torch.manual_seed(0)
+    host, targets = spec.host.build(), hard_targets(torch.arange(48) % 4 - 1)
+    with Session(spec, tmp_path / "out") as session:
+        host.begin(Single(spec.model), session)
+        target = session.images.target
+        host.fit_epoch(host.embed(target, 1), targets, 1)
+        moved, plainly = host.state_dict()["memory"][-48:].clone(), host.embed(target)
+        assert torch.equal(host.embed(target, 2), plainly)
+        assert not torch.allclose(moved, plainly, atol=1e-2)
+        host.memory.follow = lambda *_: None
+        host.fit_epoch(plainly, targets, 2)
+        torch.testing.assert_close(host.state_dict()["memory"][-48:], plainly)
