@@ -3,7 +3,8 @@
     python examples/timm_finetuning.py [--no-slr] [--epochs 6] [--seed 0]
 
 Every epoch a classifier begins as the means of the clusters, and is trained with the network by cross entropy. The
-three lines that use rapids_slr are marked.
+three lines that use rapids_slr are marked. Mean ARI of the last labels over seeds 10 to 15, on a CPU: 0.917 with SLR,
+0.869 without. The settings were picked on seed 0.
 """
 
 import torch
