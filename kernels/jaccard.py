@@ -6,11 +6,14 @@ import numpy as np
 from numba import cuda
 
 from rapids_slr.engine.arrays import Array, array_module
-from rapids_slr.kernels.runtime import cpu, gpu, in_parallel, on_gpu, shared
+from rapids_slr.kernels.runtime import cpu, cpu_part, gpu, in_parallel, on_gpu, shared
 from rapids_slr.kernels.shared_columns import pairs_sharing_columns
 
 ZERO = 1e-6  # distances below are 0: equal rows whose sums were rounded
 ROUNDING = 1e-6  # of sums, by which a bound on distances is taken too wide rather than too narrow
+LATER = 0.75  # of the sum that a pair has to have: columns that weigh so much are looked at for few pairs alone
+SAMPLE_PLACES = 2**22  # for what some rows find among all others, before it is known how much that is
+WORTH = 32  # entries of columns, for each of a row, that have to be saved by it
 UNIT = 2.0**-40  # of weights in whole numbers on CUDA: float32 above 2^-17 are whole multiples, others off by 2^-41
 
 
@@ -71,56 +74,112 @@ def _fill(start, stop, indptr, indices, values, place, column_indptr, rows, colu
             shared_N[out_indices[e]] = 0
 
 
+@cpu_part()
+def _left_for_later(i, indptr, indices, values, length_L, bucket_C, least, worth, later_C, weight_B):
+    """Which columns of a row need not be looked through for the pairs whose sum of lesser weights is `least` or more.
+
+    Those that most rows have, as many as weigh LATER of `least` in sum: a pair that shares these alone has less.
+    later_C, which holds zeros, gets their weights. None is left where looking through them is as soon done.
+
+    Args:
+        length_L: of the row's columns, how much there is to look through.
+        bucket_C: logarithms of the numbers of rows that columns have, whole numbers.
+        worth: how much looking through, for each column of the row, has to be saved by it.
+        weight_B: space for the weights of each of these.
+    Returns: the sum of the weights that were left.
+    """
+    weight_B[:] = 0
+    for e in range(indptr[i], indptr[i + 1]):
+        weight_B[bucket_C[indices[e]]] += values[e]
+    bucket, room = weight_B.size - 1, LATER * least
+    while bucket > 0 and weight_B[bucket] <= room:  # columns of these lengths all
+        room -= weight_B[bucket]
+        bucket -= 1
+    left, saved = 0.0, 0
+    for e in range(indptr[i], indptr[i + 1]):
+        c = indices[e]
+        if bucket_C[c] > bucket or (bucket_C[c] == bucket and values[e] <= room):
+            if bucket_C[c] == bucket:
+                room -= values[e]
+            later_C[c] = values[e]
+            left += values[e]
+            saved += length_L[e - indptr[i]]
+    if saved < worth * (indptr[i + 1] - indptr[i]):
+        for e in range(indptr[i], indptr[i + 1]):
+            later_C[indices[e]] = 0
+        left = 0.0
+    return left
+
+
+@cpu_part()
+def _of_later(j, indptr, indices, values, later_C):
+    """The sum of lesser weights over the columns that were left for later."""
+    common = 0.0
+    for e in range(indptr[j], indptr[j + 1]):
+        common += min(later_C[indices[e]], values[e])
+    return common
+
+
 @cpu("void(int64, int64, int32[::1], int64[::1], int32[::1], float32[::1], int64[::1], int64[::1], int32[::1],"
-     " float32[::1], boolean, float64, int64[::1], int64, int32[::1], float32[::1], int64[::1],"
+     " float32[::1], uint8[::1], boolean, float64, int64, int64[::1], int64, int32[::1], float32[::1],"
      " int64[::1])")  # fmt: skip
-def _within(start, stop, row_R, indptr, indices, values, place, column_indptr, rows, column_values, both, least,
-            slot_R, room, out_indices, distances, found_R, met_R):  # fmt: skip
+def _within(start, stop, row_R, indptr, indices, values, place, column_indptr, rows, column_values, bucket_C,
+            both, least, worth, slot_R, room, out_indices, distances, found_R):  # fmt: skip
     """Pairs of rows row_R whose sum of lesser weights is `least` or more, at slot_R on, up to `room` of a row.
 
     both: with all other rows; else with later ones alone.
-    found_R, met_R: how many there are, and how many share a column at all.
+    found_R: how many there are.
     """
     N = indptr.size - 1
-    shared_N, touched_N = np.zeros(N), np.empty(N, np.int32)
+    shared_N, touched_N, later_C, weight_B = np.zeros(N), np.empty(N, np.int32), np.zeros(N), np.empty(64)
+    longest = 0
+    for r in range(start, stop):
+        longest = max(longest, indptr[row_R[r] + 1] - indptr[row_R[r]])
+    begin_L, length_L = np.empty(longest, np.int64), np.empty(longest, np.int64)
     for r in range(start, stop):
         i, found, met, work = row_R[r], 0, 0, 0
         for e in range(indptr[i], indptr[i + 1]):
-            work += column_indptr[indices[e] + 1] - (column_indptr[indices[e]] if both else place[e] + 1)
+            begin = column_indptr[indices[e]] if both else place[e] + 1
+            begin_L[e - indptr[i]], length_L[e - indptr[i]] = begin, column_indptr[indices[e] + 1] - begin
+        left = _left_for_later(i, indptr, indices, values, length_L, bucket_C, least, worth, later_C, weight_B)
+        for e in range(indptr[i], indptr[i + 1]):
+            if later_C[indices[e]] == 0:
+                work += length_L[e - indptr[i]]
         # A row that meets many others is looked through from end to end; of one that meets few, these are listed.
         first = 0 if both else i + 1
         listed = 4 * work < N - first
         for e in range(indptr[i], indptr[i + 1]):
-            value = values[e]
-            begin = column_indptr[indices[e]] if both else place[e] + 1
+            if later_C[indices[e]] > 0:
+                continue
+            value, begin = values[e], begin_L[e - indptr[i]]
+            end = begin + length_L[e - indptr[i]]
             if listed:
-                for q in range(begin, column_indptr[indices[e] + 1]):
+                for q in range(begin, end):
                     j = rows[q]
                     if shared_N[j] == 0:
                         touched_N[met] = j
                         met += 1
                     shared_N[j] += min(value, column_values[q])
             else:
-                for q in range(begin, column_indptr[indices[e] + 1]):
+                for q in range(begin, end):
                     shared_N[rows[q]] += min(value, column_values[q])
-        if both and not listed:
+        if both:
             shared_N[i] = 0
-        looked_at = met if listed else N - first
-        for t in range(looked_at):
+        for t in range(met if listed else N - first):
             j = touched_N[t] if listed else first + t
             common = shared_N[j]
             shared_N[j] = 0
-            if both and j == i:  # listed, as all that it meets
-                met -= 1
-            elif common > 0:
-                if not listed:
-                    met += 1
-                if common >= least:
-                    if found < room:
-                        out_indices[slot_R[r] + found] = j
-                        distances[slot_R[r] + found] = _distance(common)
-                    found += 1
-        found_R[r], met_R[r] = found, met
+            if common > 0 and left > 0 and common + left >= least:
+                common += _of_later(j, indptr, indices, values, later_C)
+            if common > 0 and common >= least:
+                if found < room:
+                    out_indices[slot_R[r] + found] = j
+                    distances[slot_R[r] + found] = _distance(common)
+                found += 1
+        if left > 0:
+            for e in range(indptr[i], indptr[i + 1]):
+                later_C[indices[e]] = 0
+        found_R[r] = found
 
 
 @cpu("void(int64, int64, int64[::1], int64, int64[::1], int32[::1], float32[::1], int32[::1], float32[::1])")
@@ -210,26 +269,27 @@ def _upper_pairs_cpu(
 
 def _pairs_within_cpu(
     matrix: tuple[np.ndarray, ...], row_R: np.ndarray, both: bool, least: float, room: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """CSR of what `_within` finds, columns in any order, and how many pairs share a column.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """CSR of what `_within` finds, columns in any order.
 
     Args:
         matrix: as `_transposed_cpu` gives it.
         room: places for what a row finds; where it is too little, the row is gone through once more.
     """
-    R, found_R, met_R = row_R.size, np.empty(row_R.size, np.int64), np.empty(row_R.size, np.int64)
+    R, found_R = row_R.size, np.empty(row_R.size, np.int64)
     slots, slot_distances = np.empty(R * room, np.int32), np.empty(R * room, np.float32)
-    in_parallel(_within, R, row_R, *matrix, both, least, np.arange(R) * room, room, slots, slot_distances,
-                found_R, met_R, smallest=256)  # fmt: skip
+    bucket_C = np.log2(np.diff(matrix[4]) + 1).astype(np.uint8)
+    in_parallel(_within, R, row_R, *matrix, bucket_C, both, least, WORTH, np.arange(R) * room, room, slots,
+                slot_distances, found_R, smallest=16 if both else 256)  # fmt: skip
     out_indptr = np.zeros(R + 1, np.int64)
     np.cumsum(found_R, out=out_indptr[1:])
     out_indices, distances = np.empty(out_indptr[-1], np.int32), np.empty(out_indptr[-1], np.float32)
     in_parallel(_compact, R, found_R, room, out_indptr, slots, slot_distances, out_indices, distances, smallest=4096)
     over = np.flatnonzero(found_R > room)
     if over.size:
-        in_parallel(_within, over.size, row_R[over], *matrix, both, least, out_indptr[over], np.iinfo(np.int64).max,
-                    out_indices, distances, found_R[over], met_R[over], smallest=64)  # fmt: skip
-    return out_indptr, out_indices, distances, int(met_R.sum())
+        in_parallel(_within, over.size, row_R[over], *matrix, bucket_C, both, least, WORTH, out_indptr[over],
+                    np.iinfo(np.int64).max, out_indices, distances, found_R[over], smallest=64)  # fmt: skip
+    return out_indptr, out_indices, distances
 
 
 def both_triangles_cpu(
@@ -267,38 +327,39 @@ def least_common(bound: float) -> float:
 
 def upper_within_cpu(
     indptr: np.ndarray, indices: np.ndarray, weights: np.ndarray, bound: float, room: int, row_R: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """What `jaccard_within` finds of some rows and later ones: rows of CSR, columns in any order; how many meet."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What `jaccard_within` finds of some rows and later ones: rows of CSR, columns in any order."""
     matrix = _transposed_cpu(indptr, indices, weights)
     return _pairs_within_cpu(matrix, row_R, False, least_common(bound), room)
 
 
 def jaccard_within(
     indptr: Array, indices: Array, weights: Array, bound: float, room: int = 32
-) -> tuple[tuple[Array, Array, Array], int]:
+) -> tuple[Array, Array, Array]:
     """`jaccard_distances` of the pairs at most `bound` apart, and perhaps of a few that are hardly further.
 
-    Sums are those of `jaccard_distances`, added in the same order, so distances are equal bit by bit; what is left out
-    is never stored.
+    Sums are those of `jaccard_distances`, so distances are equal bit by bit: on the CPU float64 holds sums up to 1 of
+    float32 above 2^-29 as they are, whatever their order. What is left out is never stored, and columns that most
+    rows share, of a network that finds all images alike for one, are not looked through for pairs (prefix filtering:
+    Bayardo et al., Scaling Up All Pairs Similarity Search, WWW 2007, with sums of lesser weights in place of products).
 
     Args:
         bound: below 1.
         room: pairs of a row i < j that are expected; of rows with more it is found twice.
-    Returns: CSR as of `jaccard_distances`, and how many pairs i < j are nearer than 1.
+    Returns: CSR as of `jaccard_distances`.
     """
     if on_gpu(indptr):
-        graph, met = _pairs_cuda(indptr, indices, weights, least_common(bound))
-        return graph, int(met) // 2
+        return _pairs_cuda(indptr, indices, weights, least_common(bound))[0]
     every = np.arange(indptr.size - 1, dtype=np.int32)
-    *upper, met = upper_within_cpu(indptr, indices, weights, bound, room, every)
-    return both_triangles_cpu(*upper), met
+    return both_triangles_cpu(*upper_within_cpu(indptr, indices, weights, bound, room, every))
 
 
 def jaccard_of_rows(indptr: Array, indices: Array, weights: Array, row_R: Array) -> tuple[Array, Array, Array]:
     """`jaccard_distances` of some rows and all others: a row for each of row_R, int32, columns in any order."""
     if on_gpu(indptr):
         return _pairs_cuda(indptr, indices, weights, row_R=row_R)[0]
-    return _pairs_within_cpu(_transposed_cpu(indptr, indices, weights), row_R, True, 0.0, 0)[:3]
+    room = min(indptr.size - 1, SAMPLE_PLACES // max(row_R.size, 1))
+    return _pairs_within_cpu(_transposed_cpu(indptr, indices, weights), row_R, True, 0.0, room)
 
 
 def jaccard_of_first(indptr: Array, indices: Array, weights: Array, rows: int) -> tuple[Array, Array, Array]:

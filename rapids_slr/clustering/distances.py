@@ -59,7 +59,8 @@ class Distances:
         """
         self.rows, self.reach_N, self.weight, self.count_N, self.group = rows, reach_N, weight, count_N, group
         self.met = 0
-        """Pairs i < j nearer than 1, once a graph has been made."""
+        """Pairs i < j nearer than 1, once a graph has been made: as many as a sample of the images says, unless all
+        are there."""
         self._graph: Graph | None = None
         self._bound = -1.0
 
@@ -67,7 +68,7 @@ class Distances:
     def given(cls, graph: Graph) -> Distances:
         """Distances that are there already, all of them."""
         distances = cls((graph.indptr, graph.indices, graph.distances))
-        distances._keep(graph, graph.indices.size // 2, np.inf)
+        distances._keep(graph, np.inf)
         return distances
 
     @property
@@ -87,6 +88,8 @@ class Distances:
     def within(self, bound: float) -> Graph:
         """All pairs at most `bound` apart, and perhaps others."""
         if bound > self._bound:
+            if self.met == 0 and bound < np.inf:
+                self._sample()
             self._make(bound)
         return self.graph
 
@@ -118,25 +121,31 @@ class Distances:
         distances = self._graph.distances
         return int(((distances > 0) & (distances <= np.float32(self._bound))).sum()) >= 2 * count
 
-    @step("Jaccard graph")
     def _sampled(self, count: int) -> Callable[[float], float]:
         """From a number of times `count` to a bound within which a sample of the images has that many pairs."""
+        distances = self._sample()
+        xp, above_E = array_module(distances), distances[distances > 0]
+        expected = 2 * count * min(self.N, SAMPLE) / self.N  # a pair of two images of the sample is seen twice
+
+        def bound_of(more: float) -> float:
+            rank = int(more * (expected + 2 * expected**0.5)) + 1
+            return float(xp.partition(above_E, rank)[rank]) if rank < above_E.size else np.inf
+
+        return bound_of
+
+    @step("Jaccard graph")
+    def _sample(self) -> Array:
+        """Distances of some images to all others that they are nearer to than 1."""
         xp, N = array_module(self.rows[0]), self.N
         S = min(N, SAMPLE)
         row_S = xp.sort(xp.asarray(np.random.default_rng(0).choice(N, S, replace=False))).astype(xp.int32)
         indptr, indices, distances = jaccard_of_rows(*self.rows, row_S)
+        self.met = round(indices.size * N / max(S, 1) / 2)
         if self.reach_N is not None:
             share_N = (self.weight * self.reach_N).astype(np.float32)
             image_E = row_S[row_of_entry(indptr, indices.size)]
             distances = np.float32(1 - self.weight) * distances + share_N[image_E] + share_N[indices]
-        sorted_E = xp.sort(distances[distances > 0])
-        expected = 2 * count * S / N  # a pair of two images of the sample is seen twice
-
-        def bound_of(more: float) -> float:
-            rank = int(more * (expected + 2 * expected**0.5)) + 1
-            return float(sorted_E[rank]) if rank < sorted_E.size else np.inf
-
-        return bound_of
+        return distances
 
     @step("Jaccard graph")
     @memory_advice("Jaccard graph", ADVICE)
@@ -148,13 +157,13 @@ class Distances:
         """
         bound_J = bound / (1 - self.weight)
         if bound_J >= 1:
-            self._keep(self._complete(*self._all()), None, np.inf)
+            self._keep(self._complete(*self._all()), np.inf)
             return
         if self.group.size > 1:
-            found, met = _found_together_cpu(self.rows, bound_J, room, self.group)
+            found = _found_together_cpu(self.rows, bound_J, room, self.group)
         else:
-            found, met = jaccard_within(*self.rows, bound_J, room)
-        self._keep(self._complete(*found), met, bound)
+            found = jaccard_within(*self.rows, bound_J, room)
+        self._keep(self._complete(*found), bound)
 
     def _all(self) -> tuple[Array, Array, Array]:
         return jaccard_distances(*self.rows)
@@ -163,18 +172,19 @@ class Distances:
         graph = Graph(indptr, indices, distances, count_N=self.count_N)
         return graph if self.reach_N is None else add_source_term(graph, self.reach_N, self.weight)
 
-    def _keep(self, graph: Graph, met: int | None, bound: float) -> None:
+    def _keep(self, graph: Graph, bound: float) -> None:
         self._graph, self._bound = graph, bound
-        self.met = graph.indices.size // 2 if met is None else met
+        if bound == np.inf:
+            self.met = graph.indices.size // 2
 
 
 def _found_together_cpu(
     rows: tuple[np.ndarray, np.ndarray, np.ndarray], bound: float, room: int, group: Group
-) -> tuple[tuple[np.ndarray, ...], int]:
+) -> tuple[np.ndarray, ...]:
     """`jaccard_within`, whose rows are dealt out in turn: early ones have more later ones to meet."""
     N = rows[0].size - 1
-    indptr, indices, distances, met = upper_within_cpu(*rows, bound, room, group.dealt(N))
+    indptr, indices, distances = upper_within_cpu(*rows, bound, room, group.dealt(N))
     length_N, indices, distances = (group.gather(x) for x in (np.diff(indptr), indices, distances))
     place_N = np.concatenate([group.dealt(N, rank) for rank in range(group.size)]).argsort()
     upper, entry_E = take_rows(np.concatenate([np.zeros(1, np.int64), np.cumsum(length_N)]), place_N)
-    return both_triangles_cpu(upper, indices[entry_E], distances[entry_E]), group.total(met)
+    return both_triangles_cpu(upper, indices[entry_E], distances[entry_E])
