@@ -44,6 +44,8 @@ class TaskSpec(Section):
     """The key of `scores` that says how good an epoch is."""
     on_screen: ClassVar[tuple[str, ...]]
     """The keys that an epoch's line on the screen has."""
+    report: ClassVar[str] = ""
+    """The module that makes what a report shows of the task (`reports.pictures.TaskReport`); none without one."""
 
     @classmethod
     def shown(cls) -> list[Column]:

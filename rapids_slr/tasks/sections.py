@@ -23,6 +23,7 @@ class ReIDSpec(TaskSpec):
     )
     headline = "mAP"
     on_screen = ("mAP", "rank1")
+    report = "rapids_slr.reports.retrieval"
 
     def build(self) -> Task:
         from rapids_slr.tasks.reid import ReID
