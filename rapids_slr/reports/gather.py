@@ -73,7 +73,7 @@ class Run:
     @property
     def headline(self) -> str:
         """Key of the score by which networks are compared."""
-        return self.spec.task.headline
+        return self.spec.task.headline_in((*self.start.values(), *self.epochs))
 
     @property
     def untested(self) -> bool:

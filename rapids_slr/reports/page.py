@@ -86,7 +86,7 @@ def tiles(run: Run) -> Iterable[Html]:
         key, name = column.key, column.name.capitalize() if column.name.islower() else column.name  # mAP stays mAP
         gain = (
             f"{100 * (last[key] - before[key]):+.1f} points on direct_bn"
-            if key in last and before
+            if key in last and before and key in before
             else "no score before it"
         )
         yield tile(f"{name}, last epoch" if run.finished else f"{name} so far", score(last.get(key)), gain)

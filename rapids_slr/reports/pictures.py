@@ -191,7 +191,7 @@ class TaskReport(Protocol):
 
 def report_of(task: TaskSpec) -> TaskReport | None:
     """What reports show of a task; None where it asks for nothing."""
-    return importlib.import_module(task.report) if task.report else None  # type: ignore[return-value]
+    return importlib.import_module(task.report) if task.report else None
 
 
 def draw_pictures(trained: Trained | None, domain: Domain, labels: EpochLabels | None, maker: Maker) -> Pictures:

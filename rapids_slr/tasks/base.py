@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from rapids_slr.record.columns import Column
@@ -10,6 +10,7 @@ from rapids_slr.settings.base import Section
 
 # A spec is read without torch.
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from rapids_slr.data.images import Images, Role, RunImages
@@ -42,6 +43,10 @@ class TaskSpec(Section):
     """The columns that an evaluation gives, fractions, in the order of screen and summary."""
     headline: ClassVar[str]
     """The key of `scores` that says how good an epoch is."""
+    otherwise: ClassVar[str] = ""
+    """The key that takes its place where images do not tell it; nothing where they always do."""
+    tests: ClassVar[str] = "labelled images"
+    """What images would test a network, in words."""
     on_screen: ClassVar[tuple[str, ...]]
     """The keys that an epoch's line on the screen has."""
     report: ClassVar[str] = ""
@@ -51,6 +56,21 @@ class TaskSpec(Section):
     def shown(cls) -> list[Column]:
         """The scores that tables of several runs have."""
         return [column for column in cls.scores if column.group == "scores"]
+
+    @classmethod
+    def headline_in(cls, rows: Iterable[Mapping[str, float]]) -> str:
+        """The key of the score by which the networks of these rows are compared."""
+        told = {key for row in rows for key in row}
+        return cls.otherwise if cls.headline not in told and cls.otherwise in told else cls.headline
+
+    def score_labels(self, labels_N: np.ndarray, identities_N: np.ndarray) -> dict[str, float]:
+        """What an epoch's labels are worth for the task, beside ARI, NMI and purity, as fractions.
+
+        Args:
+            labels_N: (N,) integers, -1 = outlier: refined ones, or clusters, whose columns begin with `raw_`.
+            identities_N: (N,) integers, all of them known.
+        """
+        return {}
 
     def build(self) -> Task:
         raise NotImplementedError
