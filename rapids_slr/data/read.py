@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from rapids_slr.data.classes import is_split_by_class, scan_classes
 from rapids_slr.data.domain import Domain, Split, answerable, make_split, open_image
 from rapids_slr.data.drawn.appearance import APPEARANCES, alter
 from rapids_slr.data.drawn.omniglot import scan_omniglot
@@ -18,6 +19,7 @@ from rapids_slr.data.drawn.synth import synth_domain
 from rapids_slr.data.faults import Fault, faults_error
 from rapids_slr.data.files import Files, is_image, leads_outside, natural_order, open_files, writable
 from rapids_slr.data.layouts import (
+    CLASSES,
     DISTRACTOR,
     JUNK,
     LARGEST_NUMBER,
@@ -71,7 +73,9 @@ def scan_domain(spec: DomainSpec) -> Domain:
     elif spec.layout == "table" or (spec.layout == "auto" and is_table(spec.path)):
         domain = scan_table(Path(spec.path))
     else:
-        domain = _scan_files(open_files(spec.path), spec.layout)
+        files = open_files(spec.path)
+        by_class = spec.layout == CLASSES or (spec.layout == "auto" and is_split_by_class(files))
+        domain = scan_classes(files) if by_class else _scan_files(files, spec.layout)
     if spec.appearance is not None:
         look, stored = APPEARANCES[spec.appearance], domain.opener
         domain = replace(domain, opener=lambda name: alter(stored(name), name, look))

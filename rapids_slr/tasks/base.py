@@ -45,6 +45,8 @@ class TaskSpec(Section):
     """The key of `scores` that says how good an epoch is."""
     otherwise: ClassVar[str] = ""
     """The key that takes its place where images do not tell it; nothing where they always do."""
+    by_name: ClassVar[bool] = False
+    """Whether identities of the same name are the same in all domains of a run."""
     tests: ClassVar[str] = "labelled images"
     """What images would test a network, in words."""
     on_screen: ClassVar[tuple[str, ...]]
