@@ -52,6 +52,10 @@ class RunImages:
         """How the run wants its networks scored."""
         return self._spec.evaluation
 
+    @property
+    def has_source(self) -> bool:
+        return bool(self._spec.data.sources)
+
     @cached_property
     def source(self) -> Images:
         """The labelled source, its training split; of several sources all images, one source after the other."""

@@ -56,7 +56,7 @@ def nearest_classes(features_ND: Tensor, class_N: Tensor, asked_QD: Tensor, k: i
 
 @torch.no_grad()
 def linear_classes(features_ND: Tensor, class_N: Tensor, asked_QD: Tensor, penalty: float = PENALTY) -> Tensor:
-    """The class by a ridge classifier: least squares to +1 for the class of an image and -1 for others, with an intercept.
+    """The class by a ridge classifier: least squares to +1 for the class of an image, -1 for others, and an intercept.
 
     In closed form and in float64, so that it depends on nothing but the features; scikit-learn's RidgeClassifier.
 
