@@ -75,6 +75,7 @@ class ClassificationSpec(TaskSpec):
     tests = "two or more known classes"
     by_name = True
     on_screen = ("source_classifier", "knn", "matched")
+    report = "rapids_slr.reports.classes"
 
     def score_labels(self, labels_N: np.ndarray, identities_N: np.ndarray) -> dict[str, float]:
         from rapids_slr.evaluation import matched_accuracy
