@@ -306,7 +306,7 @@ def warn_of_collapse(session: Session, epoch: int, clusters_N: Tensor, refined_N
     """Say when labels look wrong in a way that training will not mend."""
     sizes = torch.bincount(clusters_N[clusters_N >= 0].long())
     refined_clusters, wanted = count_clusters(refined_N), session.spec.training.identities
-    if len(sizes) and int(sizes.max()) > len(clusters_N) / 10:
+    if len(sizes) and int(sizes.max()) > session.spec.task.largest * len(clusters_N):
         session.warn(
             f"epoch {epoch}: one of {len(sizes)} clusters holds {int(sizes.max())} of {len(clusters_N)} images; "
             "if there are more identities than that, lower clusters.pairs_per_image"

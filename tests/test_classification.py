@@ -236,6 +236,26 @@ def test_domains_without_a_class_in_common_are_no_closed_set(spec, data, tmp_pat
     assert "source and target have no class in common by its name" in said
 
 
+@pytest.mark.parametrize("task", ["classification", "reid"])
+def test_one_class_alone_tells_nothing_of_a_network(spec, data, tmp_path, task):
+    table = "path,identity\n" + "".join(f"{n}.png,owl\n" for n in range(8))
+    shutil.copytree(data / "target/train/owl", tmp_path / "set")
+    (tmp_path / "set/table.csv").write_text(table)
+    sections = {"data": {"source": None, "target": {"path": str(tmp_path / "set"), "layout": "table"}}}
+    alone = changed(spec, task=task, **sections, pretrain=None, training={"epochs": 1, "source": None})
+    with Session(alone, tmp_path / "out") as session:
+        assert alone.task.build().test_images(session.images) == 0
+    assert "two or more known classes" in run.nothing_to_evaluate(spec)
+
+
+def test_a_cluster_of_a_tenth_is_no_collapse_where_there_are_few_classes(spec, tmp_path, capsys):
+    labels = torch.tensor([0] * 4 + [1] * 4 + [2] * 4)
+    for task, warned in (("classification", 0), ("reid", 1)):
+        with Session(changed(spec, task=task, training={"identities": 3}), tmp_path / task) as session:
+            run.warn_of_collapse(session, 1, labels, labels)
+        assert capsys.readouterr().err.count("one of 3 clusters holds 4 of 12 images") == warned
+
+
 def test_classes_have_no_gallery_to_rank_again(spec, tmp_path):
     with pytest.raises(InputError, match=r"evaluation\.rerank is for task: reid"):
         run.train(changed(spec, evaluation={"rerank": True}), tmp_path / "run")

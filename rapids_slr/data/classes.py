@@ -33,7 +33,8 @@ def scan_classes(files: Files) -> Domain:
     """
     places = places_of(files)
     faults: list[Fault] = []
-    found = [_images_of(files, place, faults) for place in places if place is not None]
+    there = [place for place in places if place is not None]
+    found = [_images_of(files, place, faults) for place in there]
     classes = natural_order({name for images in found for name in images})
     number = {name: place for place, name in enumerate(classes, 1)}
     splits = [
@@ -43,7 +44,9 @@ def scan_classes(files: Files) -> Domain:
         faults.append(Fault(_where(files, places.train), _why_not(list(found[0]))))
     test = splits[1] if len(splits) > 1 else make_split([])
     used = {*splits[0].names, *test.names}
+    of_classes = tuple(_below(place, name) + "/" for place, images in zip(there, found, strict=True) for name in images)
     rest = [name for name in files.under("") if name not in used]
+    others = [name for name in rest if not is_image(name) and name.startswith(of_classes)]
     return Domain(
         files.path.name if files.path.is_dir() else files.path.stem,
         CLASSES,
@@ -52,7 +55,7 @@ def scan_classes(files: Files) -> Domain:
         test,
         faults=[*files.faults, *faults],
         unused=[
-            *not_images([name for name in rest if not is_image(name)]),
+            *not_images(others, " in folders of classes"),
             *outside_of([name for name in rest if is_image(name)], "classes"),
         ],
         opener=lambda name: open_image(files, name),
@@ -88,13 +91,17 @@ def _images_of(files: Files, place: str, faults: list[Fault]) -> dict[str, list[
     """The images of every class of a folder; one without any is a fault."""
     found = {}
     for name in files.folders(place):
-        folder = f"{place}/{name}" if place else name
+        folder = _below(place, name)
         images = [image for image in files.under(folder) if is_image(image)]
         if images:
             found[name] = images
         else:
             faults.append(Fault(_where(files, folder), "this folder of a class holds no image; add some, or remove it"))
     return found
+
+
+def _below(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
 
 
 def _where(files: Files, folder: str) -> str:

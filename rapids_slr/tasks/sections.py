@@ -74,6 +74,7 @@ class ClassificationSpec(TaskSpec):
     otherwise = "knn"
     tests = "two or more known classes"
     by_name = True
+    largest = 0.5  # there may be two classes
     on_screen = ("source_classifier", "knn", "matched")
     report = "rapids_slr.reports.classes"
 

@@ -59,9 +59,11 @@ def test_training_and_test_number_their_classes_together(tmp_path, stored, layou
 
 
 def test_val_beside_test_and_files_outside_of_classes_are_said(tmp_path):
-    folder = make_files(tmp_path / "set", (*SPLIT, "val/owl/1.png", "train/loose.png"), **{"readme.md": "x"})
+    folder = make_files(
+        tmp_path / "set", (*SPLIT, "val/owl/1.png", "train/loose.png"), **{"readme.md": "x", "train/owl/notes.md": "x"}
+    )
     assert domain_of(folder).unused == [
-        "1 file with names that are not those of images: 1 .md, the first readme.md",
+        "1 file in folders of classes with names that are not those of images: 1 .md, the first train/owl/notes.md",
         "2 images outside of the folders of the classes: 1 train, 1 val/owl",
     ]
 
