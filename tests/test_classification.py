@@ -26,6 +26,7 @@ from rapids_slr.settings.spec import DomainSpec, FeatureSpec, RunSpec
 from rapids_slr.settings.specfile import dump_spec
 from rapids_slr.sweep.table import headline_of, rows_of
 from tests.conftest import TINY
+from tests.data.handmade import make_files
 from tests.reference.classes import dealt_out, matched, nearest_class
 from tests.reports.conftest import Page
 from tests.test_run import assert_same_run, changed, metrics_without_times
@@ -234,6 +235,15 @@ def test_domains_without_a_class_in_common_are_no_closed_set(spec, data, tmp_pat
         assert task.test(session.images).by_source is None
     said = " ".join(capsys.readouterr().err.split())
     assert "source and target have no class in common by its name" in said
+
+
+def test_a_query_without_an_answer_is_an_image_like_others(tmp_path):
+    names = [f"{place}/{name}.png" for place in ("bounding_box_train", "query", "bounding_box_test") for name in
+             ("0001_c1s1_000001_00", "0002_c1s1_000001_00")]  # fmt: skip
+    one = DomainSpec(path=str(make_files(tmp_path / "set", names)))
+    assert len(read_domain(one, asks=False).query) == 2
+    with pytest.raises(InputError, match="query without a match"):
+        read_domain(one)
 
 
 @pytest.mark.parametrize("task", ["classification", "reid"])

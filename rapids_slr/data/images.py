@@ -96,7 +96,7 @@ class RunImages:
             yield augment(images.store.batch(indices_B), spec.augment, spec.data, draw)
 
     def _domain(self, spec: DomainSpec, role: str) -> Domain:
-        domain = read_domain(spec, on_error=self._spec.data.on_error)
+        domain = read_domain(spec, self._spec.data.on_error, self._spec.task.asks)
         for line in domain.unused:
             self.warn(f"{role}, not used: {line}")
         return domain

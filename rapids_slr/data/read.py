@@ -37,14 +37,15 @@ from rapids_slr.settings.spec import DomainSpec
 log = logging.getLogger(__name__)
 
 
-def read_domain(spec: DomainSpec, on_error: Literal["stop", "skip"] = "stop") -> Domain:
+def read_domain(spec: DomainSpec, on_error: Literal["stop", "skip"] = "stop", asks: bool = True) -> Domain:
     """The domain that a spec describes; no pixel is decoded yet.
 
     Args:
         on_error: "stop" raises on any fault, "skip" leaves the faulty images out and logs how many.
+        asks: whether queries without an answer are faults.
     Raises: InputError that names every fault; with "skip" only if the training split is left empty.
     """
-    domain = scan_domain(spec)
+    domain = scan_domain(spec, asks)
     if domain.faults and (on_error == "stop" or not len(domain.train)):
         raise faults_error(
             domain.name,
@@ -58,7 +59,7 @@ def read_domain(spec: DomainSpec, on_error: Literal["stop", "skip"] = "stop") ->
     return domain
 
 
-def scan_domain(spec: DomainSpec) -> Domain:
+def scan_domain(spec: DomainSpec, asks: bool = True) -> Domain:
     """As read_domain, but every fault of the data ends in `.faults` and none is raised; splits may be empty.
 
     Raises: InputError if the path does not exist or is no archive.
@@ -79,7 +80,7 @@ def scan_domain(spec: DomainSpec) -> Domain:
     if spec.appearance is not None:
         look, stored = APPEARANCES[spec.appearance], domain.opener
         domain = replace(domain, opener=lambda name: alter(stored(name), name, look))
-    return _without_hopeless_queries(domain)
+    return _without_hopeless_queries(domain) if asks else domain
 
 
 def _scan_files(files: Files, wanted: str) -> Domain:

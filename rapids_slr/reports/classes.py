@@ -120,7 +120,7 @@ def confusion_figure(run: Run, prefix: str) -> Html:
     axes = Axes(
         "Confusion matrix",
         "classes",
-        "refined clusters, each with the class it has most of; apart at the right: left out",
+        "refined clusters by their main class; at the right, apart: left out",
         names if len(names) <= NAMED else (),
         counted=False,
     )

@@ -285,11 +285,12 @@ def matrix(drawn: Matrix, axes: Axes = PROJECTION) -> Html:
                 el("text", f"{x:,.0f}", x=left + x * across / drawn.pooled, y=top + high + 16, text_anchor="middle")
             )
     parts.append(el("text", axes.rows, x=4, y=18, class_="name"))
-    # Below the squares, from where they end, or from the left where it is longer than they are wide.
-    at_end = axes.counted
-    below = {"x": left + wide, "text_anchor": "end"} if at_end else {"x": 4, "text_anchor": "start"}
-    parts.append(el("text", axes.columns, y=top + high + (36 if at_end else 20), class_="name", **below))
-    label = f"{axes.what}, {P * drawn.pooled} by {K * drawn.pooled} {'clusters' if at_end else 'rows and columns'}"
+    if axes.counted:
+        below, label = (left + wide, 36, "end"), f"{axes.what}, {P * drawn.pooled} by {K * drawn.pooled} clusters"
+    else:  # from the left, as the words may be longer than the squares are wide
+        below, label = (4, 20, "start"), axes.what
+    x, down_to, anchor = below
+    parts.append(el("text", axes.columns, x=x, y=top + high + down_to, text_anchor=anchor, class_="name"))
     return svg(left + side + 16, top + high + 46, f"{label}; {drawn.summary}", parts, "square")
 
 

@@ -131,7 +131,7 @@ def take_pictures(path: Path, spec: RunSpec, labels: EpochLabels | None) -> Pict
         trained = load_trained(path) if RunFolder(path).pretrained_file.exists() else None
         if trained is not None:
             trained.network.place(device)
-        domain = read_domain(spec.data.target, on_error=spec.data.on_error)
+        domain = read_domain(spec.data.target, spec.data.on_error, spec.task.asks)
         return draw_pictures(trained, domain, labels, Maker(spec, device, progress))
 
 

@@ -47,6 +47,8 @@ class TaskSpec(Section):
     """The key that takes its place where images do not tell it; nothing where they always do."""
     by_name: ClassVar[bool] = False
     """Whether identities of the same name are the same in all domains of a run."""
+    asks: ClassVar[bool] = False
+    """Whether queries ask for images of another camera; those that nothing answers are faults of the data then."""
     largest: ClassVar[float] = 0.1
     """Part of the images that may be of one identity; a run warns of a larger cluster."""
     tests: ClassVar[str] = "labelled images"

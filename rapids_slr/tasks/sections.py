@@ -25,6 +25,7 @@ class ReIDSpec(TaskSpec):
         Column("reranked_rank1", "rank-1 re-ranked", "%", "", "more"),
     )
     headline = "mAP"
+    asks = True
     tests = "query and gallery"
     on_screen = ("mAP", "rank1")
     report = "rapids_slr.reports.retrieval"
