@@ -138,7 +138,7 @@ def _test_of_target(images: RunImages) -> Test:
     source = _classes_of(images.source_domain, [images.source])
     # Classes alone that are asked about: those of the test images, or without any those of the training images.
     asked = next((x for x in (_labelled(domain, parts, source) for parts in (tests, [train])) if _any_known(x)), None)
-    _say_of_source(images, source, {**dict.fromkeys(own), **dict.fromkeys(_classes_of(domain, tests))}, asked is None)
+    _say_of_source(images, source, own or _classes_of(domain, tests), asked is None)
     if asked is None or len(source) < 2:
         return Test(question)
     return Test(question, Question(_labelled(images.source_domain, [images.source], source), asked))
@@ -197,7 +197,7 @@ def _say_of_tests(images: RunImages, domain: Domain, tests: Sequence[Images], ow
         )
 
 
-def _say_of_source(images: RunImages, source: Mapping[str, int], target: Mapping[str, object], apart: bool) -> None:
+def _say_of_source(images: RunImages, source: Mapping[str, int], target: Mapping[str, int], apart: bool) -> None:
     lacking = [name for name in target if name not in source]
     if apart and target:
         images.warn(
