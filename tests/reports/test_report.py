@@ -459,11 +459,7 @@ def test_a_thousand_images_stay_below_15_megabytes(tmp_path, finished):
     from rapids_slr.reports import pictures
 
     largest = len(picture(np.random.default_rng(0).integers(0, 256, (3, 256, 128), np.uint8)))
-    most = (
-        pictures.CLUSTERS * pictures.OF_CLUSTER
-        + 3 * 3 * pictures.CHANGED * pictures.OF_CHANGE
-        + QUERIES * (1 + TOP)
-    )
+    most = pictures.CLUSTERS * pictures.OF_CLUSTER + 3 * 3 * pictures.CHANGED * pictures.OF_CHANGE + QUERIES * (1 + TOP)
     assert most * (largest + 300) < 13_000_000
     assert (write_report([finished], tmp_path / "report.html")).stat().st_size < 1_000_000
 
