@@ -9,7 +9,7 @@ import importlib.metadata
 from pathlib import Path
 
 NAVIGATION = {
-    "Start": ["README </README>", "first-steps", "choosing", "commands", "run-spec", "datasets"],
+    "Start": ["README </README>", "first-steps", "choosing", "commands", "run-spec", "datasets", "classification"],
     "Guides": ["library", "peers", "reports", "search", "profiling", "gpu", "gpu-runs", "container", "processes"],
     "The method": ["method", "hosts", "paper", "results", "adaptation", "questions", "performance", "faults"],
     "Contributing": ["architecture", "adding", "add-a-kernel", "/CONTRIBUTING", "/CHANGELOG"],

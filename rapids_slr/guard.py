@@ -103,7 +103,8 @@ class Guard:
         if self._spec.data.source is None or not self._task.test_images(self._images, "source"):
             return {}
         found = self._task.evaluate(embed, self._images, "source")
-        return {"source": found[self._spec.task.headline]} if self._spec.task.headline in found else {}
+        headline = self._spec.task.headline_in([found])
+        return {"source": found[headline]} if headline in found else {}
 
     def picks(self, epoch: int, scores: Mapping[str, float]) -> bool:
         """Whether the spec wants a network picked, and this one scores as well as the best before it, or nearly so.

@@ -43,7 +43,6 @@ from rapids_slr.session import RunSession, Session
 from rapids_slr.settings.spec import RunSpec
 from rapids_slr.state import Adaptation, check_images
 
-NOTHING_TO_EVALUATE = "the target has no images that test a network (query and gallery), so nothing to evaluate on"
 IDLE, IDLE_EPOCHS = 0.03, 3
 """Part of its chance value within which a loss term counts as idle, and epochs that it takes to say so."""
 
@@ -96,7 +95,7 @@ def evaluate(spec: RunSpec, out: Path | None = None, checkpoint: Path | None = N
     with RunSession(spec, out, resume=True) as session:
         network, task = load_trained(checkpoint or session.folder.path).network.place(session.device), spec.task.build()
         if not task.test_images(session.images):
-            raise InputError(f"{NOTHING_TO_EVALUATE}; give one that does with --set data.target.path=...")
+            raise InputError(f"{nothing_to_evaluate(spec)}; give one that does with --set data.target.path=...")
         scores = task.evaluate(lambda images: session.embed(network, images), session.images)
         session.folder.write_json(session.folder.path / "evaluation.json", scores)
         session.log.scores("evaluation", scores)
@@ -115,7 +114,11 @@ def read_images(session: RunSession, now: Adaptation) -> None:
     if now.guard is not None:
         now.guard.read()
     if not now.task.test_images(session.images):
-        session.progress.say(f"{NOTHING_TO_EVALUATE}: the run leaves figures that need no labels")
+        session.progress.say(f"{nothing_to_evaluate(spec)}: the run leaves figures that need no labels")
+
+
+def nothing_to_evaluate(spec: RunSpec) -> str:
+    return f"the target has no images that test a network ({spec.task.tests}), so nothing to evaluate on"
 
 
 # Pre-training ---------------------------------------------------------------------------------------------------------
@@ -303,7 +306,7 @@ def warn_of_collapse(session: Session, epoch: int, clusters_N: Tensor, refined_N
     """Say when labels look wrong in a way that training will not mend."""
     sizes = torch.bincount(clusters_N[clusters_N >= 0].long())
     refined_clusters, wanted = count_clusters(refined_N), session.spec.training.identities
-    if len(sizes) and int(sizes.max()) > len(clusters_N) / 10:
+    if len(sizes) and int(sizes.max()) > session.spec.task.largest * len(clusters_N):
         session.warn(
             f"epoch {epoch}: one of {len(sizes)} clusters holds {int(sizes.max())} of {len(clusters_N)} images; "
             "if there are more identities than that, lower clusters.pairs_per_image"
@@ -340,7 +343,8 @@ def record(session: RunSession, now: Adaptation, epoch: int, made: Epoch, second
     split, folder = session.images.target.split, session.folder
     # int32 in checkpoints, as in label tables.
     clusters_N, refined_N = made.clusters.labels_N.int(), made.refined.hard.int()
-    labels = epoch_row(clusters_N, refined_N, now.clusters_N, now.refined_N, made.refined, split.identities)
+    before, score = (now.clusters_N, now.refined_N), session.spec.task.score_labels
+    labels = epoch_row(clusters_N, refined_N, *before, made.refined, split.identities, score)
     # `now` still holds the epoch before, with which this one was refined; it moves on below.
     table = label_table(split, now.remembered_N, clusters_N, refined_N, made.refined)
     row = {"epoch": epoch, **made.scores, **labels, **cluster_means(table), **prefixed("loss", made.losses)}
@@ -372,7 +376,7 @@ def summarise(session: RunSession, now: Adaptation) -> None:
     names the one of them that the run ends with."""
     # From the file: a resumed run has its first epochs nowhere else.
     spec, rows = session.spec, session.folder.rows(session.folder.metrics_file)
-    best, last = best_row(rows, spec.task.headline), rows[-1]
+    best, last = best_row(rows, spec.task.headline_in(rows)), rows[-1]
     ends = {"last": last} if best is None else {"last": last, "best": best}
     keys = [column.key for column in spec.task.scores]
     scores = {name: {key: row[key] for key in keys if key in row} for name, row in ends.items()}

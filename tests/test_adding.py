@@ -136,7 +136,7 @@ def test_a_spec_knows_their_keys_and_their_faults(added, zoo, capsys):
     said = capsys.readouterr().err
     assert "clusters.leest: unknown key; did you mean clusters.least?" in said
     assert "host.centre_weight: should be greater than or equal to 0, got -1" in said
-    assert "task: should be 'reid' or 'spread', got sprede" in said
+    assert "task: should be 'reid', 'classification' or 'spread', got sprede" in said
     assert "model.backbone: should be 'resnet50', " in said
 
 

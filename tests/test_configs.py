@@ -13,6 +13,7 @@ from rapids_slr.refinement.sections import SLRSpec
 from rapids_slr.run import train
 from rapids_slr.settings.spec import DomainSpec
 from rapids_slr.settings.specfile import embedded_specs, load_spec, spec_differences
+from rapids_slr.sweep.plan import load_sweep
 
 REPOSITORY = Path(__file__).parents[1]
 CONFIGS = REPOSITORY / "configs"
@@ -87,3 +88,10 @@ def test_the_pages_name_every_layout_path_spec_and_sweep():
         assert f"`{transfer}-ibn`" in paper
     sweeps = {file.stem for file in (CONFIGS / "sweeps").glob("paper-*.yaml")}
     assert set(re.findall(r"sweep `(paper-[\w-]+)`", paper)) == sweeps
+
+
+def test_the_sweep_of_classification_runs_the_two_specs():
+    for run in load_sweep("classification").runs:
+        alone = load_spec({"digits": "digits", "shops": "groceries"}[run.pair])
+        differing = set(spec_differences(run.spec, alone)) - ({"seed"} if run.seed else set())
+        assert differing == ({"name", "refine"} if run.method == "none" else {"name"})

@@ -88,6 +88,7 @@ def data_check(
     from rapids_slr.data.advice import advice
     from rapids_slr.data.check import check_domain
     from rapids_slr.data.domain import summarise
+    from rapids_slr.data.layouts import CLASSES
     from rapids_slr.data.read import scan_domain
     from rapids_slr.progress import Progress
 
@@ -101,7 +102,11 @@ def data_check(
         print_table(name, summarise(domain))
         if len(domain.train) and not domain.is_labelled:
             print(f"{name}: no identity is known, so it serves as a target and not as a source")
-        if not domain.is_tested and not name.startswith("source"):
+        if domain.layout == CLASSES and not len(domain.gallery):
+            print(
+                f"{name}: no test images; task: classification divides the training images of a target for its scores"
+            )
+        elif not domain.is_tested and domain.layout != CLASSES and not name.startswith("source"):
             print(f"{name}: no query and gallery images, so there is nothing to evaluate on")
         if len(domain.train) and not name.startswith("source"):
             print(f"{name}, {advice(domain)}")

@@ -121,7 +121,7 @@ def evaluate(
         typer.Option(metavar="FILE", help="Take the network of this file, such as the run's checkpoints/picked.pt."),
     ] = None,
 ) -> None:
-    """Evaluate the network of a run folder on the target's test split. Prints mAP and CMC as JSON fractions.
+    """Evaluate the network of a run folder on the target's test split. Prints its scores as JSON fractions.
 
     Without SPEC, the spec of the run folder is taken.
     """

@@ -13,7 +13,7 @@ import numpy as np
 from rapids_slr.data.decode import decode_or_fault
 from rapids_slr.data.domain import Domain, Split
 from rapids_slr.data.faults import Fault, dark_images
-from rapids_slr.data.layouts import DISTRACTOR
+from rapids_slr.data.layouts import CLASSES, DISTRACTOR
 from rapids_slr.data.read import scan_domain
 from rapids_slr.data.store import cores
 from rapids_slr.settings.spec import DomainSpec, StoredSpec
@@ -43,8 +43,8 @@ def check_domain(
 
 
 def _shared_identities(domain: Domain) -> list[Fault]:
-    # A table says itself who is in which split: in studies of animals the same ones often are.
-    if not domain.numbered_together or domain.layout == "table":
+    # A table says itself who is in which split: in studies of animals the same ones often are. Classes always are.
+    if not domain.numbered_together or domain.layout in ("table", CLASSES):
         return []
 
     def people(split: Split) -> np.ndarray:
@@ -64,7 +64,7 @@ def _duplicates(domain: Domain) -> list[Fault]:
     for split in (domain.train, domain.query, domain.gallery):
         faults += _same_names(split.names, lambda name: str(PurePosixPath(name).with_suffix("")))
     file_of = {PurePosixPath(name).name.casefold(): name for name in domain.train.names}
-    if domain.numbered_together and domain.layout not in ("synth", "table"):
+    if domain.numbered_together and domain.layout not in ("synth", "table", CLASSES):
         for name in dict.fromkeys((*domain.query.names, *domain.gallery.names)):
             if (twin := file_of.get(PurePosixPath(name).name.casefold())) is not None:
                 faults.append(Fault(name, f"an image of the same name is in training: {twin}"))

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from rapids_slr.data.faults import Fault
-from rapids_slr.data.files import Files
-from rapids_slr.data.layouts import DISTRACTOR, JUNK, SPLITS, SplitName
+from rapids_slr.data.files import Files, natural_order
+from rapids_slr.data.layouts import CLASSES, DISTRACTOR, JUNK, SPLITS, SplitName
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,18 @@ class Domain:
     opener: Callable[[str], Image.Image] = field(repr=False, kw_only=True)
     numbered_together: bool = field(default=True, kw_only=True)
     """The same number in train and test is the same person."""
+    classes: tuple[str, ...] = field(default=(), kw_only=True)
+    """Names of the identities from 1 on; without them an identity is called by its number."""
     threads: int | None = field(default=None, kw_only=True)
     """Threads that open images soonest, where it is known; None takes one a core."""
 
     def open(self, name: str) -> Image.Image:
         """An image of any mode, as stored; may be called from several threads at once."""
         return self.opener(name)
+
+    def name_of(self, identity: int) -> str:
+        """What an identity above 0 is called; the same in two domains of classes is the same class."""
+        return self.classes[identity - 1] if self.classes else str(identity)
 
     @property
     def is_labelled(self) -> bool:
@@ -73,22 +79,37 @@ class Domain:
         return {"train": self.train, "query": self.query, "gallery": self.gallery}[name]
 
 
-def joined(domains: Sequence[Domain]) -> Domain:
+def joined(domains: Sequence[Domain], by_name: bool = False) -> Domain:
     """Several domains as one, which share neither identities nor cameras: both are numbered anew, one domain after the
-    other. Names begin with the place of their domain in the list, from 1."""
+    other. Names begin with the place of their domain in the list, from 1.
+
+    Args:
+        by_name: identities of the same name are the same, in order of their names.
+    """
     parts: dict[SplitName, list[Split]] = {name: [] for name in SPLITS}
-    people = places = 0
-    for number, domain in enumerate(domains, 1):
+    known = [_known(domain) for domain in domains]
+    names = [
+        {
+            int(identity): domain.name_of(int(identity)) if by_name else f"{number}/{domain.name_of(int(identity))}"
+            for identity in identities
+        }
+        for number, (domain, identities) in enumerate(zip(domains, known, strict=True), 1)
+    ]
+    every = list(dict.fromkeys(name for own in names for name in own.values()))
+    every = natural_order(every) if by_name else every
+    place = {name: number for number, name in enumerate(every, 1)}
+    places = 0
+    for number, (domain, own, numbers) in enumerate(zip(domains, names, known, strict=True), 1):
         splits = {name: domain.split(name) for name in SPLITS}
-        known = np.unique(np.concatenate([split.identities for split in splits.values()]))
-        known = known[known > DISTRACTOR]  # nobody in particular stays so
+        anew = np.array([place[name] for name in own.values()], np.int32)
         seen = np.unique(np.concatenate([split.cameras for split in splits.values()]))
         for name, split in splits.items():
-            person = np.searchsorted(known, split.identities) + 1 + people
-            identities = np.where(split.identities > DISTRACTOR, person, split.identities).astype(np.int32)
+            identities = split.identities.copy()
+            someone = split.identities > DISTRACTOR  # nobody in particular stays so
+            identities[someone] = anew[np.searchsorted(numbers, split.identities[someone])]
             cameras = (np.searchsorted(seen, split.cameras) + 1 + places).astype(np.int32)
             parts[name].append(Split(tuple(f"{number}/{own}" for own in split.names), identities, cameras))
-        people, places = people + len(known), places + len(seen)
+        places += len(seen)
 
     def opener(name: str) -> Image.Image:
         number, _, own = name.partition("/")
@@ -102,8 +123,15 @@ def joined(domains: Sequence[Domain]) -> Domain:
         gallery=_beside(parts["gallery"]),
         opener=opener,
         numbered_together=all(domain.numbered_together for domain in domains),
+        classes=tuple(every),
         threads=domains[0].threads if len({domain.threads for domain in domains}) == 1 else None,
     )
+
+
+def _known(domain: Domain) -> np.ndarray:
+    """Identities above 0 of any split, ascending."""
+    known = np.unique(np.concatenate([domain.split(name).identities for name in SPLITS]))
+    return known[known > DISTRACTOR]
 
 
 def _beside(splits: Sequence[Split]) -> Split:
@@ -147,4 +175,6 @@ def summarise(domain: Domain) -> list[dict[str, object]]:
             "junk": int((split.identities == JUNK).sum()),
         }
 
+    if domain.layout == CLASSES:  # whose test images nothing asks for
+        return [row("train"), row("gallery") | {"split": "test"}]
     return [row(name) for name in SPLITS]

@@ -29,8 +29,8 @@ class Files(Protocol):
     path: Path
     faults: list[Fault]
 
-    def folders(self) -> list[str]:
-        """Folders at the top, in natural order."""
+    def folders(self, inside: str = "") -> list[str]:
+        """Names of the folders in a folder ("" is the top), in natural order."""
 
     def is_folder(self, name: str) -> bool: ...
 
@@ -64,8 +64,8 @@ class FolderFiles:
         self._stored: dict[str, str] = {}
         """Parts of names as the file system has them, where these are no UTF-8."""
 
-    def folders(self) -> list[str]:
-        names = [self.name_of(entry.name) for entry in os.scandir(self.path) if entry.is_dir()]
+    def folders(self, inside: str = "") -> list[str]:
+        names = [self.name_of(entry.name) for entry in os.scandir(self.at(inside)) if entry.is_dir()]
         return natural_order(name for name in names if not hidden(name))
 
     def is_folder(self, name: str) -> bool:
@@ -143,8 +143,10 @@ class ZipFiles:
         elif not hidden(name):
             self._entries[name] = entry
 
-    def folders(self) -> list[str]:
-        return natural_order(name for name in self._folders if "/" not in name and not hidden(name))
+    def folders(self, inside: str = "") -> list[str]:
+        start = f"{inside}/" if inside else ""
+        names = (name.removeprefix(start) for name in self._folders if name.startswith(start))
+        return natural_order(name for name in names if "/" not in name and not hidden(name))
 
     def is_folder(self, name: str) -> bool:
         return name in self._folders

@@ -45,12 +45,16 @@ class RunImages:
     """
 
     def __init__(self, spec: RunSpec, device: torch.device, bar: Bar, warn: Callable[[str], None]) -> None:
-        self._spec, self._device, self._bar, self._warn = spec, device, bar, warn
+        self._spec, self._device, self._bar, self.warn = spec, device, bar, warn
 
     @property
     def evaluation(self) -> EvaluationSpec:
         """How the run wants its networks scored."""
         return self._spec.evaluation
+
+    @property
+    def has_source(self) -> bool:
+        return bool(self._spec.data.sources)
 
     @cached_property
     def source(self) -> Images:
@@ -65,7 +69,7 @@ class RunImages:
         for domain in domains:
             if not domain.is_labelled:
                 raise InputError(f"data.source: {domain.name} tells no identity of its images; give a labelled source")
-        return domains[0] if len(domains) == 1 else joined(domains)
+        return domains[0] if len(domains) == 1 else joined(domains, self._spec.task.by_name)
 
     @cached_property
     def target(self) -> Images:
@@ -92,9 +96,9 @@ class RunImages:
             yield augment(images.store.batch(indices_B), spec.augment, spec.data, draw)
 
     def _domain(self, spec: DomainSpec, role: str) -> Domain:
-        domain = read_domain(spec, on_error=self._spec.data.on_error)
+        domain = read_domain(spec, self._spec.data.on_error, self._spec.task.asks)
         for line in domain.unused:
-            self._warn(f"{role}, not used: {line}")
+            self.warn(f"{role}, not used: {line}")
         return domain
 
     def _load(self, domain: Domain, split_name: SplitName, role: str) -> Images:
@@ -102,7 +106,7 @@ class RunImages:
         with self._bar(f"reading {role} {split_name}", len(split)) as report:
             store, kept = load_images(domain, split, self._spec.data, self._device, progress=report)
         if len(kept) < len(split):
-            self._warn(
+            self.warn(
                 f"{role} {split_name}: {len(split) - len(kept)} of {len(split)} images could not be read; left out"
             )
         return Images(kept, store)

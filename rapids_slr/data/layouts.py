@@ -114,8 +114,10 @@ LAYOUTS = (MARKET1501, DUKEMTMC, PERSONX, MSMT17_V1, MSMT17_V2, VERI)
 """Every layout; two of one name are versions of it."""
 OMNIGLOT = ("omniglot-background", "omniglot-evaluation")
 """Parts of torchvision's data set, which has no splits of its own."""
-FREE = ("images", "table")
-"""Layouts without a naming rule: any images, and a table that says what is on them."""
+CLASSES = "classes"
+"""Layout of folders a class."""
+FREE = (CLASSES, "images", "table")
+"""Layouts without a naming rule: folders a class, any images, and a table that says what is on them."""
 
 
 def layout_names() -> list[str]:
@@ -144,7 +146,8 @@ def find_layout(files: Files, wanted: str) -> tuple[Layout, str] | str:
     there = ", ".join(files.folders()[:8]) or "none"
     return (
         f"expected folders such as {', '.join(folders)} (here or one folder deeper), found: {there}; "
-        "`layout: images` takes any images, without labels, and `layout: table` reads a table beside them"
+        "`layout: images` takes any images, without labels, `layout: classes` a folder a class, and `layout: table` "
+        "reads a table beside them"
     )
 
 

@@ -77,10 +77,13 @@ def _numbers(words: Iterable[str]) -> dict[str, int]:
     return {name: number for number, name in enumerate(names, 1)}
 
 
-def _domain(files: Files, path: Path, layout: str, faults: list[Fault], **splits) -> Domain:
+def _domain(
+    files: Files, path: Path, layout: str, faults: list[Fault], classes: Sequence[str] = (), **splits
+) -> Domain:
     splits = {name: splits.get(name) or make_split([]) for name in SPLITS}
     name = path.name if path.is_dir() else path.stem
-    return Domain(name, layout, **splits, faults=faults, opener=lambda image: open_image(files, image))
+    opener, classes = (lambda image: open_image(files, image)), tuple(classes)
+    return Domain(name, layout, **splits, faults=faults, opener=opener, classes=classes)
 
 
 # Tables ---------------------------------------------------------------------------------------------------------------
@@ -126,7 +129,8 @@ def scan_table(path: Path) -> Domain:
         faults.append(Fault(f"{files.path}/{table}", "names no image"))
     place = {row.path: number for number, row in enumerate(rows)}
     rows = [rows[place[name]] for name in natural_order(place)]
-    return _domain(files, path, "table", faults, **_splits(rows))
+    people = natural_order({row.identity for row in rows if row.identity.lower() not in NAMELESS})
+    return _domain(files, path, "table", faults, classes=people, **_splits(rows, people))
 
 
 def _only_table(files: Files) -> str | Fault:
@@ -206,9 +210,8 @@ def _of_parquet(data: bytes) -> tuple[list[str], Lines]:
     return names, list(enumerate(zip(*columns, strict=True)))
 
 
-def _splits(rows: Sequence[Row]) -> dict:
-    """The splits of rows in natural order of their paths."""
-    people = natural_order({row.identity for row in rows if row.identity.lower() not in NAMELESS})
+def _splits(rows: Sequence[Row], people: Sequence[str]) -> dict:
+    """The splits of rows in natural order of their paths; people are numbered from 1."""
     number = {name: place for place, name in enumerate(people, 1)}
     cameras = _numbers(row.camera for row in rows if row.camera is not None)
     queries = _queries(rows)

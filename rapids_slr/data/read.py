@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from rapids_slr.data.classes import is_split_by_class, scan_classes
 from rapids_slr.data.domain import Domain, Split, answerable, make_split, open_image
 from rapids_slr.data.drawn.appearance import APPEARANCES, alter
 from rapids_slr.data.drawn.omniglot import scan_omniglot
@@ -18,6 +19,7 @@ from rapids_slr.data.drawn.synth import synth_domain
 from rapids_slr.data.faults import Fault, faults_error
 from rapids_slr.data.files import Files, is_image, leads_outside, natural_order, open_files, writable
 from rapids_slr.data.layouts import (
+    CLASSES,
     DISTRACTOR,
     JUNK,
     LARGEST_NUMBER,
@@ -35,14 +37,15 @@ from rapids_slr.settings.spec import DomainSpec
 log = logging.getLogger(__name__)
 
 
-def read_domain(spec: DomainSpec, on_error: Literal["stop", "skip"] = "stop") -> Domain:
+def read_domain(spec: DomainSpec, on_error: Literal["stop", "skip"] = "stop", asks: bool = True) -> Domain:
     """The domain that a spec describes; no pixel is decoded yet.
 
     Args:
         on_error: "stop" raises on any fault, "skip" leaves the faulty images out and logs how many.
+        asks: whether queries without an answer are faults.
     Raises: InputError that names every fault; with "skip" only if the training split is left empty.
     """
-    domain = scan_domain(spec)
+    domain = scan_domain(spec, asks)
     if domain.faults and (on_error == "stop" or not len(domain.train)):
         raise faults_error(
             domain.name,
@@ -56,7 +59,7 @@ def read_domain(spec: DomainSpec, on_error: Literal["stop", "skip"] = "stop") ->
     return domain
 
 
-def scan_domain(spec: DomainSpec) -> Domain:
+def scan_domain(spec: DomainSpec, asks: bool = True) -> Domain:
     """As read_domain, but every fault of the data ends in `.faults` and none is raised; splits may be empty.
 
     Raises: InputError if the path does not exist or is no archive.
@@ -71,11 +74,13 @@ def scan_domain(spec: DomainSpec) -> Domain:
     elif spec.layout == "table" or (spec.layout == "auto" and is_table(spec.path)):
         domain = scan_table(Path(spec.path))
     else:
-        domain = _scan_files(open_files(spec.path), spec.layout)
+        files = open_files(spec.path)
+        by_class = spec.layout == CLASSES or (spec.layout == "auto" and is_split_by_class(files))
+        domain = scan_classes(files) if by_class else _scan_files(files, spec.layout)
     if spec.appearance is not None:
         look, stored = APPEARANCES[spec.appearance], domain.opener
         domain = replace(domain, opener=lambda name: alter(stored(name), name, look))
-    return _without_hopeless_queries(domain)
+    return _without_hopeless_queries(domain) if asks else domain
 
 
 def _scan_files(files: Files, wanted: str) -> Domain:

@@ -38,10 +38,13 @@ def unused_files(
     if junk := int((splits["train"].identities == JUNK).sum()):
         lines.append(f"{junk} training {'image is' if junk == 1 else 'images are'} junk (identity {JUNK})")
     outside = [name for name in files.under(top.rstrip("/")) if is_image(name) and name not in inside]
-    if outside:
-        where = Counter(str(PurePosixPath(name).parent) for name in outside)
-        lines.append(f"{_count(outside, 'image')} outside of the folders of the splits: {_most(where)}")
-    return lines
+    return lines + outside_of(outside, "splits")
+
+
+def outside_of(names: Sequence[str], what: str) -> list[str]:
+    """A line about images that lie in none of the folders of `what`, by their folders; none where there are none."""
+    where = Counter(str(PurePosixPath(name).parent) for name in names)
+    return [f"{_count(names, 'image')} outside of the folders of the {what}: {_most(where)}"] if names else []
 
 
 def not_images(names: Sequence[str], where: str = "") -> list[str]:

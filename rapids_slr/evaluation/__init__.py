@@ -1,6 +1,7 @@
 """How good features and labels are, where identities are known."""
 
-from rapids_slr.evaluation.label_quality import agreement, label_quality, pair_errors, rightly_placed
+from rapids_slr.evaluation.classes import linear_classes, nearest_classes, out_of_fold
+from rapids_slr.evaluation.label_quality import agreement, label_quality, matched_accuracy, pair_errors, rightly_placed
 from rapids_slr.evaluation.reranking import Reranking, rerank
 from rapids_slr.evaluation.retrieval import QueryResults, nearest_answers, query_results, retrieval_scores
 
@@ -9,7 +10,11 @@ __all__ = [
     "Reranking",
     "agreement",
     "label_quality",
+    "linear_classes",
+    "matched_accuracy",
     "nearest_answers",
+    "nearest_classes",
+    "out_of_fold",
     "pair_errors",
     "query_results",
     "rerank",

@@ -44,6 +44,27 @@ def label_quality(labels: Any, identities: Any) -> dict[str, float]:
     }
 
 
+def matched_accuracy(labels: Any, identities: Any) -> float:
+    """Images whose cluster is the one that their identity is matched to, as a fraction of all.
+
+    The matching is the best of all that give a cluster one identity and an identity one cluster (Kuhn 1955); outliers,
+    and clusters and identities that are left over, are wrong.
+
+    Args:
+        labels: (N,) integer clusters; negative ones are outliers.
+        identities: (N,) integer true identities.
+    Raises: InputError if the arrays are no integers, of different lengths, or empty.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    labels_N, identities_N = _checked(labels, identities, "labels", "identities")
+    clustered_N = labels_N >= 0
+    if not clustered_N.any():
+        return 0.0
+    shared_KI = _shared(labels_N[clustered_N], identities_N[clustered_N]).toarray()
+    return float(shared_KI[linear_sum_assignment(shared_KI, maximize=True)].sum() / len(labels_N))
+
+
 def agreement(first: Any, second: Any) -> float:
     """ARI of two label arrays (N,); every outlier (negative) is a cluster of its own.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ def epoch_row(
     refined_before_N: Tensor | None,
     refined: Refined,
     identities_N: np.ndarray,
+    score_labels: Callable[[np.ndarray, np.ndarray], Mapping[str, float]],
 ) -> dict[str, float]:
     """Counts of labels, agreement with last epoch's, and label quality where every identity is known.
 
@@ -31,6 +32,7 @@ def epoch_row(
 
     Args:
         identities_N: (N,) true identities; they are looked at here and nowhere else.
+        score_labels: what the task finds of labels and identities, further columns.
     """
     row: dict[str, float] = {
         "clusters": count_clusters(clusters_N),
@@ -51,6 +53,7 @@ def epoch_row(
         if identified:
             quality = label_quality(labels_N, identities_N)
             quality = {name: quality[name] for name in QUALITY} | pair_errors(labels_N, identities_N, before_N)
+            quality |= score_labels(labels_N, identities_N)
             row |= {prefix + name: value for name, value in quality.items()}
     if identified and row["rescued"]:
         row["rescued_rightly"] = rightly_placed(to_host(refined_N), identities_N, to_host(clusters_N) < 0)

@@ -170,7 +170,7 @@ def matrix_of(refined: Refined) -> Matrix | None:
 
     pooled = math.ceil(max(len(rows), len(columns)) / SQUARES)
     shape = math.ceil(len(rows) / pooled), math.ceil(len(columns) / pooled)
-    found = _largest(place_P[share.row] // pooled, place_K[share.col] // pooled, share.data, shape)
+    found = largest_of_squares(place_P[share.row] // pooled, place_K[share.col] // pooled, share.data, shape)
     cells = []
     for row, column, value in zip(found.row.tolist(), found.col.tolist(), found.data.tolist(), strict=True):
         tip = None
@@ -182,7 +182,7 @@ def matrix_of(refined: Refined) -> Matrix | None:
     return Matrix(shape, pooled, cells, f"{whole} of {len(rows)} clusters go to one cluster alone")
 
 
-def _largest(row: np.ndarray, column: np.ndarray, value: np.ndarray, shape: tuple[int, int]) -> coo_matrix:
+def largest_of_squares(row: np.ndarray, column: np.ndarray, value: np.ndarray, shape: tuple[int, int]) -> coo_matrix:
     """The largest value of every square."""
     square, inverse = np.unique(row.astype(np.int64) * shape[1] + column, return_inverse=True)
     # By hand, as a sparse matrix would add up what falls on one square.

@@ -226,55 +226,82 @@ def columns(
     return svg(WIDTH, HEIGHT, f"{title}. {values_of_series}", parts)
 
 
-# Projection -----------------------------------------------------------------------------------------------------------
+# Matrices -------------------------------------------------------------------------------------------------------------
 
 
-def matrix(drawn: Matrix) -> Html:
-    """The projection as squares, darker for more, the largest cluster of last epoch at the top."""
+@dataclass(frozen=True)
+class Axes:
+    """What is written at a matrix.
+
+    Args:
+        what: what it is, for those who cannot see it.
+        rows, columns: what its axes are.
+        names: of the rows; without, they are counted.
+        counted: whether columns are.
+    """
+
+    what: str
+    rows: str
+    columns: str
+    names: Sequence[str] = ()
+    counted: bool = True
+
+
+PROJECTION = Axes(
+    "Projection matrix", "last epoch’s clusters, largest first", "this epoch’s clusters, in matching order"
+)
+NAME_LETTERS = 16
+"""Of the name of a row, after which it is cut."""
+
+
+def matrix(drawn: Matrix, axes: Axes = PROJECTION) -> Html:
+    """Shares as squares, darker for more, the first row at the top; rows with names are as high as these."""
     P, K = drawn.shape
-    side, left, top = 440, 54, 34
-    cell = side / max(P, K, 1)
-    wide, high = K * cell, P * cell
+    named = bool(axes.names) and drawn.pooled == 1
+    side, left, top = 440, 122 if named else 54, 34
+    across = down = side / max(P, K, 1)
+    if named:
+        across, down = min(side / max(K, 1), 24), 17.0
+    wide, high = K * across, P * down
     parts = [el("rect", x=left, y=top, width=wide, height=high, class_="ground")]
     for cell_row, cell_column, value, tip in drawn.cells:
         parts.append(
             el(
                 "rect",
                 el("title", tip),
-                x=left + cell_column * cell,
-                y=top + cell_row * cell,
-                width=max(cell, 1.2),  # or it could not be seen
-                height=max(cell, 1.2),
+                x=left + cell_column * across,
+                y=top + cell_row * down,
+                width=max(across, 1.2),  # or it could not be seen
+                height=max(down, 1.2),
                 class_="cell",
                 fill_opacity=shade(value),
             )
         )
-    # Ticks count clusters, of which a square holds `pooled` a side.
-    for x in ticks(0, max(K * drawn.pooled, 1), whole=True):
+    parts += _row_labels(drawn, axes.names if named else (), left, top, down)
+    # Ticks count what a square holds `pooled` of a side.
+    for x in ticks(0, max(K * drawn.pooled, 1), whole=True) if axes.counted else ():
         if x <= K * drawn.pooled:
             parts.append(
-                el("text", f"{x:,.0f}", x=left + x * cell / drawn.pooled, y=top + high + 16, text_anchor="middle")
+                el("text", f"{x:,.0f}", x=left + x * across / drawn.pooled, y=top + high + 16, text_anchor="middle")
             )
-    for y in ticks(0, max(P * drawn.pooled, 1), whole=True):
-        if y <= P * drawn.pooled:
-            parts.append(el("text", f"{y:,.0f}", x=left - 6, y=top + y * cell / drawn.pooled + 4, text_anchor="end"))
-    parts.append(el("text", "last epoch’s clusters, largest first", x=4, y=18, class_="name"))
-    parts.append(
-        el(
-            "text",
-            "this epoch’s clusters, in matching order",
-            x=left + wide,
-            y=top + high + 36,
-            text_anchor="end",
-            class_="name",
-        )
-    )
-    label = (
-        f"Projection matrix, {P * drawn.pooled} by {K * drawn.pooled} clusters"
-        if drawn.pooled > 1
-        else f"Projection matrix, {P} by {K} clusters"
-    )
+    parts.append(el("text", axes.rows, x=4, y=18, class_="name"))
+    if axes.counted:
+        below, label = (left + wide, 36, "end"), f"{axes.what}, {P * drawn.pooled} by {K * drawn.pooled} clusters"
+    else:  # from the left, as the words may be longer than the squares are wide
+        below, label = (4, 20, "start"), axes.what
+    x, down_to, anchor = below
+    parts.append(el("text", axes.columns, x=x, y=top + high + down_to, text_anchor=anchor, class_="name"))
     return svg(left + side + 16, top + high + 46, f"{label}; {drawn.summary}", parts, "square")
+
+
+def _row_labels(drawn: Matrix, names: Sequence[str], left: float, top: float, down: float) -> Iterable[Html]:
+    P = drawn.shape[0]
+    for row, name in enumerate(names):
+        cut = name if len(name) <= NAME_LETTERS else f"{name[: NAME_LETTERS - 1]}…"
+        yield el("text", el("title", name), cut, x=left - 6, y=top + (row + 0.5) * down + 4, text_anchor="end")
+    for y in ticks(0, max(P * drawn.pooled, 1), whole=True) if not names else ():
+        if y <= P * drawn.pooled:
+            yield el("text", f"{y:,.0f}", x=left - 6, y=top + y * down / drawn.pooled + 4, text_anchor="end")
 
 
 def shade(value: float) -> float:

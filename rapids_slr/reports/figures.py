@@ -10,7 +10,7 @@ from rapids_slr.reports.clusters import sizes_of
 from rapids_slr.reports.drawings import COLOURS, KINDS, columns, flow, matrix, scatter, shades, swatches
 from rapids_slr.reports.gather import Run
 from rapids_slr.reports.markup import Html, el
-from rapids_slr.reports.pictures import QUERIES, Sheet, Strip, Thumb, hues, name_places
+from rapids_slr.reports.pictures import Sheet, Strip, Thumb, hues, name_places
 from rapids_slr.reports.pieces import NO_EPOCH, absent, figure, scrolled
 
 ENTROPY_STEPS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
@@ -27,9 +27,8 @@ RUN_FIGURES = (
     "apart",
     "rescued",
     "moved",
-    "retrieval",
 )
-"""Figures of each run; the id of the first run's begin with run1-."""
+"""Figures of each run, before those of its task; the id of the first run's begin with run1-."""
 
 
 def sizes_figure(run: Run, prefix: str) -> Html:
@@ -203,25 +202,13 @@ def change_figures(run: Run, prefix: str) -> Iterable[Html]:
     )
 
 
-def retrieval_figure(run: Run, prefix: str) -> Html:
-    sheet = run.pictures.retrieval if run.pictures else None
-    network = f" Features of {run.pictures.network}." if run.pictures and sheet else ""
-    note = (
-        f"The {QUERIES} queries with the lowest average precision (AP), worst first. Green with a tick: the query’s "
-        f"identity under another camera. Dashed red with a cross: another identity.{network}"
-    )
-    return sheet_figure(
-        run, f"{prefix}-retrieval", "Queries and their ten nearest gallery images", sheet, "retrieval", note, "queries"
-    )
-
-
 def sheet_figure(
     run: Run, id: str, title: str, sheet: Sheet | None, name: str, note: str, what: str, none: str = ""
 ) -> Html:
     """A contact sheet, or why there is none.
 
     Args:
-        name: of the field of Pictures.
+        name: of the field of Pictures, or of what the task shows.
         what: a row shows, in the plural.
         none: what stands in the place of a sheet without rows.
     """

@@ -73,7 +73,7 @@ class Run:
     @property
     def headline(self) -> str:
         """Key of the score by which networks are compared."""
-        return self.spec.task.headline
+        return self.spec.task.headline_in((*self.start.values(), *self.epochs))
 
     @property
     def untested(self) -> bool:
@@ -115,7 +115,7 @@ def gather_run(path: Path, device: str | None = None) -> Run:
         run.pictures = take_pictures(path, spec.model_copy(update={"device": device}), run.labels)
     except (InputError, RunError, OSError) as fault:
         log.warning("%s: the report is made without pictures: %s", path, fault)
-        run.faults.append(f"No pictures of images, no map and no retrieval: {fault}")
+        run.faults.append(f"No pictures of images, no map and nothing of its task: {fault}")
     return run
 
 

@@ -16,12 +16,12 @@ from rapids_slr.reports.figures import (
     flow_figure,
     map_figure,
     projection_figure,
-    retrieval_figure,
     sizes_figure,
     soft_figure,
 )
 from rapids_slr.reports.gather import Run
 from rapids_slr.reports.markup import Html, el, join
+from rapids_slr.reports.pictures import report_of
 from rapids_slr.reports.pieces import document, duration, notice, score, table, tile
 from rapids_slr.reports.scores import epoch_table, last_scores, score_table, settings_that_differ
 
@@ -86,7 +86,7 @@ def tiles(run: Run) -> Iterable[Html]:
         key, name = column.key, column.name.capitalize() if column.name.islower() else column.name  # mAP stays mAP
         gain = (
             f"{100 * (last[key] - before[key]):+.1f} points on direct_bn"
-            if key in last and before
+            if key in last and before and key in before
             else "no score before it"
         )
         yield tile(f"{name}, last epoch" if run.finished else f"{name} so far", score(last.get(key)), gain)
@@ -144,7 +144,8 @@ def alone(run: Run, place: int) -> Iterable[Section]:
     yield f"{prefix}-labels", f"Labels{at}", el("div", [draw(run, prefix) for draw in labels], class_="grid two")
     images = [map_figure(run, prefix), contact_figure(run, prefix), *change_figures(run, prefix)]
     yield f"{prefix}-images", f"Images and clusters{at}", el("div", images, class_="grid")
-    yield f"{prefix}-answers", "Retrieval", el("div", retrieval_figure(run, prefix), class_="grid")
+    if (shown := report_of(run.spec.task)) is not None:
+        yield f"{prefix}-answers", shown.HEADING, el("div", shown.figures(run, prefix), class_="grid")
     yield f"{prefix}-settings", "Settings and versions", settings_of(run)
 
 

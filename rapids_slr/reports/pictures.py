@@ -1,11 +1,13 @@
-"""What a report needs the images and the network for: contact sheets, retrieval sheets and the map of the features."""
+"""What a report needs images and network for: contact sheets, the map of the features, and what a task shows."""
 
 from __future__ import annotations
 
 import base64
+import importlib
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -19,7 +21,6 @@ from rapids_slr.data.store import ImageStore, load_images
 from rapids_slr.engine.arrays import on_torch_stream
 from rapids_slr.engine.backend import choose_backend
 from rapids_slr.errors import InputError
-from rapids_slr.evaluation import nearest_answers, query_results
 from rapids_slr.networks.checkpoint import Trained, load_trained
 from rapids_slr.networks.embed import embed
 from rapids_slr.progress import Progress
@@ -27,6 +28,11 @@ from rapids_slr.record.folder import RunFolder
 from rapids_slr.reports.clusters import Changes, EpochLabels, groups, kept_apart, moved, rescued
 from rapids_slr.reports.maps import map_features
 from rapids_slr.settings.spec import RunSpec
+from rapids_slr.tasks.base import TaskSpec
+
+if TYPE_CHECKING:
+    from rapids_slr.reports.gather import Run
+    from rapids_slr.reports.markup import Html
 
 THUMB = 80
 """Longest side of a small picture, pixels."""
@@ -34,8 +40,6 @@ CLUSTERS, OF_CLUSTER = 36, 12
 """Clusters on a contact sheet, and images of each."""
 CHANGED, OF_CHANGE = 10, 8
 """Changes of a kind, and images of each part of one."""
-QUERIES, TOP = 20, 10
-"""Queries of a retrieval sheet, and gallery images of each."""
 POINTS = 4000
 """Images on the map; of more, as many are drawn at random."""
 NUMBERED = 60
@@ -106,9 +110,10 @@ class Pictures:
     apart: Sheet | None = None
     rescued: Sheet | None = None
     moved: Sheet | None = None
-    retrieval: Sheet | None = None
+    of_task: dict[str, Any] = field(default_factory=dict)
+    """What the task shows, by the names that its part of the report gives it."""
     absent: dict[str, str] = field(default_factory=dict)
-    """Name of a field -> why it is None."""
+    """Name of a field, or of what the task shows -> why it is not there."""
 
 
 def take_pictures(path: Path, spec: RunSpec, labels: EpochLabels | None) -> Pictures:
@@ -126,7 +131,7 @@ def take_pictures(path: Path, spec: RunSpec, labels: EpochLabels | None) -> Pict
         trained = load_trained(path) if RunFolder(path).pretrained_file.exists() else None
         if trained is not None:
             trained.network.place(device)
-        domain = read_domain(spec.data.target, on_error=spec.data.on_error)
+        domain = read_domain(spec.data.target, spec.data.on_error, spec.task.asks)
         return draw_pictures(trained, domain, labels, Maker(spec, device, progress))
 
 
@@ -152,29 +157,63 @@ class Maker:
             return embed(trained.network, store, self.spec.data, settings, progress=task.advance)
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What pictures are made of."""
+
+    trained: Trained | None
+    """None before there is a network."""
+    domain: Domain
+    """The target."""
+    split: Split
+    """Its training images that can be read."""
+    store: ImageStore
+    """The same, decoded."""
+    labels: EpochLabels | None
+    """None before there is a label table."""
+    rows: np.ndarray
+    """Rows of the split that the label table is about; none without a table."""
+    thumbs: Thumbs
+    maker: Maker
+
+
+class TaskReport(Protocol):
+    """The module that `TaskSpec.report` names: what a report shows of a task."""
+
+    HEADING: str
+
+    def take(self, seen: Seen, found: Pictures) -> None:
+        """Fill `found.of_task`, and `found.absent` with the reasons for what is not there."""
+
+    def figures(self, run: Run, prefix: str) -> list[Html]:
+        """The figures of a run; their ids begin with the prefix."""
+
+
+def report_of(task: TaskSpec) -> TaskReport | None:
+    """What reports show of a task; None where it asks for nothing."""
+    return importlib.import_module(task.report) if task.report else None
+
+
 def draw_pictures(trained: Trained | None, domain: Domain, labels: EpochLabels | None, maker: Maker) -> Pictures:
     """All pictures that a network, if there is one, and a label table, if there is one, give."""
     found = Pictures(network="" if trained is None else trained.which)
     store, split = maker.read(domain, "train")
+    thumbs = Thumbs(split, store, known_identities(split))
+    rows = np.zeros(0, np.int64) if labels is None else rows_of(labels, split)
     if labels is None:
         for name in ("map", "clusters", "apart", "rescued", "moved"):
             found.absent[name] = "no epoch has left a label table yet"
     else:
-        rows = rows_of(labels, split)
-        thumbs = Thumbs(split, store, known_identities(split))
         found.clusters = cluster_sheet(labels, rows, thumbs)
         found.apart = change_sheet(kept_apart(labels, CHANGED), rows, thumbs)
         found.rescued = change_sheet(rescued(labels, CHANGED), rows, thumbs)
         found.moved = change_sheet(moved(labels, CHANGED), rows, thumbs)
     if trained is None:
-        found.absent["map"] = found.absent["retrieval"] = "there is no pre-trained network yet"
-        return found
-    if labels is not None:
+        found.absent["map"] = "there is no pre-trained network yet"
+    elif labels is not None:
         found.map = draw_map(trained, store, labels, rows, maker)
-    if domain.is_tested:
-        found.retrieval = retrieval_sheet(trained, domain, maker)
-    else:
-        found.absent["retrieval"] = "the target has no query and gallery images"
+    if (shown := report_of(maker.spec.task)) is not None:
+        shown.take(Seen(trained, domain, split, store, labels, rows, thumbs, maker), found)
     return found
 
 
@@ -296,39 +335,6 @@ def draw_map(trained: Trained, store: ImageStore, labels: EpochLabels, rows: np.
         f"{f'cluster {labels.refined[i]}' if labels.refined[i] >= 0 else 'left out'}: {labels.paths[i]}" for i in drawn
     ]
     return Map(method, xy, labels.refined[drawn], tips, len(labels))
-
-
-def retrieval_sheet(trained: Trained, domain: Domain, maker: Maker) -> Sheet:
-    """The queries with the lowest average precision, each with the gallery images nearest to it."""
-    (asked, query), (offered, gallery) = maker.read(domain, "query"), maker.read(domain, "gallery")
-    query_QD, gallery_GD = maker.embed(trained, asked), maker.embed(trained, offered)
-    people_Q, cameras_Q, people_G, cameras_G = (
-        torch.from_numpy(values).to(maker.device)
-        for values in (query.identities, query.cameras, gallery.identities, gallery.cameras)
-    )
-    results = query_results(query_QD, gallery_GD, people_Q, cameras_Q, people_G, cameras_G)
-    precision, first, matches = (values.cpu().numpy() for values in results)
-    answered = np.flatnonzero(matches > 0)  # others have no precision
-    worst = answered[np.argsort(precision[answered], kind="stable")][:QUERIES]
-    if not len(worst):
-        return Sheet([], 0)
-    rows = torch.from_numpy(worst).to(maker.device)
-    answers = nearest_answers(
-        query_QD[rows], gallery_GD, people_Q[rows], cameras_Q[rows], people_G, cameras_G, most=TOP
-    )
-    queries, found = Thumbs(query, asked, None), Thumbs(gallery, offered, None)
-    strips = []
-    for row, index_K, right_K in zip(worst.tolist(), *(x.tolist() for x in answers), strict=True):
-        pictures = [
-            found.of(i, right, f"rank {rank}, {'right' if right else 'wrong'}: ")
-            for rank, (i, right) in enumerate(zip(index_K, right_K, strict=True), 1)
-            if i >= 0
-        ]
-        several = f"{matches[row]} match{'' if matches[row] == 1 else 'es'} in the gallery"
-        facts = f"first match at rank {first[row]} · {several}"
-        parts = [Part("query", [queries.of(row)], 1), Part(f"nearest {TOP}", pictures, len(pictures))]
-        strips.append(Strip(f"AP {100 * precision[row]:.1f} %", facts, parts))
-    return Sheet(strips, len(answered))
 
 
 def name_places(positions: Map) -> dict[int, tuple[float, float]]:

@@ -70,7 +70,8 @@ def table_of_many(runs: Sequence[Run]) -> Html:
     body = []
     for run in runs:
         last, best, before = last_scores(run), best_scores(run), run.start.get("direct_bn", {})
-        gain = f"{100 * (last[headline.key] - before[headline.key]):+.1f}" if last and before else NOTHING
+        both = headline.key in last and headline.key in before
+        gain = f"{100 * (last[headline.key] - before[headline.key]):+.1f}" if both else NOTHING
         body.append(
             (
                 run.name,

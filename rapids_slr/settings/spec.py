@@ -67,8 +67,9 @@ class DomainSpec(Settings):
     # A str that is looked up, not a Literal: the table may have grown since this module was imported.
     layout: Annotated[str, Field(json_schema_extra={"enum": layout_names()})] = "auto"
     """How names tell identity and camera; `auto` looks at the folders. `omniglot-*` takes torchvision's data set.
-    `images` takes any images as a target, without labels. `table` reads a .csv or .parquet that is the path or lies in
-    it, with the columns path and, where they are known, identity, camera and split."""
+    `classes` takes a folder a class, as ImageFolder does, or such folders in train/ and test/. `images` takes any
+    images as a target, without labels. `table` reads a .csv or .parquet that is the path or lies in it, with the
+    columns path and, where they are known, identity, camera and split."""
     camera_level: Count | None = None
     """With `layout: images`, the folder below the path whose name is the camera: 1 is the first."""
     camera_pattern: str | None = None
@@ -128,8 +129,8 @@ class PlacesSpec(Settings):
     """Where images come from."""
 
     source: Annotated[DomainSpec | DomainSpecs | None, WrapValidator(one_or_several)] = None
-    """Labelled domain for pre-training, or a list of them, which share neither identities nor cameras; not needed with
-    pretrain.checkpoint or `pretrain: none`."""
+    """Labelled domain for pre-training, or a list of them, which share neither identities (but for the classes of
+    `task: classification`) nor cameras; not needed with pretrain.checkpoint or `pretrain: none`."""
     target: DomainSpec
     """Domain to adapt to. Its training labels are used for nothing but the label-quality columns of the reports."""
 

@@ -16,7 +16,7 @@ from rapids_slr.hosts.sections import ABMTSpec, ClusterContrastSpec, MMTSpec, Sp
 from rapids_slr.refinement.base import RefinerSpec
 from rapids_slr.refinement.sections import NoRefinementSpec, SLRSpec
 from rapids_slr.tasks.base import TaskSpec
-from rapids_slr.tasks.sections import ReIDSpec
+from rapids_slr.tasks.sections import ClassificationSpec, ReIDSpec
 
 CLUSTERERS: dict[str, type[ClustererSpec]] = {"dbscan": DBSCANSpec, "hdbscan": HDBSCANSpec}
 """Ways to cluster the images of an epoch, by `clusters.method`."""
@@ -29,7 +29,7 @@ HOSTS: dict[str, type[HostSpec]] = {
     "mmt": MMTSpec,
 }
 """Ways to train on labels, by the name of `host`."""
-TASKS: dict[str, type[TaskSpec]] = {"reid": ReIDSpec}
+TASKS: dict[str, type[TaskSpec]] = {"reid": ReIDSpec, "classification": ClassificationSpec}
 """What a network is for, by the name of `task`."""
 
 

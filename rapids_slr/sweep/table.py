@@ -55,7 +55,8 @@ class Difference:
 
 def headline_of(results: Results) -> Column:
     """The score by which the sweep's task compares methods."""
-    return column_of(task_of(results["base"]).headline)
+    rows = (scores for run in results["runs"] for scores in run.get("scores", {}).values())
+    return column_of(task_of(results["base"]).headline_in(rows))
 
 
 def spread_of(scores: BySeed) -> Spread:
@@ -151,26 +152,25 @@ def compare(
 
 
 def rows_of(results: Results, section: str) -> list[dict[str, str]]:
-    """The table of a section, in percent; methods without a finished run are left out.
+    """The table of a section, in percent; methods without a finished run, and scores that no run has, are left out.
 
     Without any score, of targets that nothing can be evaluated on, it shows what needs no labels.
     """
-    baseline, shown = results["baseline"], {column.key: column.name for column in task_of(results["base"]).shown()}
+    baseline, methods = results["baseline"], list(results["methods"])
+    shown = {column.key: column.name for column in task_of(results["base"]).shown()}
+    shown = {key: name for key, name in shown.items() if any(scores_of(results, section, m, key) for m in methods)}
     rows = []
-    for stage, method in [*((stage, baseline) for stage in STARTS), *((RESULT, name) for name in results["methods"])]:
-        row = {"method": method if stage == RESULT else stage, "seeds": ""}
-        # A row is left out (`break`) unless it has all scores.
+    for stage, method in [*((stage, baseline) for stage in STARTS), *((RESULT, name) for name in methods)]:
+        found = {score: scores_of(results, section, method, score, stage) for score in shown}
+        if not any(found.values()):
+            continue
+        row = {"method": method if stage == RESULT else stage, "seeds": str(max(map(len, found.values())))}
         for score, label in shown.items():
-            found = scores_of(results, section, method, score, stage)
-            if not found:
-                break
-            spread = spread_of(found)
-            row |= {"seeds": str(spread.n), label: spread_text(spread)}
             compared = stage == RESULT and method != baseline
             against = compare(results, section, method, baseline, score_figure(score)) if compared else None
+            row[label] = spread_text(spread_of(found[score])) if found[score] else "–"
             row[f"{label} − {baseline}"] = difference_text(against) if against else "–"
-        else:
-            rows.append(row)
+        rows.append(row)
     return rows or unlabelled_rows(results, section)
 
 

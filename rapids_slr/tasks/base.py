@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from rapids_slr.record.columns import Column
@@ -10,6 +10,7 @@ from rapids_slr.settings.base import Section
 
 # A spec is read without torch.
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from rapids_slr.data.images import Images, Role, RunImages
@@ -42,13 +43,40 @@ class TaskSpec(Section):
     """The columns that an evaluation gives, fractions, in the order of screen and summary."""
     headline: ClassVar[str]
     """The key of `scores` that says how good an epoch is."""
+    otherwise: ClassVar[str] = ""
+    """The key that takes its place where images do not tell it; nothing where they always do."""
+    by_name: ClassVar[bool] = False
+    """Whether identities of the same name are the same in all domains of a run."""
+    asks: ClassVar[bool] = False
+    """Whether queries ask for images of another camera; those that nothing answers are faults of the data then."""
+    largest: ClassVar[float] = 0.1
+    """Part of the images that may be of one identity; a run warns of a larger cluster."""
+    tests: ClassVar[str] = "labelled images"
+    """What images would test a network, in words."""
     on_screen: ClassVar[tuple[str, ...]]
     """The keys that an epoch's line on the screen has."""
+    report: ClassVar[str] = ""
+    """The module that makes what a report shows of the task (`reports.pictures.TaskReport`); none without one."""
 
     @classmethod
     def shown(cls) -> list[Column]:
         """The scores that tables of several runs have."""
         return [column for column in cls.scores if column.group == "scores"]
+
+    @classmethod
+    def headline_in(cls, rows: Iterable[Mapping[str, float]]) -> str:
+        """The key of the score by which the networks of these rows are compared."""
+        told = {key for row in rows for key in row}
+        return cls.otherwise if cls.headline not in told and cls.otherwise in told else cls.headline
+
+    def score_labels(self, labels_N: np.ndarray, identities_N: np.ndarray) -> dict[str, float]:
+        """What an epoch's labels are worth for the task, beside ARI, NMI and purity, as fractions.
+
+        Args:
+            labels_N: (N,) integers, -1 = outlier: refined ones, or clusters, whose columns begin with `raw_`.
+            identities_N: (N,) integers, all of them known.
+        """
+        return {}
 
     def build(self) -> Task:
         raise NotImplementedError

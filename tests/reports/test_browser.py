@@ -56,7 +56,7 @@ def shown(page: str, chromium: str, folder: Path, width: int) -> tuple[list[str]
 @pytest.mark.parametrize("width", [1400, 420])
 def test_a_browser_shows_every_figure_without_a_message(report, chromium, tmp_path, width):
     figures, measured = shown(report, chromium, tmp_path, width)
-    assert sorted(figures) == sorted([*FIGURES, *(f"run1-{name}" for name in RUN_FIGURES)])
+    assert sorted(figures) == sorted([*FIGURES, *(f"run1-{name}" for name in (*RUN_FIGURES, "retrieval"))])
     assert re.fullmatch(r'\{"wide":false,"empty":\[\],"broken":0,"images":[1-9]\d*\}', measured), measured
 
 

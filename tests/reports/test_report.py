@@ -27,7 +27,8 @@ from rapids_slr.reports.clusters import EpochLabels
 from rapids_slr.reports.figures import RUN_FIGURES
 from rapids_slr.reports.gather import gather_run
 from rapids_slr.reports.page import page_of
-from rapids_slr.reports.pictures import OF_CLUSTER, TOP, Map, Thumbs, cluster_sheet, hues, picture
+from rapids_slr.reports.pictures import OF_CLUSTER, Map, Thumbs, cluster_sheet, hues, picture
+from rapids_slr.reports.retrieval import QUERIES, TOP
 from rapids_slr.settings.specfile import dump_spec, load_spec
 from tests.conftest import TINY
 from tests.reports.conftest import Page
@@ -43,7 +44,7 @@ def without_spec(text: str) -> str:
 
 
 def all_figures(runs: int = 1) -> list[str]:
-    return [*FIGURES, "guard", *(f"run{i}-{name}" for i in range(1, runs + 1) for name in RUN_FIGURES)]
+    return [*FIGURES, "guard", *(f"run{i}-{name}" for i in range(1, runs + 1) for name in (*RUN_FIGURES, "retrieval"))]
 
 
 def absent(text: str) -> dict[str, str]:
@@ -329,7 +330,7 @@ def test_hostile_names_stay_text(finished, monkeypatch):
     run.path = Path(HOSTILE)
     run.summary["device"] = run.summary["versions"]["torch"] = HOSTILE
     run.pictures.network = HOSTILE
-    for sheet in (run.pictures.clusters, run.pictures.retrieval):
+    for sheet in (run.pictures.clusters, run.pictures.of_task["retrieval"]):
         for strip in sheet.strips:
             object.__setattr__(strip, "title", HOSTILE)
             for part in strip.parts:
@@ -458,11 +459,7 @@ def test_a_thousand_images_stay_below_15_megabytes(tmp_path, finished):
     from rapids_slr.reports import pictures
 
     largest = len(picture(np.random.default_rng(0).integers(0, 256, (3, 256, 128), np.uint8)))
-    most = (
-        pictures.CLUSTERS * pictures.OF_CLUSTER
-        + 3 * 3 * pictures.CHANGED * pictures.OF_CHANGE
-        + pictures.QUERIES * (1 + TOP)
-    )
+    most = pictures.CLUSTERS * pictures.OF_CLUSTER + 3 * 3 * pictures.CHANGED * pictures.OF_CHANGE + QUERIES * (1 + TOP)
     assert most * (largest + 300) < 13_000_000
     assert (write_report([finished], tmp_path / "report.html")).stat().st_size < 1_000_000
 
