@@ -66,7 +66,7 @@ LIMIT = 120.0
 """Seconds after which a case counts as hung."""
 SAVED_EVERY = 20
 """Cases after which the results are written."""
-CALLS = ("make_folders", "make_new_folder", "fill", "settle", "rename", "append", "pour")
+CALLS = ("make_folders", "make_new_folder", "fill", "reserve", "settle", "rename", "append", "pour")
 """Calls of the disk."""
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS)
 PLANNED = {"kills": 1000, "disk": None, "specs": 1000, "archives": 1000, "labels": 1000}

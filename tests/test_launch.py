@@ -31,7 +31,7 @@ def started(folder: Path, spec: RunSpec, size: int, *words: str, **variables: st
     command = [sys.executable, "-m", "rapids_slr", "train", str(file), "--out", str(folder), "--no-report"]
     return subprocess.Popen(
         [*command, "--processes", str(size), *words],
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | variables,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(folder.parent)} | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -7,6 +7,7 @@ import io
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -80,7 +81,8 @@ def _numbers(words: Iterable[str]) -> dict[str, int]:
 def _domain(files: Files, path: Path, layout: str, faults: list[Fault], **splits) -> Domain:
     splits = {name: splits.get(name) or make_split([]) for name in SPLITS}
     name = path.name if path.is_dir() else path.stem
-    return Domain(name, layout, **splits, faults=faults, opener=lambda image: open_image(files, image))
+    opener = partial(open_image, files)
+    return Domain(name, layout, **splits, faults=faults, opener=opener, stamp=files.stamp)
 
 
 # Tables ---------------------------------------------------------------------------------------------------------------

@@ -73,8 +73,12 @@ def scan_domain(spec: DomainSpec) -> Domain:
     else:
         domain = _scan_files(open_files(spec.path), spec.layout)
     if spec.appearance is not None:
-        look, stored = APPEARANCES[spec.appearance], domain.opener
-        domain = replace(domain, opener=lambda name: alter(stored(name), name, look))
+        look, stored = APPEARANCES[spec.appearance], domain
+        domain = replace(
+            stored,
+            opener=lambda name: alter(stored.open(name), name, look),
+            stamp=lambda name: f"{stored.stamp(name)} {look}",
+        )
     return _without_hopeless_queries(domain)
 
 
@@ -103,6 +107,7 @@ def _scan_files(files: Files, wanted: str) -> Domain:
         faults=[*files.faults, *faults],
         unused=unused,
         opener=lambda name: open_image(files, name),
+        stamp=files.stamp,
         numbered_together=layout is None or layout.numbered_together,
     )
 

@@ -94,7 +94,9 @@ def synth_domain(spec: SynthSpec) -> Domain:
     splits = [make_split(sorted(images, key=_in_order)) for images in (train, query, gallery)]
     # Drawing holds Python's lock nearly all the time: 16 threads draw at less than half the rate of one.
     name = f"synth-{spec.style}-{spec.seed}"
-    return Domain(name, "synth", splits[0], splits[1], splits[2], opener=studio.open, threads=1)
+    return Domain(
+        name, "synth", splits[0], splits[1], splits[2], opener=studio.open, stamp=lambda _: repr(spec), threads=1
+    )
 
 
 def _cameras(plan: np.random.Generator, spec: SynthSpec) -> list[int]:
