@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from rapids_slr.settings.spec import RunSpec
 from rapids_slr.settings.specfile import dump_spec
 
 HANG_SECONDS = 60
+ROOT = Path(__file__).parents[1]
 
 
 def started(folder: Path, spec: RunSpec, size: int, *words: str, **variables: str) -> subprocess.Popen:
@@ -112,6 +115,68 @@ def test_faults_are_told_once_and_end_all(pretrained, tmp_path):
     _, said = process.communicate(timeout=HANG_SECONDS + 60)
     assert process.returncode == 2, said
     assert said.count("error:") == 1
+
+
+def of_one_process(folder: Path, rank: int, lines: str) -> dict[str, str]:
+    """Variables by which Python runs some lines before all else, in one process of a run."""
+    folder.mkdir()
+    program = f"import os\nif os.environ.get('RANK') == '{rank}':\n" + textwrap.indent(lines, "    ")
+    (folder / "sitecustomize.py").write_text(program)
+    return {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
+
+
+UNREADABLE = """
+from rapids_slr.data import store
+from rapids_slr.data.faults import Fault
+real = store.decode_or_fault
+store.decode_or_fault = lambda domain, name, *args: (
+    Fault(name, "cannot be read") if name.endswith("c1s1_000001_00.png") else real(domain, name, *args)
+)
+"""
+NO_NUMBER = """
+from rapids_slr.hosts import loop
+steps, real = [], loop.LossMeter.add
+def add(meter, total, *rest):
+    steps.append(total)
+    real(meter, total * float("nan") if len(steps) == 6 else total, *rest)
+loop.LossMeter.add = add
+"""
+SPOILT_BATCH = """
+from rapids_slr.hosts import loop
+steps, real = [], loop.Batches.augmented
+def augmented(batches, *args):
+    steps.append(1)
+    return real(batches, *args) * (float("nan") if len(steps) == 11 else 1)
+loop.Batches.augmented = augmented
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("rank", "lines", "keys", "code", "message"),
+    [
+        (0, UNREADABLE, [], 2, "unreadable images"),
+        (1, UNREADABLE, ["data.store=host"], 2, "unreadable images"),
+        (1, UNREADABLE, ["data.store=host", "data.on_error=skip"], 2, "process 1 can read"),
+        (1, NO_NUMBER, [], 1, "epoch 2: the loss is not finite"),
+        (1, SPOILT_BATCH, [], 1, "epoch 2: the loss is not finite"),
+    ],
+    ids=["reader", "own store", "left out", "loss", "batch"],
+)
+def test_a_fault_of_one_process_ends_all(pretrained, of_two, tmp_path, rank, lines, keys, code, message):
+    """One message and the exit code of a run of one process; without the fault the run goes on where it stopped."""
+    words = [f"--set={key}" for key in keys]
+    process = started(tmp_path / "run", pretrained[0], 2, *words, **of_one_process(tmp_path / "site", rank, lines))
+    _, said = process.communicate(timeout=2 * HANG_SECONDS)
+    assert process.returncode == code, said
+    assert len(re.findall("(?m)^error:", said)) == 1, said
+    assert message in said
+    assert "Traceback" not in said
+    if "data.on_error=skip" not in keys:  # with which the run has another spec
+        process = started(tmp_path / "run", pretrained[0], 2, *words, "--resume")
+        _, said = process.communicate(timeout=4 * HANG_SECONDS)
+        assert process.returncode == 0, said
+        assert rows(tmp_path / "run") == rows(of_two)
 
 
 def test_a_bad_spec_is_told_before_anything_is_started(tiny, tmp_path, capsys, monkeypatch):
