@@ -7,6 +7,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -14,6 +15,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 import torch
 
@@ -115,6 +117,30 @@ def test_faults_are_told_once_and_end_all(pretrained, tmp_path):
     _, said = process.communicate(timeout=HANG_SECONDS + 60)
     assert process.returncode == 2, said
     assert said.count("error:") == 1
+
+
+@pytest.mark.slow
+def test_the_line_for_several_machines(pretrained, of_two, tmp_path):
+    """As docs/processes.md has it, on one machine that stands for two."""
+    page = (ROOT / "docs" / "processes.md").read_text()
+    line = re.search(r"```text\n(torchrun .*?)```", page, re.DOTALL)[1].replace("\\\n", " ")
+    (tmp_path / "spec.yaml").write_text(dump_spec(pretrained[0]))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    for place, value in (("node 8", "node 1"), ("HOST:29500", f"127.0.0.1:{port}"), ("DIR", str(tmp_path / "run"))):
+        assert place in line
+        line = line.replace(place, value)
+    words = line.replace("SPEC", str(tmp_path / "spec.yaml")).split()
+    variables = {"OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", *words[1:], "--no-report"]
+    machines = [
+        subprocess.Popen(command, env=os.environ | variables, stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    for machine in machines:
+        _, said = machine.communicate(timeout=300)
+        assert machine.returncode == 0, said
+    assert rows(tmp_path / "run") == rows(of_two)
 
 
 def of_one_process(folder: Path, rank: int, lines: str) -> dict[str, str]:
@@ -234,3 +260,22 @@ def test_a_run_that_is_killed_again_and_again_is_given_up(monkeypatch, tmp_path)
     with pytest.raises(RunError, match=rf"killed 3 times before the next checkpoint .* --out {tmp_path} --processes 2"):
         run_together(2, ["train", "--resume"], tmp_path)
     assert words == [["train", "--resume"]] * 3
+
+
+@pytest.mark.parametrize("who", [{launch.LAUNCHER: "its pid"}, {launch.TORCHRUN: "7"}])
+def test_processes_end_with_whoever_watches_them(who, tmp_path):
+    work = "import sys, time; from rapids_slr.launch import end_with_launcher as end; end(); print(7); time.sleep(99)"
+    watch = f"""
+import os, subprocess, sys
+who = {{name: str(os.getpid()) if value == "its pid" else value for name, value in {who}.items()}}
+child = subprocess.Popen([sys.executable, "-u", "-c", {work!r}], env=os.environ | who, stdout=subprocess.PIPE)
+child.stdout.readline()
+print(child.pid, flush=True)
+child.wait()
+"""
+    watcher = subprocess.Popen([sys.executable, "-c", watch], stdout=subprocess.PIPE, text=True)
+    child = psutil.Process(int(watcher.stdout.readline()))
+    watcher.kill()
+    watcher.wait()
+    gone, _ = psutil.wait_procs([child], 10)
+    assert gone
