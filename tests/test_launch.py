@@ -84,6 +84,7 @@ def test_two_processes_leave_one_run(pretrained, of_two):
         pd.testing.assert_frame_equal(pd.read_parquet(of_two / name), pd.read_parquet(pretrained[1] / name))
     assert one[0]["loss/ce"] == pytest.approx(two[0]["loss/ce"], rel=1e-4)
     assert {file.name for file in of_two.iterdir()} == {file.name for file in pretrained[1].iterdir()}
+    assert list(of_two.parent.glob("rapids_slr-*/*.images")), "no file of images that both have mapped"
 
 
 @pytest.mark.slow
