@@ -77,7 +77,7 @@ SAVED_EVERY = 20
 CALLS = ("make_folders", "make_new_folder", "fill", "reserve", "settle", "rename", "append", "pour")
 """Calls of the disk."""
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS)
-PLANNED = {"kills": 1000, "disk": None, "processes": 20, "specs": 1000, "archives": 1000, "labels": 1000}
+PLANNED = {"kills": 1000, "disk": None, "processes": 30, "specs": 1000, "archives": 1000, "labels": 1000}
 """Cases of every part; None takes all there are."""
 SIZE = {"identities": 6, "images": 8, "height": 32, "width": 16}
 TINY: dict[str, Any] = {
