@@ -9,6 +9,8 @@
                has to end like one that nobody stopped, bit for bit
     disk       ENOSPC, EIO and EROFS at every call of rapids_slr/disk.py, once or from there on: exit code 1 with a
                message, old files untouched; after that the same command again, which has to do its work
+    processes  SIGKILL for one of two processes that work on a run, or for what watches them, at a random moment: it
+               ends like one that nobody stopped, by itself or with --resume; in one process its next labels do
     specs, archives, labels
                spoilt files: an error (exit code 1 or 2), or success with what a plain reader finds in the file
 
@@ -29,6 +31,7 @@ import resource
 import select
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -44,6 +47,7 @@ from typing import Any
 import mutants
 import numpy as np
 import pandas as pd
+import psutil
 import torch
 import yaml
 
@@ -64,12 +68,16 @@ ROOT = Path(__file__).parents[1]
 OUT, KEPT = ROOT / "benchmarks/results/faults.json", ROOT / "build/faults"
 LIMIT = 120.0
 """Seconds after which a case counts as hung."""
+MENDED_IN = 60.0
+"""Seconds that a kill may add to a run of several processes."""
+ORPHANS_END_IN = 30.0
+"""Seconds in which processes have to end that nobody watches any more."""
 SAVED_EVERY = 20
 """Cases after which the results are written."""
-CALLS = ("make_folders", "make_new_folder", "fill", "settle", "rename", "append", "pour")
+CALLS = ("make_folders", "make_new_folder", "fill", "reserve", "settle", "rename", "append", "pour")
 """Calls of the disk."""
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS)
-PLANNED = {"kills": 1000, "disk": None, "specs": 1000, "archives": 1000, "labels": 1000}
+PLANNED = {"kills": 1000, "disk": None, "processes": 30, "specs": 1000, "archives": 1000, "labels": 1000}
 """Cases of every part; None takes all there are."""
 SIZE = {"identities": 6, "images": 8, "height": 32, "width": 16}
 TINY: dict[str, Any] = {
@@ -374,6 +382,120 @@ class Kills:
         return in_child(work, folder, None if at_call else moment)
 
 
+class Processes:
+    """Runs of two processes, of which one is killed, or what watches them; then they go on, at last in one process."""
+
+    KINDS = ("launcher", "alone", "worker", "worker", "worker")
+
+    def __init__(self, work: Path, rng_of: Callable[[int], np.random.Generator]) -> None:
+        self.rng_of, self.whole = rng_of, work / "whole"
+        self.whole.mkdir()
+        (self.whole / "spec.yaml").write_text(yaml.safe_dump(TINY))
+        self.seconds = 0.0
+        start = time.perf_counter()
+        if self._ended(self._started(self.whole, 2), self.whole):
+            raise SystemExit(f"the run that nobody stops has failed:\n{said_in(self.whole)}")
+        self.seconds = time.perf_counter() - start
+        pretrained = (self.whole / "run/checkpoints/pretrained.pt").stat().st_mtime
+        self.adapting = (self.whole / "run/summary.json").stat().st_mtime - pretrained
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def run(self, number: int, folder: Path) -> Verdict:
+        rng, kind = self.rng_of(number), self.KINDS[number % len(self.KINDS)]
+        shutil.copy(self.whole / "spec.yaml", folder)
+        launcher = self._started(folder, 2)
+        moment = rng.random() * self.seconds
+        if kind == "alone":  # where pre-training ends the bits of one process and of two part
+            while launcher.poll() is None and not (folder / "run/checkpoints/pretrained.pt").exists():
+                time.sleep(0.05)
+            moment = rng.random() * self.adapting
+        with suppress(subprocess.TimeoutExpired):
+            code = launcher.wait(moment)
+            return Verdict(
+                "ended before", [f"exit code {code}"] if code else unlike_run(self.whole / "run", folder / "run")
+            )
+        workers = psutil.Process(launcher.pid).children()
+        victim = workers[int(rng.integers(len(workers)))] if kind == "worker" and workers else launcher
+        victim.kill()
+        faults = self._goes_on(launcher, workers, folder, kind, victim is launcher)
+        return Verdict("launcher killed" if victim is launcher else "worker killed", faults, said_in(folder))
+
+    def _goes_on(
+        self, launcher: subprocess.Popen, workers: list[psutil.Process], folder: Path, kind: str, by_hand: bool
+    ) -> list[str]:
+        """What is wrong with a run after a kill; `by_hand` starts it again."""
+        faults, before = [], None
+        if by_hand:
+            launcher.wait()
+            _, living = psutil.wait_procs(workers, ORPHANS_END_IN)
+            faults += [f"process {worker.pid} lives on" for worker in living]
+            for worker in living:
+                worker.kill()
+            before = epochs_of(folder / "run")
+            launcher = self._started(folder, 1 if kind == "alone" else 2)
+        if code := self._ended(launcher, folder):
+            return [*faults, f"does not go on: exit code {code}"]
+        if kind == "alone":
+            return [*faults, *unlike_from(before or 0, self.whole / "run", folder / "run")]
+        return faults + unlike_run(self.whole / "run", folder / "run")
+
+    def _started(self, folder: Path, size: int) -> subprocess.Popen:
+        (folder / "tmp").mkdir(exist_ok=True)
+        variables = {"OMP_NUM_THREADS": "1", "TMPDIR": str(folder / "tmp")}
+        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        with open(folder / ".log", "ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "rapids_slr", *train_words(folder), "--processes", str(size)],
+                env=os.environ | variables | {"PYTHONPATH": path},
+                cwd=folder,
+                stdout=log,
+                stderr=log,
+            )
+
+    def _ended(self, launcher: subprocess.Popen, folder: Path) -> int | str:
+        """The exit code of a run that may take as long as one that nobody stops, and somewhat longer."""
+        try:
+            return launcher.wait(self.seconds + MENDED_IN if self.seconds else 10 * LIMIT)
+        except subprocess.TimeoutExpired:
+            for process in [*psutil.Process(launcher.pid).children(), launcher]:
+                process.kill()
+            return f"none within {self.seconds + MENDED_IN:.0f} s"
+
+
+def said_in(folder: Path) -> str:
+    return (folder / ".log").read_text(errors="replace")
+
+
+def epochs_of(run: Path) -> int:
+    """Epochs of the adaptation that the last checkpoint of a run has gone through."""
+    for name in ("last.pt", "previous.pt"):
+        if (file := run / "checkpoints" / name).exists():
+            state = torch.load(file, map_location="cpu", weights_only=True)
+            return state["epoch"] if state["stage"] == "adapt" else 0
+    return 0
+
+
+def unlike_from(epoch: int, whole: Path, folder: Path) -> Iterator[str]:
+    """What is wrong with a run of two processes that went on in one after an epoch: the next one has the same labels,
+    and the same losses up to rounding."""
+    rows, other = (_rows(run / "metrics.jsonl") for run in (whole, folder))
+    if [row["epoch"] for row in rows] != [row["epoch"] for row in other]:
+        yield "metrics.jsonl has other lines"
+        return
+    if rows[:epoch] != other[:epoch]:
+        yield f"metrics.jsonl differs up to epoch {epoch}"
+    for number in range(1, min(epoch + 1, len(rows)) + 1):
+        tables = (pd.read_parquet(run / f"labels/epoch-{number:03d}.parquet") for run in (whole, folder))
+        if not next(tables).equals(next(tables)):
+            yield f"labels of epoch {number} differ"
+    for row, found in zip(rows[epoch : epoch + 1], other[epoch : epoch + 1], strict=True):
+        losses = [(row[key], found[key]) for key in row if key.startswith("loss/")]
+        if not losses or not np.allclose(*zip(*losses, strict=True), rtol=1e-4):
+            yield f"losses of epoch {epoch + 1} differ: {losses}"
+
+
 class Disks:
     """Commands on a disk that fails, at each of their calls, in each way, once or for good; in a drawn order."""
 
@@ -611,7 +733,14 @@ def unlike_labels(before: mutants.Labels, now: mutants.Labels, out: pd.DataFrame
             yield f"{name} is not that of the file"
 
 
-PARTS: dict[str, Any] = {"kills": Kills, "disk": Disks, "specs": Specs, "archives": Archives, "labels": LabelFiles}
+PARTS: dict[str, Any] = {
+    "kills": Kills,
+    "disk": Disks,
+    "processes": Processes,
+    "specs": Specs,
+    "archives": Archives,
+    "labels": LabelFiles,
+}
 
 
 # The campaign ---------------------------------------------------------------------------------------------------------

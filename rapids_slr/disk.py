@@ -23,6 +23,14 @@ def fill(path: Path, write: Callable[[Path], object]) -> None:
     write(path)
 
 
+def reserve(descriptor: int, size: int) -> None:
+    """Make an open file so long, with room for all of it: to a disk that fills up later no map could be written."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+    else:
+        os.truncate(descriptor, size)
+
+
 def settle(path: Path) -> None:
     """Wait until the content of a file is on the disk."""
     with open(path, "rb+") as file:

@@ -8,6 +8,8 @@ for arrays in host memory, NCCL for those on CUDA.
 from __future__ import annotations
 
 import os
+import pickle
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import wraps
@@ -19,7 +21,8 @@ import torch.distributed as dist
 
 from rapids_slr.engine.arrays import Array, array_module, as_array
 from rapids_slr.engine.blocks import BLOCK, as_tensor
-from rapids_slr.launch import end_with_launcher, processes, speaks
+from rapids_slr.errors import InputError, RunError
+from rapids_slr.launch import LOOK_SECONDS, end_with_launcher, processes, speaks
 
 Value = TypeVar("Value")
 Given = ParamSpec("Given")
@@ -31,10 +34,14 @@ class Group:
     Args:
         rank: which of them this one is.
         size: how many there are; torch.distributed has been set up for as many.
+        local: which of those on its machine it is, which have ranks in a row.
+        here: how many are on its machine; by default all.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1) -> None:
+    def __init__(self, rank: int = 0, size: int = 1, local: int | None = None, here: int | None = None) -> None:
         self.rank, self.size = rank, size
+        self.local, self.here = rank if local is None else local, size if here is None else here
+        self._made = 0
         self.sent: Counter[str] = Counter()
         """Bytes that this process has sent so far, by the method that sent them; each counts once, however many get
         them."""
@@ -105,6 +112,30 @@ class Group:
         held = [value]
         dist.broadcast_object_list(held, src=0)
         return held[0]
+
+    def from_first_here(self, make: Callable[[], Value]) -> Value:
+        """What the first process of this machine makes; the others there wait, as long as it takes.
+
+        Raises: on all of them the InputError or RunError that it raises.
+        """
+        if self.here == 1:
+            return make()
+        self._made += 1
+        store, key = _store(), f"rapids_slr/made/{self.rank - self.local}/{self._made}"
+        if self.local == 0:
+            try:
+                made = make()
+            except (InputError, RunError) as fault:
+                store.set(key, pickle.dumps(fault).hex())
+                raise
+            store.set(key, pickle.dumps(made).hex())
+            return made
+        while not store.check([key]):  # a call that waits for it would give up at some time, and cannot be stopped
+            time.sleep(LOOK_SECONDS)
+        made = pickle.loads(bytes.fromhex(store.get(key).decode()))
+        if isinstance(made, Exception):
+            raise made
+        return made
 
     def in_turn(self, value: np.ndarray, add: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """`value`, to which one process after the other has added: for sums whose order of additions matters."""
@@ -235,7 +266,8 @@ def join(device: str = "auto") -> Group:
         on_gpu = device != "cpu" and dist.is_nccl_available() and torch.cuda.is_available()
         end_with_launcher()
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
-        _current = Group(dist.get_rank(), dist.get_world_size())
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        _current = Group(dist.get_rank(), dist.get_world_size(), local if here > 1 else 0, here)
     return _current
 
 
@@ -254,9 +286,14 @@ def fails_first(fault: BaseException) -> bool:
     if isinstance(fault, dist.DistError) or (type(fault) is RuntimeError and "gloo" in str(fault)):
         return False  # another process is gone
     try:
-        return dist.distributed_c10d._get_default_store().add("rapids_slr/faults", 1) == 1
+        return _store().add("rapids_slr/faults", 1) == 1
     except RuntimeError:
         return False
+
+
+def _store() -> dist.Store:
+    """Words that all processes see."""
+    return dist.distributed_c10d._get_default_store()
 
 
 def by_first(write: Callable[Given, None]) -> Callable[Given, None]:

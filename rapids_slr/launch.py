@@ -28,6 +28,8 @@ GRACE_SECONDS = 30.0
 """Time to say goodbye for processes that were asked to stop."""
 LAUNCHER = "RAPIDS_SLR_LAUNCHER"
 """Environment variable by which processes know who watches them."""
+TORCHRUN = "TORCHELASTIC_RUN_ID"
+"""Environment variable of processes that torchrun watches."""
 
 
 def processes() -> int:
@@ -120,8 +122,9 @@ def _progress(out: Path) -> tuple[int, ...]:
 
 
 def end_with_launcher() -> None:
-    """Let this process end where the one that watches it has been killed."""
-    launcher = int(os.environ.get(LAUNCHER, "0"))
+    """Let this process end where the one that watches it, of this module or of torchrun, has been killed."""
+    of_torchrun = os.getppid() if TORCHRUN in os.environ else 0
+    launcher = int(os.environ.get(LAUNCHER, of_torchrun))
 
     def watch() -> None:
         while os.getppid() == launcher:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import socket
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,6 +29,7 @@ def together(size: int, work: Callable[..., Any], *args: Any, through: str = "gl
 
 def _process(rank: int, size: int, port: int, folder: str, through: str, work: Callable[..., Any], args: tuple) -> None:
     torch.set_num_threads(1)
+    tempfile.tempdir = folder
     if "nccl" in through:
         torch.cuda.set_device(rank)
     dist.init_process_group(through, init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)

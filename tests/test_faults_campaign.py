@@ -57,7 +57,7 @@ print(json.dumps(json.loads(pathlib.Path("faults.json").read_text())))
 @pytest.mark.slow
 def test_a_campaign_of_every_part_finds_nothing_and_goes_on(tmp_path):
     results = by_itself(GOES_ON, tmp_path)
-    for name in ("kills", "disk", "specs", "archives", "labels"):
+    for name in ("kills", "disk", "processes", "specs", "archives", "labels"):
         assert results[name]["faults"] == []
         assert results[name]["done"] == 3 == sum(results[name]["outcomes"].values())
         assert len(results[name]["commits"]) == 1

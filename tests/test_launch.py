@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
+import socket
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 import torch
 
@@ -23,6 +27,7 @@ from rapids_slr.settings.spec import RunSpec
 from rapids_slr.settings.specfile import dump_spec
 
 HANG_SECONDS = 60
+ROOT = Path(__file__).parents[1]
 
 
 def started(folder: Path, spec: RunSpec, size: int, *words: str, **variables: str) -> subprocess.Popen:
@@ -31,7 +36,7 @@ def started(folder: Path, spec: RunSpec, size: int, *words: str, **variables: st
     command = [sys.executable, "-m", "rapids_slr", "train", str(file), "--out", str(folder), "--no-report"]
     return subprocess.Popen(
         [*command, "--processes", str(size), *words],
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | variables,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(folder.parent)} | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -79,6 +84,7 @@ def test_two_processes_leave_one_run(pretrained, of_two):
         pd.testing.assert_frame_equal(pd.read_parquet(of_two / name), pd.read_parquet(pretrained[1] / name))
     assert one[0]["loss/ce"] == pytest.approx(two[0]["loss/ce"], rel=1e-4)
     assert {file.name for file in of_two.iterdir()} == {file.name for file in pretrained[1].iterdir()}
+    assert list(of_two.parent.glob("rapids_slr-*/*.images")), "no file of images that both have mapped"
 
 
 @pytest.mark.slow
@@ -112,6 +118,92 @@ def test_faults_are_told_once_and_end_all(pretrained, tmp_path):
     _, said = process.communicate(timeout=HANG_SECONDS + 60)
     assert process.returncode == 2, said
     assert said.count("error:") == 1
+
+
+@pytest.mark.slow
+def test_the_line_for_several_machines(pretrained, of_two, tmp_path):
+    """As docs/processes.md has it, on one machine that stands for two."""
+    page = (ROOT / "docs" / "processes.md").read_text()
+    line = re.search(r"```text\n(torchrun .*?)```", page, re.DOTALL)[1].replace("\\\n", " ")
+    (tmp_path / "spec.yaml").write_text(dump_spec(pretrained[0]))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    for place, value in (("node 8", "node 1"), ("HOST:29500", f"127.0.0.1:{port}"), ("DIR", str(tmp_path / "run"))):
+        assert place in line
+        line = line.replace(place, value)
+    words = line.replace("SPEC", str(tmp_path / "spec.yaml")).split()
+    variables = {"OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", *words[1:], "--no-report"]
+    machines = [
+        subprocess.Popen(command, env=os.environ | variables, stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    for machine in machines:
+        _, said = machine.communicate(timeout=300)
+        assert machine.returncode == 0, said
+    assert rows(tmp_path / "run") == rows(of_two)
+
+
+def of_one_process(folder: Path, rank: int, lines: str) -> dict[str, str]:
+    """Variables by which Python runs some lines before all else, in one process of a run."""
+    folder.mkdir()
+    program = f"import os\nif os.environ.get('RANK') == '{rank}':\n" + textwrap.indent(lines, "    ")
+    (folder / "sitecustomize.py").write_text(program)
+    return {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
+
+
+UNREADABLE = """
+from rapids_slr.data import store
+from rapids_slr.data.faults import Fault
+real = store.decode_or_fault
+store.decode_or_fault = lambda domain, name, *args: (
+    Fault(name, "cannot be read") if name.endswith("c1s1_000001_00.png") else real(domain, name, *args)
+)
+"""
+NO_NUMBER = """
+from rapids_slr.hosts import loop
+steps, real = [], loop.LossMeter.add
+def add(meter, total, *rest):
+    steps.append(total)
+    real(meter, total * float("nan") if len(steps) == 6 else total, *rest)
+loop.LossMeter.add = add
+"""
+SPOILT_BATCH = """
+from rapids_slr.hosts import loop
+steps, real = [], loop.Batches.augmented
+def augmented(batches, *args):
+    steps.append(1)
+    return real(batches, *args) * (float("nan") if len(steps) == 11 else 1)
+loop.Batches.augmented = augmented
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("rank", "lines", "keys", "code", "message"),
+    [
+        (0, UNREADABLE, [], 2, "unreadable images"),
+        (1, UNREADABLE, ["data.store=host"], 2, "unreadable images"),
+        (1, UNREADABLE, ["data.store=host", "data.on_error=skip"], 2, "process 1 can read"),
+        (1, NO_NUMBER, [], 1, "epoch 2: the loss is not finite"),
+        (1, SPOILT_BATCH, [], 1, "epoch 2: the loss is not finite"),
+    ],
+    ids=["reader", "own store", "left out", "loss", "batch"],
+)
+def test_a_fault_of_one_process_ends_all(pretrained, of_two, tmp_path, rank, lines, keys, code, message):
+    """One message and the exit code of a run of one process; without the fault the run goes on where it stopped."""
+    words = [f"--set={key}" for key in keys]
+    process = started(tmp_path / "run", pretrained[0], 2, *words, **of_one_process(tmp_path / "site", rank, lines))
+    _, said = process.communicate(timeout=2 * HANG_SECONDS)
+    assert process.returncode == code, said
+    assert len(re.findall("(?m)^error:", said)) == 1, said
+    assert message in said
+    assert "Traceback" not in said
+    if "data.on_error=skip" not in keys:  # with which the run has another spec
+        process = started(tmp_path / "run", pretrained[0], 2, *words, "--resume")
+        _, said = process.communicate(timeout=4 * HANG_SECONDS)
+        assert process.returncode == 0, said
+        assert rows(tmp_path / "run") == rows(of_two)
 
 
 def test_a_bad_spec_is_told_before_anything_is_started(tiny, tmp_path, capsys, monkeypatch):
@@ -169,3 +261,22 @@ def test_a_run_that_is_killed_again_and_again_is_given_up(monkeypatch, tmp_path)
     with pytest.raises(RunError, match=rf"killed 3 times before the next checkpoint .* --out {tmp_path} --processes 2"):
         run_together(2, ["train", "--resume"], tmp_path)
     assert words == [["train", "--resume"]] * 3
+
+
+@pytest.mark.parametrize("who", [{launch.LAUNCHER: "its pid"}, {launch.TORCHRUN: "7"}])
+def test_processes_end_with_whoever_watches_them(who, tmp_path):
+    work = "import sys, time; from rapids_slr.launch import end_with_launcher as end; end(); print(7); time.sleep(99)"
+    watch = f"""
+import os, subprocess, sys
+who = {{name: str(os.getpid()) if value == "its pid" else value for name, value in {who}.items()}}
+child = subprocess.Popen([sys.executable, "-u", "-c", {work!r}], env=os.environ | who, stdout=subprocess.PIPE)
+child.stdout.readline()
+print(child.pid, flush=True)
+child.wait()
+"""
+    watcher = subprocess.Popen([sys.executable, "-c", watch], stdout=subprocess.PIPE, text=True)
+    child = psutil.Process(int(watcher.stdout.readline()))
+    watcher.kill()
+    watcher.wait()
+    gone, _ = psutil.wait_procs([child], 10)
+    assert gone

@@ -59,6 +59,7 @@ def scan_classes(files: Files) -> Domain:
             *outside_of([name for name in rest if is_image(name)], "classes"),
         ],
         opener=lambda name: open_image(files, name),
+        stamp=files.stamp,
         classes=tuple(classes),
     )
 

@@ -45,7 +45,7 @@ class Collection:
     def domain(self) -> Domain:
         """The collection as what the loader of images takes."""
         none = make_split([])
-        return Domain(str(self.path), "any", none, none, self.split, opener=self.open)
+        return Domain(str(self.path), "any", none, none, self.split, opener=self.open, stamp=self.files.stamp)
 
     def open(self, name: str) -> Image.Image:
         """An image of any mode, as stored; may be called from several threads at once."""

@@ -50,6 +50,8 @@ class Domain:
     unused: list[str] = field(default_factory=list)
     """Other files that lie there and are in no split, in words."""
     opener: Callable[[str], Image.Image] = field(repr=False, kw_only=True)
+    stamp: Callable[[str], str] = field(repr=False, kw_only=True)
+    """What changes when the image of a name does, without opening it."""
     numbered_together: bool = field(default=True, kw_only=True)
     """The same number in train and test is the same person."""
     classes: tuple[str, ...] = field(default=(), kw_only=True)
@@ -111,9 +113,17 @@ def joined(domains: Sequence[Domain], by_name: bool = False) -> Domain:
             parts[name].append(Split(tuple(f"{number}/{own}" for own in split.names), identities, cameras))
         places += len(seen)
 
-    def opener(name: str) -> Image.Image:
+    def place(name: str) -> tuple[Domain, str]:
         number, _, own = name.partition("/")
-        return domains[int(number) - 1].open(own)
+        return domains[int(number) - 1], own
+
+    def opener(name: str) -> Image.Image:
+        domain, own = place(name)
+        return domain.open(own)
+
+    def stamp(name: str) -> str:
+        domain, own = place(name)
+        return domain.stamp(own)
 
     return Domain(
         " and ".join(domain.name for domain in domains),
@@ -122,6 +132,7 @@ def joined(domains: Sequence[Domain], by_name: bool = False) -> Domain:
         query=_beside(parts["query"]),
         gallery=_beside(parts["gallery"]),
         opener=opener,
+        stamp=stamp,
         numbered_together=all(domain.numbered_together for domain in domains),
         classes=tuple(every),
         threads=domains[0].threads if len({domain.threads for domain in domains}) == 1 else None,

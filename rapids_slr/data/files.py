@@ -41,6 +41,9 @@ class Files(Protocol):
 
     def read(self, name: str) -> bytes: ...
 
+    def stamp(self, name: str) -> str:
+        """What changes when the file does; it is not read for that."""
+
 
 def open_files(path: str | Path) -> Files:
     """Raises: InputError if the path is neither a folder nor a whole .zip."""
@@ -83,6 +86,14 @@ class FolderFiles:
 
     def read(self, name: str) -> bytes:
         return self.at(name).read_bytes()
+
+    def stamp(self, name: str) -> str:
+        try:
+            file = os.stat(self.at(name))
+        except OSError:  # that it is not there, reading will say
+            return "none"
+        # The last time cannot be set by hand, and so tells of a file that was put in the place of another.
+        return f"{self.path.absolute()} {file.st_size} {file.st_mtime_ns} {file.st_ctime_ns}"
 
     def _walk(self, start: str) -> Iterator[tuple[str, list[str]]]:
         """Folders and the files in each; a link that leads back to where it is met is not followed."""
@@ -163,6 +174,10 @@ class ZipFiles:
             raise OSError(f"unpacks to {entry.file_size:,} bytes, more than any image needs")
         with self._lock:
             return self._zip.read(entry)
+
+    def stamp(self, name: str) -> str:
+        entry = self._entries[name]
+        return f"{entry.file_size} {entry.CRC}"
 
 
 def natural_order(names: Iterable[str]) -> list[str]:

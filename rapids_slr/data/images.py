@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -13,10 +14,12 @@ from torch import Tensor
 
 from rapids_slr.data.augment import augment
 from rapids_slr.data.domain import Domain, Split, joined
+from rapids_slr.data.imagefile import read_images
 from rapids_slr.data.layouts import SplitName
 from rapids_slr.data.read import read_domain
-from rapids_slr.data.store import ImageStore, load_images
+from rapids_slr.data.store import ImageStore
 from rapids_slr.errors import InputError
+from rapids_slr.group import current
 from rapids_slr.seeds import generator
 from rapids_slr.settings.spec import DomainSpec, EvaluationSpec, RunSpec
 
@@ -104,9 +107,21 @@ class RunImages:
     def _load(self, domain: Domain, split_name: SplitName, role: str) -> Images:
         split = domain.split(split_name)
         with self._bar(f"reading {role} {split_name}", len(split)) as report:
-            store, kept = load_images(domain, split, self._spec.data, self._device, progress=report)
+            store, kept = read_images(domain, split, self._spec.data, self._device, report)
+        _check_alike(kept, f"{role} {split_name}")
         if len(kept) < len(split):
             self.warn(
                 f"{role} {split_name}: {len(split) - len(kept)} of {len(split)} images could not be read; left out"
             )
         return Images(kept, store)
+
+
+def _check_alike(split: Split, what: str) -> None:
+    """Raises: InputError if this process of a group has found other images than the first one."""
+    own = len(split), hashlib.sha256("\n".join(split.names).encode()).hexdigest()
+    first = current().from_first(own)
+    if own != first:
+        raise InputError(
+            f"{what}: process {current().rank} can read {own[0]} images, and the first process other ones "
+            f"({first[0]}); give every machine the same data, and look at it with `rapids-slr data check`"
+        )

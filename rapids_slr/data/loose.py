@@ -7,6 +7,7 @@ import io
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -82,8 +83,8 @@ def _domain(
 ) -> Domain:
     splits = {name: splits.get(name) or make_split([]) for name in SPLITS}
     name = path.name if path.is_dir() else path.stem
-    opener, classes = (lambda image: open_image(files, image)), tuple(classes)
-    return Domain(name, layout, **splits, faults=faults, opener=opener, classes=classes)
+    opener, classes = partial(open_image, files), tuple(classes)
+    return Domain(name, layout, **splits, faults=faults, opener=opener, stamp=files.stamp, classes=classes)
 
 
 # Tables ---------------------------------------------------------------------------------------------------------------

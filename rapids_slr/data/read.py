@@ -78,8 +78,12 @@ def scan_domain(spec: DomainSpec, asks: bool = True) -> Domain:
         by_class = spec.layout == CLASSES or (spec.layout == "auto" and is_split_by_class(files))
         domain = scan_classes(files) if by_class else _scan_files(files, spec.layout)
     if spec.appearance is not None:
-        look, stored = APPEARANCES[spec.appearance], domain.opener
-        domain = replace(domain, opener=lambda name: alter(stored(name), name, look))
+        look, stored = APPEARANCES[spec.appearance], domain
+        domain = replace(
+            stored,
+            opener=lambda name: alter(stored.open(name), name, look),
+            stamp=lambda name: f"{stored.stamp(name)} {look}",
+        )
     return _without_hopeless_queries(domain) if asks else domain
 
 
@@ -108,6 +112,7 @@ def _scan_files(files: Files, wanted: str) -> Domain:
         faults=[*files.faults, *faults],
         unused=unused,
         opener=lambda name: open_image(files, name),
+        stamp=files.stamp,
         numbered_together=layout is None or layout.numbered_together,
     )
 

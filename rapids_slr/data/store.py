@@ -16,7 +16,7 @@ from torch import Tensor
 from rapids_slr.data.decode import decode_jpegs, decode_or_fault, decodes_jpegs
 from rapids_slr.data.domain import Domain, Split
 from rapids_slr.data.faults import Fault, dark_images, faults_error
-from rapids_slr.engine.memory import device_memory, out_of_memory
+from rapids_slr.engine.memory import DeviceMemory, device_memory, out_of_memory
 from rapids_slr.errors import InputError
 from rapids_slr.marks import step
 from rapids_slr.settings.spec import StoredSpec
@@ -77,12 +77,27 @@ def load_images(
     Raises: InputError that names every unreadable image, unless data.on_error is "skip", which leaves them out; if no
         image is left; if the images do not fit; or if data.decode asks for what this machine cannot do.
     """
-    if not len(split):
-        raise InputError(f"{domain.name}: a split without images cannot be loaded; see `rapids-slr data check`")
-    device = _with_index(torch.device(device))
-    on_gpu = decodes_jpegs(data, device)
+    device = with_index(torch.device(device))
     # Room for all before any is decoded: what does not fit is known at once, not after minutes.
-    pixels = _allocate((len(split), data.channels, data.height, data.width), data, device)
+    pixels = _allocate(shape_of(domain, split, data), data, device)
+    kept_N = decode_into(pixels, domain, split, data, device, progress, on_fault)
+    return ImageStore(pixels[: kept_N.sum()], device), split.take(kept_N)
+
+
+def decode_into(
+    pixels: Tensor,
+    domain: Domain,
+    split: Split,
+    data: StoredSpec,
+    device: torch.device,
+    progress: Callable[[int], None] | None = None,
+    on_fault: Callable[[Fault], None] | None = None,
+) -> np.ndarray:
+    """As `load_images`, into (N, C, H, W) uint8 that is given.
+
+    Returns: (N,) bool, which images could be read; their pixels stand one after the other, from the first row on.
+    """
+    on_gpu = decodes_jpegs(data, device)
     block = torch.empty((min(BLOCK, len(split)), *pixels.shape[1:]), dtype=torch.uint8, pin_memory=pixels.is_cuda)
     faults: list[Fault] = []
     dark: list[str] = []
@@ -112,7 +127,7 @@ def load_images(
             on_fault(fault)
     elif faults:
         log.warning("%s: %d of %d images left out; the first: %s", domain.name, len(faults), len(split), faults[0])
-    return ImageStore(pixels[:filled], device), split.take(kept)
+    return kept
 
 
 def _decode_block(
@@ -152,17 +167,32 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _with_index(device: torch.device) -> torch.device:
+def shape_of(domain: Domain, split: Split, data: StoredSpec) -> tuple[int, ...]:
+    """(N, C, H, W) of a split.
+
+    Raises: InputError if it has no image.
+    """
+    if not len(split):
+        raise InputError(f"{domain.name}: a split without images cannot be loaded; see `rapids-slr data check`")
+    return len(split), data.channels, data.height, data.width
+
+
+def with_index(device: torch.device) -> torch.device:
     """cuda -> cuda:0, so that it compares equal to where tensors say they are."""
     return torch.device("cuda", torch.cuda.current_device()) if device == torch.device("cuda") else device
+
+
+def leaves_half(memory: DeviceMemory, size: int) -> bool:
+    """Whether so many bytes of images, with the splits that are there already, leave half of a device to training."""
+    return memory.used + size <= (memory.used + memory.free) / 2
 
 
 def _allocate(shape: tuple[int, ...], data: StoredSpec, device: torch.device) -> Tensor:
     """Room for the pixels where data.store wants them."""
     size, advice = int(np.prod(shape, dtype=np.int64)), "lower data.height and data.width"
-    if device.type == "cuda" and data.store != "host":
-        memory = device_memory(device)  # used: by the splits read before, above all
-        if data.store == "device" or memory.used + size <= (memory.used + memory.free) / 2:
+    if device.type == "cuda" and data.store in ("auto", "device"):
+        memory = device_memory(device)
+        if data.store == "device" or leaves_half(memory, size):
             try:
                 return torch.empty(shape, dtype=torch.uint8, device=device)
             except (RuntimeError, MemoryError) as fault:

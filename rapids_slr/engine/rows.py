@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 
 import numpy as np
 import psutil
 import torch
 
+from rapids_slr import disk
 from rapids_slr.errors import RunError
 
 SHARE = 0.5
 """Of the memory that is available, what features may take."""
+TMPDIR_ADVICE = "free some space, or set TMPDIR to a folder that has it"
+"""What to do where the folder for temporary files has no room."""
 
 
 def room_for_cpu(N: int, D: int) -> np.ndarray:
@@ -25,16 +27,14 @@ def room_for_cpu(N: int, D: int) -> np.ndarray:
     if SHARE * psutil.virtual_memory().available >= 4 * N * D:
         return np.empty((N, D), np.float32)
     with tempfile.TemporaryFile() as file:  # which stays while it is mapped
-        if hasattr(os, "posix_fallocate"):  # or a disk that fills up would end the process where it writes
-            try:
-                os.posix_fallocate(file.fileno(), 0, 4 * N * D)
-            except OSError as fault:
-                raise RunError(
-                    f"features of {N:,} images x {D:,}, {4 * N * D / 2**30:.1f} GiB, fit neither into memory nor into "
-                    f"a file in {tempfile.gettempdir()} ({fault.strerror}); free some space, or set TMPDIR to a "
-                    "folder that has it"
-                ) from fault
-        return np.memmap(file, np.float32, "w+", shape=(N, D))
+        try:
+            disk.reserve(file.fileno(), 4 * N * D)
+        except OSError as fault:
+            raise RunError(
+                f"features of {N:,} images x {D:,}, {4 * N * D / 2**30:.1f} GiB, fit neither into memory nor into "
+                f"a file in {tempfile.gettempdir()} ({fault.strerror}); {TMPDIR_ADVICE}"
+            ) from fault
+        return np.memmap(file, np.float32, "r+", shape=(N, D))
 
 
 def room_for(N: int, D: int, device: torch.device) -> torch.Tensor:

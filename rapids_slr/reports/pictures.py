@@ -15,9 +15,10 @@ from PIL import Image, features
 from torch import Tensor
 
 from rapids_slr.data.domain import Domain, Split
+from rapids_slr.data.imagefile import read_images
 from rapids_slr.data.layouts import SplitName
 from rapids_slr.data.read import read_domain
-from rapids_slr.data.store import ImageStore, load_images
+from rapids_slr.data.store import ImageStore
 from rapids_slr.engine.arrays import on_torch_stream
 from rapids_slr.engine.backend import choose_backend
 from rapids_slr.errors import InputError
@@ -147,7 +148,7 @@ class Maker:
         """The images of a split of the target that can be read, decoded, and their names."""
         split: Split = getattr(domain, name)
         with self.progress.task(f"reading target {name}", len(split), "images") as task:
-            return load_images(domain, split, self.spec.data, self.device, progress=task.advance)
+            return read_images(domain, split, self.spec.data, self.device, task.advance)
 
     def embed(self, trained: Trained, store: ImageStore) -> Tensor:
         """(N, D) float32 unit rows of the plain images."""

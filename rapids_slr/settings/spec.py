@@ -172,9 +172,10 @@ class StoreSpec(Settings):
 
     on_error: Literal["stop", "skip"] = "stop"
     """What an unreadable or misnamed image does: stop before training, or be left out and counted."""
-    store: Literal["auto", "device", "host"] = "auto"
+    store: Literal["auto", "device", "host", "file"] = "auto"
     """Where the decoded images stay; `auto` takes the training device while all splits fill at most half of its memory
-    that was free before. From the host every batch is copied."""
+    that was free before, else host memory or, of several processes on a machine, `file`: one in TMPDIR that they share
+    and that later runs take again. From host and file every batch is copied."""
     decode: Literal["auto", "pillow", "gpu"] = "auto"
     """What decodes JPEG files: `auto` takes the GPU (nvJPEG) on CUDA where torchvision can, `gpu` stops if it cannot.
     Pixels differ slightly from Pillow's. Other files, and JPEG files that the GPU refuses, are left to Pillow."""

@@ -67,6 +67,7 @@ def scan_omniglot(path: Path, layout: str) -> Domain:
         make_split(sorted(gallery, key=_in_order)),
         faults=faults,
         opener=lambda name: open_image(files, name),
+        stamp=files.stamp,
         classes=tuple("/".join(character.split("/")[-2:]) for character in identity),
     )
 

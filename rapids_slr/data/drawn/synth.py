@@ -95,7 +95,17 @@ def synth_domain(spec: SynthSpec) -> Domain:
     # Drawing holds Python's lock nearly all the time: 16 threads draw at less than half the rate of one.
     name = f"synth-{spec.style}-{spec.seed}"
     people = tuple(f"{name}-{identity}" for identity in range(1, 2 * spec.identities + 1))  # no two domains share one
-    return Domain(name, "synth", splits[0], splits[1], splits[2], opener=studio.open, threads=1, classes=people)
+    return Domain(
+        name,
+        "synth",
+        splits[0],
+        splits[1],
+        splits[2],
+        opener=studio.open,
+        stamp=lambda _: repr(spec),
+        threads=1,
+        classes=people,
+    )
 
 
 def _cameras(plan: np.random.Generator, spec: SynthSpec) -> list[int]:
