@@ -235,7 +235,8 @@ def run_epoch(session: Session, now: Adaptation, epoch: int) -> Epoch:
     with stage("clusters"):
         clusters = cluster(now, epoch, features_ND, source_SD, target.split.cameras)
     with stage("refinement"):
-        refined = now.refiner.update(clusters.labels_N, clusters.others)
+        refined = refine(now, clusters, features_ND)
+    clusters = clusters._replace(graph=None)  # what it is made of makes room for the training
     warn_of_collapse(session, epoch, clusters.labels_N, refined.hard)
     with stage("targets"):
         targets = targets_of(refined, spec, epoch, target.split.identities)
@@ -259,6 +260,16 @@ def cluster(now: Adaptation, epoch: int, features_ND: Tensor, source_SD: Tensor 
         return now.clusterer.fit_predict(
             features_ND, source_SD=source_SD, cameras_N=cameras_N, heads=now.spec.host.heads
         )
+
+
+def refine(now: Adaptation, clusters: Clusters, features_ND: Tensor) -> Refined:
+    """The refined labels of an epoch, by all that the refiner says it needs."""
+    needs, needed = now.spec.refine.needs, dict[str, Any]()
+    if "features" in needs:
+        needed["features"] = current().gather(features_ND)
+    if "graph" in needs and clusters.graph is not None:
+        needed["graph"] = clusters.graph()
+    return now.refiner.update(clusters.labels_N, clusters.others, **needed)
 
 
 def guard(now: Adaptation, epoch: int) -> Mapping[str, float]:

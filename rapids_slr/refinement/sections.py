@@ -50,6 +50,7 @@ class SLRSpec(RefinerSpec, SLRKeys):
 class NoRefinementSpec(RefinerSpec):
     """The clusters as they are (the ABMT baseline)."""
 
+    reads_others = False
     name: Literal["none"] = "none"
     """No refinement."""
 

@@ -487,6 +487,18 @@ class RunSpec(Settings):
                 f"model.backbone: {self.model.backbone} has no stages to cut into the branches of host "
                 f"{self.host.choice()}; hosts that take it are {able}"
             )
-        if self.clusters.needs_refinement and self.refine.choice() == "none":
-            raise ValueError("clusters.also needs refine: without it nothing reads further clusterings")
+        self._check_refiner()
         return self
+
+    def _check_refiner(self) -> None:
+        """What the refiner is to be given is there, and it reads what there is."""
+        if self.clusters.needs_refinement and not self.refine.reads_others:
+            able = ", ".join(name for name, section in REFINERS.items() if section.reads_others)
+            own = self.refine.choice()
+            raise ValueError(f"clusters.also needs refine: {able}; with {own} nothing reads further clusterings")
+        if "graph" in self.refine.needs and not self.clusters.gives_graph:
+            able = " or ".join(name for name, section in CLUSTERERS.items() if section.gives_graph)
+            raise ValueError(
+                f"refine: {self.refine.choice()} needs the distances of images that were clustered, which "
+                f"clusters.method: {self.clusters.choice()} does not give; set clusters.method: {able}"
+            )

@@ -151,7 +151,7 @@ def test_faults_between_keys_stand_at_their_section(write):
     (fault,) = faults_of(write("data: {target: {path: a.zip}}"))
     assert fault.startswith("run.yaml:1: data.source is missing")
     (fault,) = faults_of(write(DRAWN + "refine: none\nclusters: {also: [{branch: average}]}\n"))
-    assert "clusters.also needs refine" in fault
+    assert "clusters.also needs refine: slr; with none nothing reads further clusterings" in fault
     (fault,) = faults_of(write(DRAWN + "clusters: {method: hdbscan, also: [{eps: 0.5}]}\n"))
     assert "also needs method: dbscan" in fault
     (fault,) = faults_of(write(DRAWN + "clusters: {method: hdbscan, reliable: {}}\n"))
