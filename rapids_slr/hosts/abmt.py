@@ -16,6 +16,7 @@ from torch import Tensor
 from rapids_slr.data.images import Images
 from rapids_slr.data.store import ImageStore
 from rapids_slr.group import current
+from rapids_slr.hosts.early_learning import EarlyLearning
 from rapids_slr.hosts.loop import (
     Batch,
     Batches,
@@ -57,11 +58,15 @@ class ABMT:
     def __init__(self) -> None:
         self.step = 0
         """Training steps done, over all epochs; it sets the decay of the moving average."""
+        self.early: EarlyLearning | None = None
+        """What was said of every image before; None where `training.elr_weight` is 0."""
 
     def begin(self, network: Network, session: Session) -> None:
         self.session = session
         self.teacher = network.requires_grad_(False)
         self.student = self.teacher.frozen_copy().requires_grad_(True)
+        settings = session.spec.training
+        self.early = EarlyLearning(settings.elr_momentum) if settings.elr_weight > 0 else None
 
     def embed(self, images: Images, epoch: int | None = None) -> Tensor:
         return self.session.embed(self.teacher, images, epoch)
@@ -74,6 +79,8 @@ class ABMT:
             centroids_KD = class_centroids(features_ND, targets, current())
             self.student.set_classifiers_from(centroids_KD)
             self.teacher.set_classifiers_from(centroids_KD)
+        if self.early is not None:
+            self.early.begin(targets, len(self.student.heads))
         source = source_beside(session, self.embed, epoch)
         with session.epoch_bar(epoch) as report:
             losses = self._train(targets, epoch, report, source)
@@ -86,17 +93,20 @@ class ABMT:
         """An epoch of networks that have classifiers. Gives the means of the loss terms."""
         store, spec = self.session.images.target.store, self.session.spec
         losses, self.step = adapt_epoch(
-            self.student, self.teacher, store, targets, spec, epoch, self.step, report, source
+            self.student, self.teacher, store, targets, spec, epoch, self.step, report, source, self.early
         )
         return losses
 
     def state_dict(self) -> dict[str, Any]:
-        return {"step": self.step, "student": self.student.state_dict(), "teacher": self.teacher.state_dict()}
+        state = {"step": self.step, "student": self.student.state_dict(), "teacher": self.teacher.state_dict()}
+        return state if self.early is None else state | {"early_learning": self.early.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.step = state["step"]
         self.student.load_state_dict(state["student"])
         self.teacher.load_state_dict(state["teacher"])
+        if self.early is not None:
+            self.early.load_state_dict(state["early_learning"])
 
 
 def adapt_epoch(
@@ -109,6 +119,7 @@ def adapt_epoch(
     step: int,
     report: Report,
     source: SourceLoss | None = None,
+    early: EarlyLearning | None = None,
 ) -> tuple[dict[str, float], int]:
     """Train the student on refined labels and its teacher's predictions; the teacher follows it (Eqs. 5-6).
 
@@ -117,6 +128,7 @@ def adapt_epoch(
         epoch: from 1; it decides all that is random.
         step: training steps before this epoch, for the decay of the moving average.
         source: a loss on the labelled source that is added to every step.
+        early: early-learning regularisation, which has begun with these targets.
     Returns: means of the loss terms, and the steps after this epoch.
     Raises: RunError if memory runs out, or if the loss is not finite: what is trained is then as before that step, and
         BatchNorm has seen its batch. On a GPU up to LOG_INTERVAL - 1 later batches pass before the error: BatchNorm
@@ -143,6 +155,9 @@ def adapt_epoch(
             terms["teacher_ce"] = teacher_cross_entropy(teacher, guide, labels, settings.label_smoothing, weights_B)
             # One backward for both networks: this term reaches the teacher's classifiers alone, and no other term does.
             total = total + terms["teacher_ce"]
+        if early is not None:
+            terms["elr"] = early.loss(outputs.logits, batch.rows_B)
+            total = total + settings.elr_weight * terms["elr"]
         if source is not None:
             # A pass of its own: BatchNorm normalises either domain by its own batch.
             kept, more = source.next(learner)
