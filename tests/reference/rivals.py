@@ -18,18 +18,9 @@ def votes(features, labels, k):
     return odds / odds.sum(axis=1, keepdims=True)
 
 
-def whole_numbers(row):
-    """Rounded, but with the sum that it had: what was rounded furthest the wrong way gives way."""
-    rounded = [round(x) for x in row]
-    while (step := np.sign(round(sum(row)) - sum(rounded))) != 0:
-        furthest = max(range(len(row)), key=lambda j: step * (row[j] - rounded[j]))
-        rounded[furthest] += step
-    return rounded
-
-
-def mislabelled(labels, odds):
+def mislabelled(labels, odds, rounded):
     """Confident joint, calibrated to the class sizes; then prune by noise rate: of every pair of a given class and a
-    likely other one the images with the widest margin, as many as the joint says."""
+    likely other one the images with the widest margin, as many as the joint says, rounded."""
     labels, (n, K) = np.asarray(labels), odds.shape
     threshold = [np.mean([odds[i, j] for i in range(n) if labels[i] == j]) for j in range(K)]
     joint = np.zeros((K, K))
@@ -40,9 +31,9 @@ def mislabelled(labels, odds):
     wrong = np.zeros(n, bool)
     for given in range(K):
         members = [i for i in range(n) if labels[i] == given]
-        joint[given] = whole_numbers(joint[given] / joint[given].sum() * len(members))
+        joint[given] = joint[given] / joint[given].sum() * len(members)
         for other in range(K):
-            count = int(joint[given, other]) if other != given else 0
+            count = rounded(joint[given, other]) if other != given else 0
             wrong[sorted(members, key=lambda i: odds[i, given] - odds[i, other])[:count]] = True
     return wrong & (odds.argmax(axis=1) != labels)
 
@@ -124,3 +115,18 @@ def co_association(epochs):
         if members:
             means[:, k] = together[:, members].mean(axis=1)
     return means
+
+
+# Early-learning regularisation ----------------------------------------------------------------------------------------
+
+
+def early_learning(logits, rows, mean, momentum, sure):
+    """The loss of a batch; `mean` (N, M) moves first, by the mean of an image's predictions."""
+    chance = []
+    for row in logits:
+        value = np.exp(row - max(row))
+        chance.append(np.clip(value / value.sum(), sure, 1 - sure))
+    for image in set(rows):
+        said = np.mean([p / p.sum() for p, i in zip(chance, rows, strict=True) if i == image], axis=0)
+        mean[image] = momentum * mean[image] + (1 - momentum) * said
+    return np.mean([math.log(1 - p @ mean[i]) for p, i in zip(chance, rows, strict=True)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from types import ModuleType
 from typing import Any
 
@@ -71,9 +72,18 @@ def probabilities(x_nD: Array, label_n: np.ndarray, K: int, k: int) -> np.ndarra
 
 
 def mislabelled(label_n: np.ndarray, odds_nK: np.ndarray) -> np.ndarray:
-    """(n,) whether confident learning finds the label of an image wrong; every class has images."""
-    # One process: others would have to be started for every epoch.
-    return _cleanlab_filter().find_label_issues(label_n, odds_nK, filter_by="prune_by_noise_rate", n_jobs=1)
+    """(n,) whether confident learning finds the label of an image wrong; every class has images.
+
+    Expected numbers of images are rounded, and equal ones by the numbers of their classes: these are first numbered by
+    how sure they are on average, so that no other order has a say.
+    """
+    own_n = odds_nK[np.arange(label_n.size), label_n]
+    order_K = (np.bincount(label_n, own_n) / np.bincount(label_n)).argsort(kind="stable")
+    label_n, odds_nK = order_K.argsort()[label_n], odds_nK[:, order_K]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "May not flag all label issues")  # it leaves every cluster an image
+        # One process: others would have to be started for every epoch.
+        return _cleanlab_filter().find_label_issues(label_n, odds_nK, filter_by="prune_by_noise_rate", n_jobs=1)
 
 
 def _cleanlab_filter() -> ModuleType:

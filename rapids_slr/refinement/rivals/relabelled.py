@@ -109,7 +109,8 @@ def soft_rows(kept_N: np.ndarray, rows: csr_matrix, labels: Any) -> SoftRows:
     total_R = np.asarray(kept.sum(axis=1)).ravel()
     values = (kept.data / np.repeat(total_R, np.diff(kept.indptr))).astype(np.float32)
     parts = kept.indptr.astype(np.int64), kept.indices.astype(np.int32), values
-    matrix = csr_like(*(as_array(placed(part, labels)) for part in parts), kept.shape, labels)
+    indptr, indices, data = (as_array(placed(part, labels)) for part in parts)
+    matrix = csr_like(indptr, indices, data, kept.shape, labels)
     row_N = np.where(kept_N, np.cumsum(kept_N) - 1, -1).astype(np.int32)
     return SoftRows(matrix, placed(np.ones(len(total_R), np.int64), labels), _as_labels(row_N, labels))
 
