@@ -96,7 +96,7 @@ def test_keys_of_other_choices_are_checked_and_left_out(write):
     [
         ("clusters: {method: hdbscam}", "clusters.method: should be 'dbscan' or 'hdbscan', got hdbscam"),
         ("host: plain", "host: should be 'abmt', 'cluster_contrast', 'spcl' or 'mmt', got plain"),
-        ("refine: {name: 3}", "refine.name: should be 'slr' or 'none', got 3"),
+        ("refine: {name: 3}", "refine.name: should be 'slr', 'none', 'confident', "),
         ("task: [reid]", "task: expected a section of settings, got [reid]"),
         ("refine: {name: none, alhpa: 1}", "refine.alhpa: unknown key; did you mean refine.alpha?"),
         (
