@@ -75,8 +75,9 @@ class ConfidentSpec(RefinerSpec, ConfidentKeys):
     """Confident learning."""
 
     def build(self) -> Refiner:
-        from rapids_slr.refinement.rivals.confident import Confident
+        from rapids_slr.refinement.rivals.confident import Confident, cleanlab_filter
 
+        cleanlab_filter()  # where it is missing a run says so before it trains
         return Confident(**values_of(ConfidentKeys, self))
 
 

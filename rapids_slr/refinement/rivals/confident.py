@@ -83,10 +83,11 @@ def mislabelled(label_n: np.ndarray, odds_nK: np.ndarray) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "May not flag all label issues")  # it leaves every cluster an image
         # One process: others would have to be started for every epoch.
-        return _cleanlab_filter().find_label_issues(label_n, odds_nK, filter_by="prune_by_noise_rate", n_jobs=1)
+        return cleanlab_filter().find_label_issues(label_n, odds_nK, filter_by="prune_by_noise_rate", n_jobs=1)
 
 
-def _cleanlab_filter() -> ModuleType:
+def cleanlab_filter() -> ModuleType:
+    """cleanlab's filters, or an InputError that says how to get them."""
     try:
         import cleanlab.filter
     except ImportError as fault:

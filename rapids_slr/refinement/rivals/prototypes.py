@@ -6,6 +6,8 @@ import warnings
 from typing import Any
 
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import GaussianMixture
 
 from rapids_slr.engine.arrays import on_torch_stream, to_host
 from rapids_slr.refinement.rivals.keys import PrototypesKeys
@@ -73,9 +75,6 @@ def clean_posterior(distance_n: np.ndarray) -> np.ndarray:
     """
     if not distance_n.size or np.ptp(distance_n) <= SAME:
         return np.ones(distance_n.size)
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.mixture import GaussianMixture
-
     scaled_n1 = ((distance_n - distance_n.min()) / np.ptp(distance_n))[:, None]
     width = np.full((2, 1, 1), 1 / (scaled_n1.var() + LEAST_VARIANCE))
     mixture = GaussianMixture(

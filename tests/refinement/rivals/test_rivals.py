@@ -22,6 +22,7 @@ from rapids_slr.refinement.rivals.confident import mislabelled, probabilities
 from rapids_slr.refinement.rivals.ensembling import co_association
 from rapids_slr.refinement.rivals.propagation import similarities, spread
 from rapids_slr.refinement.rivals.prototypes import clean_posterior, prototype_distances
+from rapids_slr.refinement.sections import ConfidentSpec
 from tests.reference import rivals as reference
 from tests.refinement.slr.cases import canonical
 
@@ -364,3 +365,5 @@ def test_without_cleanlab_it_is_said_how_to_get_it(monkeypatch):
         InputError, match=r"needs cleanlab, which is not installed .*; pip install 'rapids-slr\[rivals\]'"
     ):
         Confident().update([0, 0, 1, 1], features=np.eye(4))
+    with pytest.raises(InputError, match="needs cleanlab"):  # before anything is trained
+        ConfidentSpec().build()
