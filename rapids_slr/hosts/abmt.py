@@ -148,16 +148,7 @@ def adapt_epoch(
         # Not inference_mode, whose tensors autograd refuses to keep for the gradients of teacher_ce.
         with torch.no_grad():
             guide = guide_of(batch.images)
-        labels, identities_B = targets.of(batch.rows_B), targets.identities_N[batch.rows_B]
-        weights_B = targets.weights_of(batch.rows_B)
-        total, terms = adaptation_loss(outputs, guide, labels, identities_B, settings, weights_B)
-        if settings.teacher_ce:
-            terms["teacher_ce"] = teacher_cross_entropy(teacher, guide, labels, settings.label_smoothing, weights_B)
-            # One backward for both networks: this term reaches the teacher's classifiers alone, and no other term does.
-            total = total + terms["teacher_ce"]
-        if early is not None:
-            terms["elr"] = early.loss(outputs.logits, batch.rows_B)
-            total = total + settings.elr_weight * terms["elr"]
+        total, terms = target_loss(outputs, guide, teacher, targets, batch.rows_B, settings, early)
         if source is not None:
             # A pass of its own: BatchNorm normalises either domain by its own batch.
             kept, more = source.next(learner)
@@ -174,6 +165,33 @@ def adapt_epoch(
         batches = Batches(target, targets.identities_N, spec, settings, epoch)
         losses = train_steps(batches, loss_of, optimizer, meter_of(report, where, target.device), after=follow)
     return losses, next(steps)  # the first that no step has taken
+
+
+def target_loss(
+    outputs: Outputs,
+    guide: Outputs,
+    teacher: Network,
+    targets: Targets,
+    rows_B: Tensor,
+    settings: TrainingSpec,
+    early: EarlyLearning | None,
+) -> tuple[Tensor, Terms]:
+    """Loss of a batch of the target: `adaptation_loss`, and what settings add to it.
+
+    Args:
+        outputs, guide: outputs of the student and of the teacher.
+        rows_B: (B,) images of the batch.
+    """
+    labels, weights_B = targets.of(rows_B), targets.weights_of(rows_B)
+    total, terms = adaptation_loss(outputs, guide, labels, targets.identities_N[rows_B], settings, weights_B)
+    if settings.teacher_ce:
+        terms["teacher_ce"] = teacher_cross_entropy(teacher, guide, labels, settings.label_smoothing, weights_B)
+        # One backward for both networks: this term reaches the teacher's classifiers alone, and no other term does.
+        total = total + terms["teacher_ce"]
+    if early is not None:
+        terms["elr"] = early.loss(outputs.logits, rows_B)
+        total = total + settings.elr_weight * terms["elr"]
+    return total, terms
 
 
 def adaptation_loss(

@@ -61,7 +61,9 @@ def test_it_resumes_bit_for_bit_and_is_reported(spec, name, tmp_path, monkeypatc
         table = pd.read_parquet(path)
         pd.testing.assert_frame_equal(table, pd.read_parquet(parts / "labels" / path.name))
         assert_sound(table)
-    assert f"refined by {spec.refine.label}" in write_report([whole]).read_text() or name == "none"
+    page = write_report([whole]).read_text()
+    assert f"refined by {spec.refine.label}" in page or name == "none"
+    assert ("its label tables do not tell soft labels" in page) == (name not in ("slr", "none"))
 
 
 def assert_sound(table: pd.DataFrame) -> None:
