@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # RAPIDS has wheels for Linux x86-64 alone; elsewhere the CPU engine is installed.
 EXTRAS := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),[cuda13$(comma)dev],[dev])
 # Extras whose versions constraints.txt holds. cuda12 needs other versions of what cuda13 needs.
-PINNED := cuda13 approximate export timm cluster examples docs dev
+PINNED := cuda13 approximate export timm cluster examples rivals docs dev
 RUN ?= runs/quickstart-$(shell date +%Y%m%d-%H%M%S)
 
 .PHONY: venv constraints train test test-simulator test-gpu gpu-day check docs dist clean

@@ -11,7 +11,7 @@ from pathlib import Path
 NAVIGATION = {
     "Start": ["README </README>", "first-steps", "choosing", "commands", "run-spec", "datasets", "classification"],
     "Guides": ["library", "peers", "reports", "search", "profiling", "gpu", "gpu-runs", "container", "processes"],
-    "The method": ["method", "hosts", "paper", "results", "adaptation", "questions", "performance", "faults"],
+    "The method": ["method", "hosts", "rivals", "paper", "results", "adaptation", "questions", "performance", "faults"],
     "Contributing": ["architecture", "adding", "add-a-kernel", "/CONTRIBUTING", "/CHANGELOG"],
 }
 

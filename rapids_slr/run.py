@@ -6,6 +6,7 @@ images, D feature size, S source images.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from rapids_slr.errors import InputError, RunError
 from rapids_slr.group import current
 from rapids_slr.guard import Guard
 from rapids_slr.hosts.pretraining import pretrain_epoch, pretrain_optimizer, pretrain_rate
-from rapids_slr.hosts.targets import targets_of, true_identities
+from rapids_slr.hosts.targets import hard_targets, targets_of, true_identities
 from rapids_slr.marks import heard_by, stage
 from rapids_slr.networks.batchnorm import recalibrate_batchnorm
 from rapids_slr.networks.checkpoint import (
@@ -232,13 +233,13 @@ def adapt_network(session: RunSession, now: Adaptation) -> None:
 def run_epoch(session: Session, now: Adaptation, epoch: int) -> Epoch:
     """One epoch, from images to a better network and its scores; of `now` host, refiner and guard have moved on."""
     spec, target = session.spec, session.images.target
-    with stage("features"):
-        features_ND = now.host.embed(target, epoch)
-        source_SD = now.host.embed(session.images.source) if spec.clusters.needs_source else None
-    with stage("clusters"):
-        clusters = cluster(now, epoch, features_ND, source_SD, target.split.cameras)
+    features_ND, clusters = embed_and_cluster(session, now, epoch)
+    clustered_ND = features_ND
+    if spec.training.future:
+        clustered_ND, clusters = look_ahead(session, now, epoch, features_ND, clusters)
     with stage("refinement"):
-        refined = now.refiner.update(clusters.labels_N, clusters.others)
+        refined = refine(now, clusters, clustered_ND)
+    clusters = clusters._replace(graph=None)  # what it is made of makes room for the training
     warn_of_collapse(session, epoch, clusters.labels_N, refined.hard)
     with stage("targets"):
         targets = targets_of(refined, spec, epoch, target.split.identities)
@@ -254,6 +255,36 @@ def run_epoch(session: Session, now: Adaptation, epoch: int) -> Epoch:
     return Epoch(clusters, refined, losses, scores)
 
 
+def embed_and_cluster(session: Session, now: Adaptation, epoch: int) -> tuple[Tensor, Clusters]:
+    """Features (N, D) of the network as it is, those of the process's share, and their clusters."""
+    target = session.images.target
+    with stage("features"):
+        features_ND = now.host.embed(target, epoch)
+        source_SD = now.host.embed(session.images.source) if now.spec.clusters.needs_source else None
+    with stage("clusters"):
+        return features_ND, cluster(now, epoch, features_ND, source_SD, target.split.cameras)
+
+
+def look_ahead(
+    session: Session, now: Adaptation, epoch: int, features_ND: Tensor, clusters: Clusters
+) -> tuple[Tensor, Clusters]:
+    """Features and clusters of the network that these clusters lead to in an epoch; the host is then as it was.
+
+    They are trained on as they are, so that the refiner sees, and remembers, one clustering an epoch.
+
+    Source: after Du et al., Learning from Future, NeurIPS 2022, where a virtual step is one of a batch.
+    """
+    if not bool((clusters.labels_N >= 0).any()):
+        return features_ND, clusters  # which the training refuses in words
+    # A copy: a state dict holds the very tensors that training goes on to change.
+    before = copy.deepcopy(now.host.state_dict())
+    with stage("training"):
+        now.host.fit_epoch(features_ND, hard_targets(clusters.labels_N), epoch)
+    ahead = embed_and_cluster(session, now, epoch)
+    now.host.load_state_dict(before)
+    return ahead
+
+
 def cluster(now: Adaptation, epoch: int, features_ND: Tensor, source_SD: Tensor | None, cameras_N) -> Clusters:
     """The clusters of an epoch."""
     if not now.spec.clusters.takes_share:
@@ -262,6 +293,16 @@ def cluster(now: Adaptation, epoch: int, features_ND: Tensor, source_SD: Tensor 
         return now.clusterer.fit_predict(
             features_ND, source_SD=source_SD, cameras_N=cameras_N, heads=now.spec.host.heads
         )
+
+
+def refine(now: Adaptation, clusters: Clusters, features_ND: Tensor) -> Refined:
+    """The refined labels of an epoch, by all that the refiner says it needs."""
+    needs, needed = now.spec.refine.needs, dict[str, Any]()
+    if "features" in needs:
+        needed["features"] = current().gather(features_ND)
+    if "graph" in needs and clusters.graph is not None:
+        needed["graph"] = clusters.graph()
+    return now.refiner.update(clusters.labels_N, clusters.others, **needed)
 
 
 def guard(now: Adaptation, epoch: int) -> Mapping[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from rapids_slr.settings.base import Section
@@ -18,6 +18,9 @@ class Clusters(NamedTuple):
     labels_N: Tensor
     others: Sequence[Tensor] = ()
     """Further clusterings of the same images, for a refiner that projects them too."""
+    graph: Callable[[], Any] | None = None
+    """Makes the distances that were clustered, for a refiner that needs them: (N, N) CSR of the library of the labels,
+    both triangles without the diagonal; of a section that `gives_graph`."""
 
 
 class Clusterer(Protocol):
@@ -58,6 +61,8 @@ class ClustererSpec(Section):
     takes_share: ClassVar[bool] = False
     """Whether `fit_predict` takes the features that a process of a group holds, `rapids_slr.group.current().share(N)`;
     without, all processes get all features, and cluster them alike."""
+    gives_graph: ClassVar[bool] = False
+    """Whether `Clusters.graph` is there."""
 
     @property
     def for_one_process(self) -> str:

@@ -60,7 +60,7 @@ class EpochDBSCAN:
         if reliable is not None and self._reliability is not None and model.eps_ > 0:
             tight_N, loose_N = (model.labels_at(eps=model.eps_ * (1 + gap)) for gap in (-reliable.gap, reliable.gap))
             labels_N = self._reliability.select(labels_N, tight_N, loose_N)
-        return Clusters(labels_N, [labels_of(other) for other in self._spec.also])
+        return Clusters(labels_N, [labels_of(other) for other in self._spec.also], lambda: model.graph_)
 
     def state_dict(self) -> dict[str, Any]:
         return {} if self._reliability is None else {"threshold": self._reliability.threshold}

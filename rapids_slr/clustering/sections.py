@@ -46,6 +46,7 @@ class DBSCANSpec(ClustererSpec, JaccardDBSCANKeys):
     """DBSCAN on the k-reciprocal Jaccard distance."""
 
     takes_share = True
+    gives_graph = True
     method: Literal["dbscan"] = "dbscan"
     """DBSCAN on the k-reciprocal Jaccard distance."""
     min_share: Fraction = 0.33

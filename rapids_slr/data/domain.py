@@ -99,11 +99,11 @@ def joined(domains: Sequence[Domain], by_name: bool = False) -> Domain:
     ]
     every = list(dict.fromkeys(name for own in names for name in own.values()))
     every = natural_order(every) if by_name else every
-    place = {name: number for number, name in enumerate(every, 1)}
+    number_of = {name: number for number, name in enumerate(every, 1)}
     places = 0
     for number, (domain, own, numbers) in enumerate(zip(domains, names, known, strict=True), 1):
         splits = {name: domain.split(name) for name in SPLITS}
-        anew = np.array([place[name] for name in own.values()], np.int32)
+        anew = np.array([number_of[name] for name in own.values()], np.int32)
         seen = np.unique(np.concatenate([split.cameras for split in splits.values()]))
         for name, split in splits.items():
             identities = split.identities.copy()

@@ -16,6 +16,7 @@ from torch import Tensor
 from rapids_slr.data.images import Images
 from rapids_slr.data.store import ImageStore
 from rapids_slr.group import current
+from rapids_slr.hosts.early_learning import EarlyLearning
 from rapids_slr.hosts.loop import (
     Batch,
     Batches,
@@ -57,11 +58,15 @@ class ABMT:
     def __init__(self) -> None:
         self.step = 0
         """Training steps done, over all epochs; it sets the decay of the moving average."""
+        self.early: EarlyLearning | None = None
+        """What was said of every image before; None where `training.elr_weight` is 0."""
 
     def begin(self, network: Network, session: Session) -> None:
         self.session = session
         self.teacher = network.requires_grad_(False)
         self.student = self.teacher.frozen_copy().requires_grad_(True)
+        settings = session.spec.training
+        self.early = EarlyLearning(settings.elr_momentum) if settings.elr_weight > 0 else None
 
     def embed(self, images: Images, epoch: int | None = None) -> Tensor:
         return self.session.embed(self.teacher, images, epoch)
@@ -74,6 +79,8 @@ class ABMT:
             centroids_KD = class_centroids(features_ND, targets, current())
             self.student.set_classifiers_from(centroids_KD)
             self.teacher.set_classifiers_from(centroids_KD)
+        if self.early is not None:
+            self.early.begin(targets, len(self.student.heads))
         source = source_beside(session, self.embed, epoch)
         with session.epoch_bar(epoch) as report:
             losses = self._train(targets, epoch, report, source)
@@ -86,17 +93,20 @@ class ABMT:
         """An epoch of networks that have classifiers. Gives the means of the loss terms."""
         store, spec = self.session.images.target.store, self.session.spec
         losses, self.step = adapt_epoch(
-            self.student, self.teacher, store, targets, spec, epoch, self.step, report, source
+            self.student, self.teacher, store, targets, spec, epoch, self.step, report, source, self.early
         )
         return losses
 
     def state_dict(self) -> dict[str, Any]:
-        return {"step": self.step, "student": self.student.state_dict(), "teacher": self.teacher.state_dict()}
+        state = {"step": self.step, "student": self.student.state_dict(), "teacher": self.teacher.state_dict()}
+        return state if self.early is None else state | {"early_learning": self.early.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.step = state["step"]
         self.student.load_state_dict(state["student"])
         self.teacher.load_state_dict(state["teacher"])
+        if self.early is not None:
+            self.early.load_state_dict(state["early_learning"])
 
 
 def adapt_epoch(
@@ -109,6 +119,7 @@ def adapt_epoch(
     step: int,
     report: Report,
     source: SourceLoss | None = None,
+    early: EarlyLearning | None = None,
 ) -> tuple[dict[str, float], int]:
     """Train the student on refined labels and its teacher's predictions; the teacher follows it (Eqs. 5-6).
 
@@ -117,6 +128,7 @@ def adapt_epoch(
         epoch: from 1; it decides all that is random.
         step: training steps before this epoch, for the decay of the moving average.
         source: a loss on the labelled source that is added to every step.
+        early: early-learning regularisation, which has begun with these targets.
     Returns: means of the loss terms, and the steps after this epoch.
     Raises: RunError if memory runs out, or if the loss is not finite: what is trained is then as before that step, and
         BatchNorm has seen its batch. On a GPU up to LOG_INTERVAL - 1 later batches pass before the error: BatchNorm
@@ -136,13 +148,7 @@ def adapt_epoch(
         # Not inference_mode, whose tensors autograd refuses to keep for the gradients of teacher_ce.
         with torch.no_grad():
             guide = guide_of(batch.images)
-        labels, identities_B = targets.of(batch.rows_B), targets.identities_N[batch.rows_B]
-        weights_B = targets.weights_of(batch.rows_B)
-        total, terms = adaptation_loss(outputs, guide, labels, identities_B, settings, weights_B)
-        if settings.teacher_ce:
-            terms["teacher_ce"] = teacher_cross_entropy(teacher, guide, labels, settings.label_smoothing, weights_B)
-            # One backward for both networks: this term reaches the teacher's classifiers alone, and no other term does.
-            total = total + terms["teacher_ce"]
+        total, terms = target_loss(outputs, guide, teacher, targets, batch.rows_B, settings, early)
         if source is not None:
             # A pass of its own: BatchNorm normalises either domain by its own batch.
             kept, more = source.next(learner)
@@ -159,6 +165,33 @@ def adapt_epoch(
         batches = Batches(target, targets.identities_N, spec, settings, epoch)
         losses = train_steps(batches, loss_of, optimizer, meter_of(report, where, target.device), after=follow)
     return losses, next(steps)  # the first that no step has taken
+
+
+def target_loss(
+    outputs: Outputs,
+    guide: Outputs,
+    teacher: Network,
+    targets: Targets,
+    rows_B: Tensor,
+    settings: TrainingSpec,
+    early: EarlyLearning | None,
+) -> tuple[Tensor, Terms]:
+    """Loss of a batch of the target: `adaptation_loss`, and what settings add to it.
+
+    Args:
+        outputs, guide: outputs of the student and of the teacher.
+        rows_B: (B,) images of the batch.
+    """
+    labels, weights_B = targets.of(rows_B), targets.weights_of(rows_B)
+    total, terms = adaptation_loss(outputs, guide, labels, targets.identities_N[rows_B], settings, weights_B)
+    if settings.teacher_ce:
+        terms["teacher_ce"] = teacher_cross_entropy(teacher, guide, labels, settings.label_smoothing, weights_B)
+        # One backward for both networks: this term reaches the teacher's classifiers alone, and no other term does.
+        total = total + terms["teacher_ce"]
+    if early is not None:
+        terms["elr"] = early.loss(outputs.logits, rows_B)
+        total = total + settings.elr_weight * terms["elr"]
+    return total, terms
 
 
 def adaptation_loss(

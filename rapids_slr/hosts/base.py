@@ -58,6 +58,8 @@ class HostSpec(Section):
     """Names of that network's heads, for settings that ask for one."""
     takes_timm: ClassVar[bool] = False
     """Whether that network takes backbones as timm has them, which are not cut."""
+    has_classifiers: ClassVar[bool] = False
+    """Whether it predicts classes of an epoch, and takes `training.elr_weight`."""
     takes_part: ClassVar[bool] = False
     """Whether `fit_epoch` trains in a group of processes, each on its part of the batches (`networks.whole`), and takes
     its share of the features; without, runs of several processes are refused."""

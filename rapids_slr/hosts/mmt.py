@@ -62,6 +62,9 @@ class MMT(ABMT):
             total, terms = mutual_loss(
                 outputs, guide, labels, identities_B, self.spec, settings.label_smoothing, weights_B
             )
+            if self.early is not None:
+                terms["elr"] = self.early.loss(outputs.logits, batch.rows_B)
+                total = total + len(student.heads) * settings.elr_weight * terms["elr"]
             if source is not None:
                 kept, more = source.next(learner)
                 # A mean over the networks, each of which has a loss of its own.

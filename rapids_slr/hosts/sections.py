@@ -20,6 +20,7 @@ class ABMTSpec(HostSpec):
     """Asymmetric-branch mean teaching."""
     network = "two_branch"
     heads = ("average", "maximum")
+    has_classifiers = True
     takes_part = True
     embeds = "teacher"
 
@@ -95,6 +96,7 @@ class MMTSpec(HostSpec):
     network = "twins"
     takes_timm = True
     heads = ("first", "second")
+    has_classifiers = True
     takes_part = True
     embeds = "teacher"
 
@@ -112,5 +114,6 @@ loss_column("soft", "cross entropy with the teacher")
 loss_column("triplet", "triplet loss", chance=math.log(2))  # of pre-training too
 loss_column("soft_triplet", "triplet loss softened by the teacher", chance=math.log(2))
 loss_column("teacher_ce", "cross entropy of the teacher with the labels")
+loss_column("elr", "early-learning regularisation")
 loss_column("source_ce", "cross entropy with the source's identities")
 loss_column("source_triplet", "triplet loss of the source")

@@ -88,6 +88,7 @@ class SpCL:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.encoder.load_state_dict(state["encoder"])
+        self.memory = None
         if state["memory"] is not None:
             rows_MD = state["memory"].to(self.session.device)
             self.memory = Memory(rows_MD, self.spec.momentum)

@@ -16,7 +16,7 @@ from rapids_slr.data.store import BLOCK, load_images
 from rapids_slr.marks import heard_by
 from rapids_slr.networks.batchnorm import recalibrate_batchnorm
 from rapids_slr.networks.checkpoint import load_network
-from rapids_slr.run import cluster, drawn_network, new_adaptation, run_epoch
+from rapids_slr.run import cluster, drawn_network, new_adaptation, refine, run_epoch
 from rapids_slr.session import Session
 from rapids_slr.settings.spec import RunSpec
 
@@ -167,4 +167,4 @@ class Workload:
         self._now.refiner.load_state_dict(self._start["refiner"])
         cameras_N = self.session.images.target.split.cameras
         clusters = cluster(self._now, FIRST, self._features_ND, self._source_SD, cameras_N)
-        self._now.refiner.update(clusters.labels_N, clusters.others)
+        refine(self._now, clusters, self._features_ND)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from rapids_slr.settings.base import Section
 
@@ -37,8 +37,10 @@ class Refined(Protocol):
 class Refiner(Protocol):
     """A way to refine clusters."""
 
-    def update(self, labels: Any, others: Sequence[Any] = ()) -> Refined:
-        """Refine the clusters (N,) of an epoch, arrays or tensors, and remember what the next one needs."""
+    @property
+    def update(self) -> Callable[..., Refined]:
+        """update(labels, others=(), **needed): refine the clusters (N,) of an epoch, arrays or tensors, and remember
+        what the next one needs. `others` are further clusterings; `needed` is what the section says in `needs`."""
 
     def state_dict(self) -> dict[str, Any]:
         """What is remembered: tensors and plain values."""
@@ -49,6 +51,12 @@ class Refiner(Protocol):
 
 class RefinerSpec(Section):
     """From clusters to the labels that are trained on."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """What `update` is given beside the clusters, by these names: `features`, (N, D) float32 unit rows where the
+    clusters are; `graph`, the distances that were clustered, (N, N) CSR of the library of the clusters."""
+    reads_others: ClassVar[bool] = True
+    """Whether `update` looks at further clusterings."""
 
     @property
     def label(self) -> str:

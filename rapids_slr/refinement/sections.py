@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from rapids_slr.refinement.base import Refiner, RefinerSpec
+from rapids_slr.refinement.rivals.keys import ConfidentKeys, EnsemblingKeys, PropagationKeys, PrototypesKeys
 from rapids_slr.refinement.slr.keys import SLRKeys
 from rapids_slr.settings.keys import values_of
 
@@ -50,6 +51,7 @@ class SLRSpec(RefinerSpec, SLRKeys):
 class NoRefinementSpec(RefinerSpec):
     """The clusters as they are (the ABMT baseline)."""
 
+    reads_others = False
     name: Literal["none"] = "none"
     """No refinement."""
 
@@ -61,3 +63,70 @@ class NoRefinementSpec(RefinerSpec):
         from rapids_slr.refinement.none import NoRefinement
 
         return NoRefinement()
+
+
+class ConfidentSpec(RefinerSpec, ConfidentKeys):
+    """Leaves out, or moves, images that confident learning finds mislabelled (Northcutt et al., JAIR 2021), by cleanlab
+    on the votes of nearest neighbours. With the extra `rivals`."""
+
+    needs = frozenset({"features"})
+    reads_others = False
+    name: Literal["confident"] = "confident"
+    """Confident learning."""
+
+    def build(self) -> Refiner:
+        from rapids_slr.refinement.rivals.confident import Confident, cleanlab_filter
+
+        cleanlab_filter()  # where it is missing a run says so before it trains
+        return Confident(**values_of(ConfidentKeys, self))
+
+
+class PrototypesSpec(RefinerSpec, PrototypesKeys):
+    """Leaves out images far from the mean feature of their cluster, by a mixture of two Gaussians (after Li et al.,
+    ICLR 2020, and Huang et al., arXiv:2212.10766)."""
+
+    needs = frozenset({"features"})
+    reads_others = False
+    name: Literal["prototypes"] = "prototypes"
+    """Class-prototype cleaning."""
+
+    def build(self) -> Refiner:
+        from rapids_slr.refinement.rivals.prototypes import Prototypes
+
+        return Prototypes(**values_of(PrototypesKeys, self))
+
+
+class PropagationSpec(RefinerSpec, PropagationKeys):
+    """Spreads clusters over the graph of the distances that were clustered (Zhou et al., NIPS 2003)."""
+
+    needs = frozenset({"graph"})
+    reads_others = False
+    name: Literal["propagation"] = "propagation"
+    """Label propagation."""
+
+    @property
+    def soft_targets(self) -> bool:
+        return self.targets == "soft"
+
+    def build(self) -> Refiner:
+        from rapids_slr.refinement.rivals.propagation import Propagation
+
+        return Propagation(**values_of(PropagationKeys, self))
+
+
+class EnsemblingSpec(RefinerSpec, EnsemblingKeys):
+    """Puts images to the cluster whose images they were with most often in the last epochs (after Fred and Jain, PAMI
+    2005)."""
+
+    reads_others = False
+    name: Literal["ensembling"] = "ensembling"
+    """Temporal ensembling by co-association."""
+
+    @property
+    def soft_targets(self) -> bool:
+        return self.targets == "soft"
+
+    def build(self) -> Refiner:
+        from rapids_slr.refinement.rivals.ensembling import Ensembling
+
+        return Ensembling(**values_of(EnsemblingKeys, self))

@@ -63,6 +63,9 @@ def soft_figure(run: Run, prefix: str) -> Html:
     title, id = "Entropy of the soft labels", f"{prefix}-soft"
     if run.spec.refine.choice() == "none":
         return absent(id, title, "This run trains on the clusters as they are (refine: none); it has no soft labels.")
+    if run.spec.refine.again() is None:
+        why = f"This run is {run.spec.refine.words}; its label tables do not tell soft labels."
+        return absent(id, title, why)
     if run.spec.clusters.needs_refinement:
         why = "The soft labels of this run come from further clusterings (clusters.also), which no label table holds."
         return absent(id, title, why)

@@ -342,6 +342,14 @@ class TrainingSpec(Settings):
     bn_images: Annotated[int, Field(ge=2)] | None = None
     """BatchNorm takes the statistics of every so many images of a batch, student and teacher alike; `none` those of the
     whole batch. On any number of processes the same: 16 of 64 is what four GPUs with 16 images each do elsewhere."""
+    elr_weight: NotNegative = 0.0
+    """Weight of early-learning regularisation, which holds predictions to what they were before (abmt, mmt; Liu et al.,
+    NeurIPS 2020, who take 3); 0 leaves it out."""
+    elr_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.7
+    """What a prediction leaves of the running mean of those before it, for `elr_weight`."""
+    future: bool = False
+    """Train on the clusters of the network that this epoch's clusters would lead to: it trains an epoch, embeds, and
+    goes back to where it was (after Du et al., NeurIPS 2022). An epoch then takes twice the time."""
     labels: Literal["clusters", "shuffled", "identities"] = "clusters"
     """What to train on; the other two are controls: the refined labels shuffled, or the true identities."""
     weights: Literal["equal", "confidence"] = "equal"
@@ -489,6 +497,24 @@ class RunSpec(Settings):
                 f"model.backbone: {self.model.backbone} has no stages to cut into the branches of host "
                 f"{self.host.choice()}; hosts that take it are {able}"
             )
-        if self.clusters.needs_refinement and self.refine.choice() == "none":
-            raise ValueError("clusters.also needs refine: without it nothing reads further clusterings")
+        if self.training.elr_weight > 0 and not self.host.has_classifiers:
+            able = ", ".join(name for name, section in HOSTS.items() if section.has_classifiers)
+            raise ValueError(
+                f"training.elr_weight needs predictions of classes, which host {self.host.choice()} does not make; "
+                f"hosts that do are {able}"
+            )
+        self._check_refiner()
         return self
+
+    def _check_refiner(self) -> None:
+        """What the refiner is to be given is there, and it reads what there is."""
+        if self.clusters.needs_refinement and not self.refine.reads_others:
+            able = ", ".join(name for name, section in REFINERS.items() if section.reads_others)
+            own = self.refine.choice()
+            raise ValueError(f"clusters.also needs refine: {able}; with {own} nothing reads further clusterings")
+        if "graph" in self.refine.needs and not self.clusters.gives_graph:
+            able = " or ".join(name for name, section in CLUSTERERS.items() if section.gives_graph)
+            raise ValueError(
+                f"refine: {self.refine.choice()} needs the distances of images that were clustered, which "
+                f"clusters.method: {self.clusters.choice()} does not give; set clusters.method: {able}"
+            )

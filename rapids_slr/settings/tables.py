@@ -14,13 +14,27 @@ from rapids_slr.clustering.sections import DBSCANSpec, HDBSCANSpec
 from rapids_slr.hosts.base import HostSpec
 from rapids_slr.hosts.sections import ABMTSpec, ClusterContrastSpec, MMTSpec, SpCLSpec
 from rapids_slr.refinement.base import RefinerSpec
-from rapids_slr.refinement.sections import NoRefinementSpec, SLRSpec
+from rapids_slr.refinement.sections import (
+    ConfidentSpec,
+    EnsemblingSpec,
+    NoRefinementSpec,
+    PropagationSpec,
+    PrototypesSpec,
+    SLRSpec,
+)
 from rapids_slr.tasks.base import TaskSpec
 from rapids_slr.tasks.sections import ClassificationSpec, ReIDSpec
 
 CLUSTERERS: dict[str, type[ClustererSpec]] = {"dbscan": DBSCANSpec, "hdbscan": HDBSCANSpec}
 """Ways to cluster the images of an epoch, by `clusters.method`."""
-REFINERS: dict[str, type[RefinerSpec]] = {"slr": SLRSpec, "none": NoRefinementSpec}
+REFINERS: dict[str, type[RefinerSpec]] = {
+    "slr": SLRSpec,
+    "none": NoRefinementSpec,
+    "confident": ConfidentSpec,
+    "prototypes": PrototypesSpec,
+    "propagation": PropagationSpec,
+    "ensembling": EnsemblingSpec,
+}
 """Ways to refine clusters, by the name of `refine`."""
 HOSTS: dict[str, type[HostSpec]] = {
     "abmt": ABMTSpec,

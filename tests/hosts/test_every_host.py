@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from rapids_slr import run
-from rapids_slr.hosts.targets import Targets
+from rapids_slr.hosts.targets import Targets, hard_targets
 from rapids_slr.networks.checkpoint import load_network, load_trained
 from rapids_slr.profiling.profile import profile_run
 from rapids_slr.profiling.stages import STAGES
@@ -91,6 +92,21 @@ def test_soft_labels_and_weights_change_what_is_learnt(spec, tmp_path):
     assert differing(states["plain"], states["soft"])
     assert differing(states["plain"], states["weighed"])
     torch.testing.assert_close(states["plain"], states["evenly"], rtol=1e-2, atol=1e-3)
+
+
+def test_a_look_ahead_leaves_it_as_it_was(spec, tmp_path):
+    """Twice in a row: in SpCL the second time has a memory to go back to."""
+    with Session(spec, tmp_path / "ahead") as session:
+        now = run.new_adaptation(session)
+        now.host.begin(load_network(Path(spec.checkpoint), spec), session)
+        for epoch in (1, 2):
+            features_ND, clusters = run.embed_and_cluster(session, now, epoch)
+            before = copy.deepcopy(now.host.state_dict())
+            ahead_ND, ahead = run.look_ahead(session, now, epoch, features_ND, clusters)
+            assert differing(before, dict(now.host.state_dict())) == []
+            assert not torch.equal(features_ND, ahead_ND)
+            assert ahead.labels_N.shape == clusters.labels_N.shape
+            now.host.fit_epoch(features_ND, hard_targets(ahead.labels_N), epoch)
 
 
 def test_it_resumes_bit_for_bit_profiles_and_reports(spec, tmp_path, monkeypatch):

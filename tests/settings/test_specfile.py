@@ -96,7 +96,7 @@ def test_keys_of_other_choices_are_checked_and_left_out(write):
     [
         ("clusters: {method: hdbscam}", "clusters.method: should be 'dbscan' or 'hdbscan', got hdbscam"),
         ("host: plain", "host: should be 'abmt', 'cluster_contrast', 'spcl' or 'mmt', got plain"),
-        ("refine: {name: 3}", "refine.name: should be 'slr' or 'none', got 3"),
+        ("refine: {name: 3}", "refine.name: should be 'slr', 'none', 'confident', "),
         ("task: [reid]", "task: expected a section of settings, got [reid]"),
         ("refine: {name: none, alhpa: 1}", "refine.alhpa: unknown key; did you mean refine.alpha?"),
         (
@@ -151,7 +151,7 @@ def test_faults_between_keys_stand_at_their_section(write):
     (fault,) = faults_of(write("data: {target: {path: a.zip}}"))
     assert fault.startswith("run.yaml:1: data.source is missing")
     (fault,) = faults_of(write(DRAWN + "refine: none\nclusters: {also: [{branch: average}]}\n"))
-    assert "clusters.also needs refine" in fault
+    assert "clusters.also needs refine: slr; with none nothing reads further clusterings" in fault
     (fault,) = faults_of(write(DRAWN + "clusters: {method: hdbscan, also: [{eps: 0.5}]}\n"))
     assert "also needs method: dbscan" in fault
     (fault,) = faults_of(write(DRAWN + "clusters: {method: hdbscan, reliable: {}}\n"))
