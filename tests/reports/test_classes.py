@@ -73,7 +73,7 @@ def sheet_of(labels, own, confidence=None):
     split = make_split((f"{i}.png", int(k), 1) for i, k in enumerate(own))
     store = ImageStore(torch.zeros(N, 1, 8, 8, dtype=torch.uint8), torch.device("cpu"))
     none = make_split([])
-    domain = Domain("d", "classes", split, none, none, opener=lambda name: None, classes=tuple(NAMES))
+    domain = Domain("d", "classes", split, none, none, opener=lambda name: None, stamp=str, classes=tuple(NAMES))
     confidence = np.ones(N, np.float32) if confidence is None else np.array(confidence, np.float32)
     one = np.array(labels, np.int32)
     table = EpochLabels(1, list(split.names), np.ones(N, np.int32), one, one, one, confidence)
