@@ -349,8 +349,8 @@ def test_resuming_with_other_images_names_them(finished, tiny, tmp_path, monkeyp
     state, scan = folder.load_checkpoint(), read.scan_domain
     assert state["names"] == list(pd.read_parquet(finished / "labels/epoch-003.parquet")["path"])
 
-    def without_the_first(spec):
-        domain = scan(spec)
+    def without_the_first(*args):
+        domain = scan(*args)
         return replace(domain, train=domain.train.take(slice(1, None)))
 
     with monkeypatch.context() as patch:

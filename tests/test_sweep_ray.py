@@ -100,6 +100,7 @@ def test_results_are_those_without_ray_though_a_worker_is_killed(here, ray, monk
 
 def test_a_task_is_stopped_as_by_ctrl_c_or_by_force(here, ray):
     def work_on(name: str, deaf: bool) -> str:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
         Path(name).touch()
         try:
             while True:
