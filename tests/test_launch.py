@@ -88,7 +88,7 @@ def test_two_processes_leave_one_run(pretrained, of_two):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", range(3))
+@pytest.mark.parametrize("moment", range(2))
 def test_a_killed_process_is_started_again(pretrained, of_two, tmp_path, moment):
     """Any of the two, at any time: the run ends by itself, as if nothing had happened."""
     draw = random.Random(moment)
