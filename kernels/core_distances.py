@@ -58,7 +58,7 @@ def rows_by_column_cuda(indptr: Array, indices: Array, values: Array, columns: i
     # Sums of a row, of at most 2^52, are exact as differences of sums of all, which may pass 2^63 and come round.
     before = xp.concatenate((xp.zeros(1, xp.int64), xp.cumsum(whole * whole)))[indptr]
     norm_R = xp.diff(before) / (GRID * GRID)
-    return Pairs(*pairs_sharing_columns(indptr, indices, whole, columns, "product")[:3], norm_R)
+    return Pairs(*pairs_sharing_columns(indptr, indices, whole, columns, "product"), norm_R)
 
 
 def rows_by_column_cpu(indptr: Array, indices: Array, values: Array, columns: int) -> Rows:

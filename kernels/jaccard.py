@@ -229,19 +229,19 @@ def _distances_cuda(common, distances):
 
 def _pairs_cuda(
     indptr: Array, indices: Array, weights: Array, least: float = 0.0, row_R: Array | None = None
-) -> tuple[tuple[Array, Array, Array], Array]:
-    """CSR of distances on the device, from sums of whole numbers, whose order does not matter; how many pairs met."""
+) -> tuple[Array, Array, Array]:
+    """CSR of distances on the device, from sums of whole numbers, whose order does not matter."""
     xp = array_module(indptr)
     whole = xp.rint(weights.astype(xp.float64) / UNIT).astype(xp.int64)
     found = pairs_sharing_columns(indptr, indices, whole, indptr.size - 1, "min", int(max(least, 0.0) / UNIT), row_R)
     distances = xp.empty(found.indices.size, xp.float32)
     _distances_cuda.each(distances.size, found.values, distances)
-    return (found.indptr, found.indices, distances), found.met
+    return found.indptr, found.indices, distances
 
 
 def jaccard_distances_cuda(indptr: Array, indices: Array, weights: Array) -> tuple[Array, Array, Array]:
     """`jaccard_distances` on the device."""
-    return _pairs_cuda(indptr, indices, weights)[0]
+    return _pairs_cuda(indptr, indices, weights)
 
 
 def _transposed_cpu(indptr: np.ndarray, indices: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -349,7 +349,7 @@ def jaccard_within(
     Returns: CSR as of `jaccard_distances`.
     """
     if on_gpu(indptr):
-        return _pairs_cuda(indptr, indices, weights, least_common(bound))[0]
+        return _pairs_cuda(indptr, indices, weights, least_common(bound))
     every = np.arange(indptr.size - 1, dtype=np.int32)
     return both_triangles_cpu(*upper_within_cpu(indptr, indices, weights, bound, room, every))
 
@@ -357,7 +357,7 @@ def jaccard_within(
 def jaccard_of_rows(indptr: Array, indices: Array, weights: Array, row_R: Array) -> tuple[Array, Array, Array]:
     """`jaccard_distances` of some rows and all others: a row for each of row_R, int32, columns in any order."""
     if on_gpu(indptr):
-        return _pairs_cuda(indptr, indices, weights, row_R=row_R)[0]
+        return _pairs_cuda(indptr, indices, weights, row_R=row_R)
     room = min(indptr.size - 1, SAMPLE_PLACES // max(row_R.size, 1))
     return _pairs_within_cpu(_transposed_cpu(indptr, indices, weights), row_R, True, 0.0, room)
 

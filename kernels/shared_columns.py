@@ -100,17 +100,17 @@ def _clear(some_V):
 
 
 @gpu("void(int32[::1], int64[::1], int32[::1], int64[::1], int64[::1], int32[::1], int64[::1], boolean, int64,"
-     " uint32[:, ::1], uint32[:, ::1], int64[:, ::1], int64[::1], int64[::1])")  # fmt: skip
+     " uint32[:, ::1], uint32[:, ::1], int64[:, ::1], int64[::1])")  # fmt: skip
 def _count_cuda(own_R, indptr, indices, values, column_indptr, rows, column_values, product, least,
-                seen_BW, some_BV, sum_BN, size_R, met_R):  # fmt: skip
-    """size_R: rows that share a column and, unless there are no places for sums, `least` or more; met_R: any at all."""
+                seen_BW, some_BV, sum_BN, size_R):  # fmt: skip
+    """size_R: rows that share a column and, unless there are no places for sums, `least` or more."""
     seen_W, some_V, sum_N = seen_BW[cuda.blockIdx.x], some_BV[cuda.blockIdx.x], sum_BN[cuda.blockIdx.x]
     first, last = _share(seen_W.size)
     for i in range(cuda.blockIdx.x, own_R.size, cuda.gridDim.x):
         _add_up(
             i, own_R[i], indptr, indices, values, column_indptr, rows, column_values, product, seen_W, some_V, sum_N
         )
-        met, found = 0, 0
+        found = 0
         for v in range(first >> 5, (last + 31) >> 5):
             marked = _marked(some_V, v, first, last)
             while marked:
@@ -118,14 +118,14 @@ def _count_cuda(own_R, indptr, indices, values, column_indptr, rows, column_valu
                 marked &= np.uint32(marked - np.uint32(1))
                 seen = seen_W[w]
                 seen_W[w] = 0
-                met += cuda.popc(seen)
+                if not sum_N.size:
+                    found += cuda.popc(seen)
                 while seen and sum_N.size:
                     j = 32 * w + cuda.ffs(seen) - 1
                     seen &= np.uint32(seen - np.uint32(1))
                     found += sum_N[j] >= least
                     sum_N[j] = 0
-        cuda.atomic.add(size_R, i, found if sum_N.size else met)
-        cuda.atomic.add(met_R, i, met)
+        cuda.atomic.add(size_R, i, found)
         _clear(some_V)
 
 
@@ -169,8 +169,6 @@ class SharedPairs(NamedTuple):
     """int32."""
     values: Array
     """int64, sums over the shared columns."""
-    met: Array
-    """int64, a value: how many pairs share a column, whatever the sum."""
 
 
 def pairs_sharing_columns(
@@ -209,12 +207,12 @@ def pairs_sharing_columns(
     blocks = min(R, BLOCKS, max(1, SPACE // (8 * N + 4 * words))) if R else 0
     seen_BW, some_BV = (xp.zeros((blocks, size), xp.uint32) for size in (words, -(-words // 32)))
     sum_BN = xp.zeros((blocks, N), xp.int64)
-    out_indptr, met_R = xp.zeros(R + 1, xp.int64), xp.zeros(R, xp.int64)
+    out_indptr = xp.zeros(R + 1, xp.int64)
     # Where every sum is enough, none has to be known to count.
     counted_BN = sum_BN if least > 0 else xp.empty((max(blocks, 1), 0), xp.int64)
-    _count_cuda.blocks(blocks, *matrix, seen_BW, some_BV, counted_BN, out_indptr[1:], met_R)
+    _count_cuda.blocks(blocks, *matrix, seen_BW, some_BV, counted_BN, out_indptr[1:])
     out_indptr = xp.cumsum(out_indptr)
     pairs = int(out_indptr[-1])
     out_indices, out_values = xp.empty(pairs, xp.int32), xp.empty(pairs, xp.int64)
     _fill_cuda.blocks(blocks, *matrix, seen_BW, some_BV, sum_BN, out_indptr, out_indices, out_values)
-    return SharedPairs(out_indptr, out_indices, out_values, met_R.sum())
+    return SharedPairs(out_indptr, out_indices, out_values)

@@ -17,13 +17,12 @@ from rapids_slr.guard import Guard
 from rapids_slr.networks.checkpoint import load_trained
 from rapids_slr.networks.embed import embed
 from rapids_slr.record.columns import PICKS_BY
-from rapids_slr.record.folder import RunFolder
 from rapids_slr.reports import write_report
 from rapids_slr.session import Session
 from rapids_slr.settings.spec import FeatureSpec, RunSpec
 from rapids_slr.settings.specfile import load_spec
 from tests.conftest import TINY
-from tests.test_run import assert_same_run, changed, metrics_without_times
+from tests.test_run import assert_same_run, changed, metrics_without_times, stopped
 
 LOOKED = {"guard/source", "guard/views", "guard/heads", "guard/density"}
 COMPARED = {"guard/epochs", "guard/start"}
@@ -100,22 +99,12 @@ def test_epochs_that_are_not_evaluated_are_not_looked_at(tiny, tmp_path, plain):
 
 
 @pytest.mark.parametrize("written", [0, 1, 2])
-def test_a_guarded_run_resumes_bit_for_bit(finished, tiny, tmp_path, monkeypatch, written):
-    save, calls, out = RunFolder.save_checkpoint, [], tmp_path / "run"
-
-    def stop_after(folder, state):
-        if len(calls) == written:
-            raise KeyboardInterrupt
-        calls.append(1)
-        save(folder, state)
-
+def test_a_guarded_run_resumes_bit_for_bit(finished, tiny, tmp_path, written):
+    out = tmp_path / "run"
     for name in ("spec.yaml", "pretrain.jsonl", "checkpoints/pretrained.pt"):
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(finished / name, out / name)
-    with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "save_checkpoint", stop_after)
-        with pytest.raises(KeyboardInterrupt):
-            run.adapt(guarded(tiny), out)
+    stopped(run.adapt, guarded(tiny), out, written)
     run.adapt(guarded(tiny), out, resume=True)
     assert_same_run(finished, out)
     for key in ("guard", "picked"):

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,6 +49,22 @@ def changed(spec: RunSpec, **sections) -> RunSpec:
 def metrics_without_times(folder: Path, name: str = "metrics.jsonl") -> list[dict]:
     rows = [json.loads(line) for line in (folder / name).read_text().splitlines()]
     return [{key: value for key, value in row.items() if not key.startswith("seconds/")} for row in rows]
+
+
+def stopped(start: Callable[..., Path], spec: RunSpec, out: Path, checkpoints: int) -> None:
+    """Start a run that Ctrl-C stops after an epoch's metrics and before its checkpoint, of which it writes so many."""
+    save, calls = RunFolder.save_checkpoint, []
+
+    def stop_after(folder, state):
+        if len(calls) == checkpoints:
+            raise KeyboardInterrupt
+        calls.append(1)
+        save(folder, state)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunFolder, "save_checkpoint", stop_after)
+        with pytest.raises(KeyboardInterrupt):
+            start(spec, out)
 
 
 def assert_same_run(one: Path, other: Path) -> None:
@@ -278,19 +295,8 @@ def test_ctrl_c_says_how_to_go_on(finished, tiny, tmp_path, sent):
 
 
 @pytest.mark.parametrize("written", [0, 1, 2, 3])
-def test_a_stop_between_metrics_and_checkpoint_repeats_the_epoch(finished, tiny, tmp_path, monkeypatch, written):
-    save, calls = RunFolder.save_checkpoint, []
-
-    def stop_after(folder, state):
-        if len(calls) == written:
-            raise KeyboardInterrupt
-        calls.append(1)
-        save(folder, state)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "save_checkpoint", stop_after)
-        with pytest.raises(KeyboardInterrupt):
-            run.train(tiny, tmp_path / "run")
+def test_a_stop_between_metrics_and_checkpoint_repeats_the_epoch(finished, tiny, tmp_path, written):
+    stopped(run.train, tiny, tmp_path / "run", written)
     run.train(tiny, tmp_path / "run", resume=True)
     assert_same_run(finished, tmp_path / "run")
 

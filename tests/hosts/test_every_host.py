@@ -17,13 +17,12 @@ from rapids_slr.networks.checkpoint import load_network, load_trained
 from rapids_slr.profiling.profile import profile_run
 from rapids_slr.profiling.stages import STAGES
 from rapids_slr.record.columns import COLUMNS
-from rapids_slr.record.folder import RunFolder
 from rapids_slr.reports import write_report
 from rapids_slr.session import Session
 from rapids_slr.settings.spec import RunSpec
 from rapids_slr.settings.tables import HOSTS
 from tests.conftest import TINY
-from tests.test_run import changed, metrics_without_times
+from tests.test_run import changed, metrics_without_times, stopped
 
 OWN_STEPS = {"abmt": {"EMA"}, "cluster_contrast": {"memory update"}, "spcl": {"memory update"}, "mmt": {"EMA"}}
 """Steps of training that a host marks."""
@@ -109,20 +108,9 @@ def test_a_look_ahead_leaves_it_as_it_was(spec, tmp_path):
             now.host.fit_epoch(features_ND, hard_targets(ahead.labels_N), epoch)
 
 
-def test_it_resumes_bit_for_bit_profiles_and_reports(spec, tmp_path, monkeypatch):
+def test_it_resumes_bit_for_bit_profiles_and_reports(spec, tmp_path):
     whole = run.train(spec, tmp_path / "whole")
-    save, calls = RunFolder.save_checkpoint, []
-
-    def stop_after_one(folder, state):
-        if calls:
-            raise KeyboardInterrupt
-        calls.append(1)
-        save(folder, state)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "save_checkpoint", stop_after_one)
-        with pytest.raises(KeyboardInterrupt):
-            run.train(spec, tmp_path / "parts")
+    stopped(run.train, spec, tmp_path / "parts", 1)
     parts = run.train(spec, tmp_path / "parts", resume=True)
     assert metrics_without_times(whole) == metrics_without_times(parts)
     one, other = (torch.load(folder / "checkpoints/last.pt", weights_only=True) for folder in (whole, parts))

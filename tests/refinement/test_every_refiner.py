@@ -8,13 +8,12 @@ import pytest
 import torch
 
 from rapids_slr import run
-from rapids_slr.record.folder import RunFolder
 from rapids_slr.reports import write_report
 from rapids_slr.settings.spec import RunSpec
 from rapids_slr.settings.tables import REFINERS
 from tests.conftest import TINY
 from tests.hosts.test_every_host import differing
-from tests.test_run import changed, metrics_without_times
+from tests.test_run import changed, metrics_without_times, stopped
 
 SOFT = {"slr": {"hard": "none"}, "propagation": {"targets": "soft"}, "ensembling": {"targets": "soft", "majority": 0.0}}
 """How a refiner is asked for soft labels."""
@@ -38,21 +37,10 @@ def with_refiner(spec: RunSpec, name: str, **keys) -> RunSpec:
 
 
 @pytest.mark.parametrize("name", REFINERS)
-def test_it_resumes_bit_for_bit_and_is_reported(spec, name, tmp_path, monkeypatch):
+def test_it_resumes_bit_for_bit_and_is_reported(spec, name, tmp_path):
     spec = with_refiner(spec, name)
     whole = run.train(spec, tmp_path / "whole")
-    save, calls = RunFolder.save_checkpoint, []
-
-    def stop_after_two(folder, state):
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        calls.append(1)
-        save(folder, state)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "save_checkpoint", stop_after_two)
-        with pytest.raises(KeyboardInterrupt):
-            run.train(spec, tmp_path / "parts")
+    stopped(run.train, spec, tmp_path / "parts", 2)
     parts = run.train(spec, tmp_path / "parts", resume=True)
     assert metrics_without_times(whole) == metrics_without_times(parts)
     one, other = (torch.load(folder / "checkpoints/last.pt", weights_only=True) for folder in (whole, parts))
