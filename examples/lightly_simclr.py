@@ -4,7 +4,8 @@
     python examples/lightly_simclr.py [--no-slr] [--epochs 6] [--seed 0]
 
 SimCLR says that two views are one image; the clusters say which images are one identity. The three lines that use
-rapids_slr are marked. Mean ARI of the last labels over seeds 10 to 15, on a CPU: 0.790 with SLR, 0.708 without.
+rapids_slr are marked. Mean ARI of the last labels over seeds 10 to 15, on a CPU: 0.790 with SLR, 0.708 without,
+more in each of them, but a paired difference of 0.08 +- 0.11 (95 %): most of it is one seed.
 """
 
 import torch

