@@ -19,8 +19,9 @@ import numpy as np
 import torch
 
 from rapids_slr.engine.arrays import Array, array_module
+from rapids_slr.engine.blocks import as_tensor
 from rapids_slr.group import ALONE, Group, mean_of_rows
-from rapids_slr.kernels.runtime import cpu, cpu_part, in_parallel, shared
+from rapids_slr.kernels.runtime import cpu, cpu_part, each_in_parallel, in_parallel, shared
 
 FAR = 16  # places in a list of what may be the furthest
 CHUNK = 64  # similarities looked at together; one branch decides that none is a candidate
@@ -140,11 +141,12 @@ def coarsely_cpu(of: Similarities, group: Group = ALONE) -> Similarities:
     most, what is summed in float32 by twice what it would be of x and y, each product being added on its own, and the
     sum rounded to bfloat16 by 2^-9 of itself. The longest e is measured.
     """
-    lost = 0.0
-    for row in range(0, len(of.x_ND), PART):
-        part = torch.from_numpy(of.x_ND[row : row + PART])
-        lost = max(lost, float(torch.linalg.vector_norm(part - part.bfloat16().float(), dim=1).max()))
-    lost = group.highest(lost)
+
+    def loses(row: int) -> float:
+        part = as_tensor(of.x_ND[row : row + PART])
+        return float(torch.linalg.vector_norm(part - part.bfloat16().float(), dim=1).max())
+
+    lost = group.highest(max(each_in_parallel(loses, range(0, len(of.x_ND), PART)), default=0.0))
     # 1.001: rows are of length 1 but for 1e-4, and what is lost is measured in float32.
     return of._replace(rounding=1.001 * lost * (2 + lost) + 2 * rounding(of.x_ND.shape[1]), share=2.0**-9)
 
@@ -157,7 +159,13 @@ def in_bfloat16_cpu(of: Similarities, k: int, group: Group = ALONE) -> Similarit
     coarse, N = coarsely_cpu(of, group), len(of.x_ND)
     if N == 0:
         return coarse
-    similarity_SN = of.x_ND[np.arange(SAMPLE) * N // SAMPLE] @ of.x_ND.T
+    sample_SD, similarity_SN = of.x_ND[np.arange(SAMPLE) * N // SAMPLE], np.empty((SAMPLE, N), np.float32)
+
+    def multiply(row: int) -> None:
+        similarity_SN[:, row : row + PART] = as_tensor(sample_SD) @ as_tensor(of.x_ND[row : row + PART]).T
+
+    for _ in each_in_parallel(multiply, range(0, N, PART)):
+        pass
     place = max(N - k - 1, 0)  # the image itself is one of those above
     kth_S = np.partition(similarity_SN, place, axis=1)[:, place]
     margin_S = 2.01 * (coarse.rounding + coarse.share * np.abs(kth_S))
@@ -290,7 +298,8 @@ def _first_threshold(key_J, k, rounding, share, offset, largest, scratch, shift)
     groups = largest.size
     if key_J.size < 2 * groups:
         return np.float32(-np.inf)
-    largest[:] = key_J[:groups]
+    for g in range(groups):
+        largest[g] = key_J[g]
     for first in range(groups, key_J.size - groups + 1, groups):
         for g in range(groups):
             largest[g] = max(largest[g], key_J[first + g])
@@ -355,23 +364,14 @@ def _outside(key_J, low_J, high_J):
     return (place, place + number) if number <= 1 else (0, key_J.size)
 
 
-_LISTS = "Tuple((float32[:, ::1], int32[:, ::1], int32[::1], float32[::1]))"
-_FEATURES = "Array(float32, 2, 'C', readonly=True)"
-_BOUNDS = "float64, float64, float64"  # rounding, share, offset
-_BLOCKS = [f"{keys}[:, ::1], int64, int64" for keys in ("int16", "int32")]  # with its row and column
-_TO = f"{_FEATURES}, {_FEATURES}, int64, {_BOUNDS}, {_LISTS}, {_LISTS}"
-
-
-@cpu([f"void(int64, int64, {block}, int64, {_TO})" for block in _BLOCKS])
-def _offer_to_rows(start, stop, block_IJ, row, column, itself,
-                   own_ND, other_MD, k, rounding, share, offset, near, far):  # fmt: skip
-    """Turn the block into keys, and offer every column, rows of other_MD, to the images row + start .. row + stop of
-    own_ND; to image i not i + itself, which is the same."""
+@cpu_part()
+def _offer_to_rows(block_IJ, row, column, itself, own_ND, other_MD, k, rounding, share, offset, near, far, space):
+    """Turn the block into keys, and offer every column, rows of other_MD, to the images of own_ND from `row` on; to
+    image i not i + itself, which is the same."""
     J, shift = block_IJ.shape[1], 32 - 8 * block_IJ.itemsize
-    scratch, distances = np.empty(4 * (k + 1) + FAR, np.float32), np.empty(k + 1)
-    keys, largest = np.empty(4 * (k + 1), block_IJ.dtype), np.empty(4 * (k + 1), block_IJ.dtype)
+    scratch, distances, keys, largest, _, _ = space
     threshold_N, limit_N = near[3], far[3]
-    for r in range(start, stop):
+    for r in range(block_IJ.shape[0]):
         i, key_J = row + r, block_IJ[r]
         least = -_value(_to_keys(key_J), shift)
         limit_N[i] = max(limit_N[i], _threshold(least, rounding, share, -offset))
@@ -393,23 +393,22 @@ def _offer_to_rows(start, stop, block_IJ, row, column, itself,
                     low = _key(-limit_N[i], shift)
 
 
-@cpu([f"void(int64, int64, {block}, {_TO})" for block in _BLOCKS])
-def _offer_to_columns(start, stop, block_IJ, row, column, own_ND, other_MD, k, rounding, share, offset, near, far):
-    """Offer every row of the block of keys, rows of other_MD, to the images column + start .. column + stop."""
-    I, shift = block_IJ.shape[0], 32 - 8 * block_IJ.itemsize  # noqa: E741
-    scratch, distances = np.empty(4 * (k + 1) + FAR, np.float32), np.empty(k + 1)
+@cpu_part()
+def _offer_to_columns(block_IJ, row, column, own_ND, other_MD, k, rounding, share, offset, near, far, space):
+    """Offer every row of the block of keys, rows of other_MD, to the images of own_ND from `column` on."""
+    (I, J), shift = block_IJ.shape, 32 - 8 * block_IJ.itemsize  # noqa: E741
+    scratch, distances, _, _, high_J, low_J = space
     threshold_N, limit_N = near[3], far[3]
-    high_J, low_J = np.empty(stop - start, block_IJ.dtype), np.empty(stop - start, block_IJ.dtype)
-    for c in range(high_J.size):
-        high_J[c] = _key(threshold_N[column + start + c], shift)
-        low_J[c] = _key(-limit_N[column + start + c], shift)
+    for c in range(J):
+        high_J[c] = _key(threshold_N[column + c], shift)
+        low_J[c] = _key(-limit_N[column + c], shift)
     for r in range(I):
-        key_J = block_IJ[r][start:stop]
-        for first in range(0, key_J.size, CHUNK):
-            last = min(first + CHUNK, key_J.size)
+        key_J = block_IJ[r]
+        for first in range(0, J, CHUNK):
+            last = min(first + CHUNK, J)
             from_c, end = _outside(key_J[first:last], low_J[first:last], high_J[first:last])
             for c in range(first + from_c, first + end):
-                j, key = column + start + c, key_J[c]
+                j, key = column + c, key_J[c]
                 if key >= high_J[c]:
                     _offer(j, row + r, _value(key, shift), own_ND, other_MD, k, 1, rounding, share, offset,
                            near, scratch, distances)  # fmt: skip
@@ -418,6 +417,30 @@ def _offer_to_columns(start, stop, block_IJ, row, column, own_ND, other_MD, k, r
                     _offer(j, row + r, -_value(key, shift), own_ND, other_MD, 1, -1, rounding, share, -offset,
                            far, scratch, distances)  # fmt: skip
                     low_J[c] = _key(-limit_N[j], shift)
+
+
+_LISTS = "Tuple((float32[:, ::1], int32[:, ::1], int32[::1], float32[::1]))"
+_FEATURES = "Array(float32, 2, 'C', readonly=True)"
+_BOUNDS = "float64, float64, float64"  # rounding, share, offset
+_PART = f"{_FEATURES}, {_LISTS}, {_LISTS}"
+
+
+@cpu([f"void({keys}[:, ::1], int64, int64, int64, boolean, int64, {_BOUNDS}, {_PART}, {_PART})"
+      for keys in ("int16", "int32")])  # fmt: skip
+def _offer_tile(block_IJ, row, column, itself, mirrored, k, rounding, share, offset,
+                row_MD, row_near, row_far, column_MD, column_near, column_far):  # fmt: skip
+    """Offer the images of the rows and those of the columns to each other; not `mirrored`: to the rows alone."""
+    J, groups = block_IJ.shape[1], 4 * (k + 1)
+    space = (np.empty(groups + FAR, np.float32), np.empty(k + 1),
+             np.empty(groups, block_IJ.dtype), np.empty(groups, block_IJ.dtype),
+             np.empty(J, block_IJ.dtype), np.empty(J, block_IJ.dtype))  # fmt: skip
+    _offer_to_rows(
+        block_IJ, row, column, itself, row_MD, column_MD, k, rounding, share, offset, row_near, row_far, space
+    )
+    if mirrored:
+        _offer_to_columns(
+            block_IJ, row, column, column_MD, row_MD, k, rounding, share, offset, column_near, column_far, space
+        )
 
 
 _FOUND = "int32[:, ::1], float32[:, ::1], float32[::1]"
@@ -525,7 +548,7 @@ def part(features_ND: np.ndarray, of: Similarities, k: int, first: int = 0) -> P
 
 def offer(block_IJ: np.ndarray, row: int, column: int, rows: Part, columns: Part) -> None:
     """Offer a block of the product of two parts, or of one with itself, from `row` and from `column` on, to the lists
-    of its images.
+    of its images, which nothing else may change meanwhile.
 
     A block off the diagonal stands for its mirror image too, which must not be offered again.
 
@@ -535,12 +558,11 @@ def offer(block_IJ: np.ndarray, row: int, column: int, rows: Part, columns: Part
     (I, J), of = block_IJ.shape, rows.of  # noqa: E741
     add_shifts(of, block_IJ, slice(row, row + I), slice(column, column + J), columns.of)
     keys_IJ = block_IJ if block_IJ.dtype == np.int16 else block_IJ.view(np.int32)
-    bounds, itself = (rows.k, of.rounding, of.share, of.offset), rows.first - columns.first
-    in_parallel(_offer_to_rows, I, keys_IJ, row, column, itself, rows.features_ND, columns.features_ND, *bounds,
-                *map(tuple, rows.candidates), smallest=64)  # fmt: skip
-    if rows is not columns or row != column:
-        in_parallel(_offer_to_columns, J, keys_IJ, row, column, columns.features_ND, rows.features_ND, *bounds,
-                    *map(tuple, columns.candidates), smallest=64)  # fmt: skip
+    mirrored = rows is not columns or row != column
+    parts = [x for part in (rows, columns) for x in (part.features_ND, *map(tuple, part.candidates))]
+    _offer_tile(
+        keys_IJ, row, column, rows.first - columns.first, mirrored, rows.k, of.rounding, of.share, of.offset, *parts
+    )
 
 
 def rank(of_all: Part) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -7,7 +7,8 @@ arrays in, new arrays of the same library out. What happens to a single item is 
   and works on the rows [start, stop), so that `in_parallel` spreads it over threads.
 - `gpu(signature)`: a CUDA kernel. `kernel.each(size, ...)` gives every item a thread, `kernel.blocks(size, ...)` a
   block of THREADS threads. It runs on CuPy's current stream, and nothing waits for it.
-- `shared`: a function of one item that both may call. `cpu_part`: one that only loops of the CPU call.
+- `shared`: a function of one item that both may call. `cpu_part`: one that only loops of the CPU call. Neither makes
+  arrays.
 
 What is compiled is kept beside the files or in the user's cache folder, in a folder for this state of all the files;
 where neither can be written, in one that goes with the process.
@@ -24,8 +25,9 @@ import pkgutil
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -97,11 +99,15 @@ def shared(function: Callable) -> Callable:
 
 
 def cpu_part(**options: Any) -> Callable[[Callable], Callable]:
-    """Make the decorated function one that CPU kernels call; `options` go to numba.njit."""
+    """Make the decorated function one that CPU kernels call; `options` go to numba.njit.
+
+    It makes no arrays. So it need not count who holds those it is given, which in an inner loop takes longer than the
+    loop: every slice and every call would be an atomic instruction.
+    """
 
     def part(function: Callable) -> Callable:
         with _kept():
-            return numba.njit(cache=True, nogil=True, **options)(function)
+            return numba.njit(cache=True, nogil=True, _nrt=False, **options)(function)
 
     return part
 
@@ -290,6 +296,46 @@ def in_parallel(kernel: Callable, items: int | range, *args: Any, smallest: int 
         done.result()
 
 
+def each_in_parallel(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    """Yield function(item), in order, on as many threads as torch uses; torch computes each on one thread.
+
+    No more items are taken than the threads are about to need. If the caller stops early, nothing more is begun.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1:
+        yield from map(function, items)
+        return
+    begun: deque[Future] = deque()
+    try:
+        for item in items:
+            begun.append(_pool(threads).submit(function, item))
+            if len(begun) > 2 * threads:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+    finally:
+        for future in begun:
+            future.cancel()
+        wait(begun)  # what runs writes into arrays of the caller
+
+
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="rapids_slr")
+    """Its threads are all there at once, and torch has no further threads for them.
+
+    What torch is told in a thread holds for this one and for those to come that first use it: the others get back what
+    they had.
+    """
+    everyone = threading.Barrier(threads + 1)
+
+    def begin() -> None:
+        torch.set_num_threads(1)
+        torch.get_num_threads()  # from here on torch asks for no other number in this thread
+        everyone.wait()
+
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="rapids_slr")
+    for _ in range(threads):
+        pool.submit(begin)
+    everyone.wait()
+    torch.set_num_threads(threads)
+    return pool

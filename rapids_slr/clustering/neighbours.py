@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from rapids_slr.clustering.tiles import multiply
 from rapids_slr.engine import blocks
 from rapids_slr.engine.arrays import Array, array_module, as_array
 from rapids_slr.engine.memory import memory_advice, out_of_memory
@@ -172,14 +173,6 @@ def similarities_cpu(features_ND: np.ndarray, N: int, k: int, group: Group = ALO
     of = nearest.similarities(features_ND, group=group)
     pays = N >= COARSE and group.total(int(blocks.bfloat16_pays()[0])) == group.size
     return (nearest.in_bfloat16_cpu(of, k, group) if pays else None) or of
-
-
-def multiply(rows: nearest.Part, columns: nearest.Part, tell: Callable[[int], None]) -> None:
-    """Offer images of two parts, or of one, to each other; `tell` is called with numbers of pairs."""
-    same, x = rows is columns, (rows.of.x_ND, columns.of.x_ND)
-    for row, column, block_IJ in blocks.similarity_blocks(*x, upper=same, bfloat16=rows.of.share > 0):
-        nearest.offer(block_IJ, row, column, rows, columns)
-        tell(block_IJ.size if same and row == column else 2 * block_IJ.size)
 
 
 def by_pairs(progress: Callable[[int], None] | None, N: int, pairs: int) -> Callable[[int], None]:

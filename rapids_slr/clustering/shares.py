@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rapids_slr.clustering.neighbours import Neighbours, by_pairs, multiply, similarities_cpu
+from rapids_slr.clustering.neighbours import Neighbours, by_pairs, similarities_cpu
+from rapids_slr.clustering.tiles import multiply
 from rapids_slr.engine import blocks
 from rapids_slr.group import Group
 from rapids_slr.kernels import nearest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -20,36 +20,17 @@ PROBE_D, PROBES = 512, 5  # what tells whether bfloat16 pays
 PAYS = 0.75  # time of a product in bfloat16, in parts of one in float32, up to which it pays
 
 
-def similarity_blocks(
-    x_ND: Array, y_MD: Array, upper: bool = False, bfloat16: bool = False
-) -> Iterator[tuple[int, int, Array]]:
-    """Yield (row, column, block) over the product x y^T in float32; a block is overwritten by the next one.
-
-    Args:
-        upper: leave out what lies below the diagonal; the squares on it come first.
-        bfloat16: round rows to bfloat16 first, sum in float32, and give sums in bfloat16: blocks are int16, their bits.
-    """
+def similarity_blocks(x_ND: Array, y_MD: Array) -> Iterator[tuple[int, int, Array]]:
+    """Yield (row, column, block) over the product x y^T in float32; a block is overwritten by the next one."""
     x, y = as_tensor(x_ND), as_tensor(y_MD)
-    dtype, bits = (torch.bfloat16, np.int16) if bfloat16 else (torch.float32, np.float32)
-    space = array_module(x_ND).empty(min(BLOCK, len(x)) * min(max(STRIP, BLOCK), len(y)), bits)
-
-    def block_of(row: int, column: int, right: torch.Tensor) -> tuple[int, int, Array]:
-        left = x[row : row + BLOCK].to(dtype)
-        block = space[: len(left) * len(right)].reshape(len(left), len(right))
-        product(left, right, as_tensor(block).view(dtype), "ieee")
-        return row, column, block
-
-    if upper:
+    space = array_module(x_ND).empty(min(BLOCK, len(x)) * min(STRIP, len(y)), np.float32)
+    for column in range(0, len(y), STRIP):
+        right = y[column : column + STRIP]
         for row in range(0, len(x), BLOCK):
-            yield block_of(row, row, y[row : row + BLOCK].to(dtype))
-    # No more than a strip of rows is rounded at a time: features may lie in a file.
-    for first in range(0, len(y), STRIP):
-        right = y[first : first + STRIP].to(dtype)
-        for row in range(0, len(x), BLOCK):
-            column = max(first, row + BLOCK) if upper else first
-            if column - first >= len(right):
-                break
-            yield block_of(row, column, right[column - first :])
+            left = x[row : row + BLOCK]
+            block = space[: len(left) * len(right)].reshape(len(left), len(right))
+            product(left, right, as_tensor(block), "ieee")
+            yield row, column, block
 
 
 class Speed(NamedTuple):
@@ -89,13 +70,19 @@ def bfloat16_pays() -> tuple[bool, str]:
 
 def product(x_ID: torch.Tensor, y_JD: torch.Tensor, out_IJ: torch.Tensor, precision: str) -> None:
     """x y^T, "ieee" or on CUDA "tf32", whatever is set for torch; its settings are as they were afterwards."""
+    with in_precision(precision), on_cupy_stream() if x_ID.is_cuda else nullcontext():
+        torch.mm(x_ID, y_JD.T, out=out_IJ)
+
+
+@contextmanager
+def in_precision(precision: str) -> Iterator[None]:
+    """Products of all threads are "ieee" or "tf32" in here."""
     settings: list[Any] = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]  # type: ignore[attr-defined]
     before = [setting.fp32_precision for setting in settings]
     try:
         for setting in settings:
             setting.fp32_precision = precision
-        with on_cupy_stream() if x_ID.is_cuda else nullcontext():
-            torch.mm(x_ID, y_JD.T, out=out_IJ)
+        yield
     finally:
         for setting, value in zip(settings, before, strict=True):
             setting.fp32_precision = "none"  # which follows torch.backends.fp32_precision

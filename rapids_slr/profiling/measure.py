@@ -271,8 +271,14 @@ class Work:
 
     @contextmanager
     def counting(self) -> Iterator[None]:
-        with self._flop, self._traffic:
-            yield
+        """On one thread: torch sees operators of others only where it is told to by them."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with self._flop, self._traffic:
+                yield
+        finally:
+            torch.set_num_threads(threads)
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:

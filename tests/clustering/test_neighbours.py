@@ -6,7 +6,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from rapids_slr.bench import clustered_features
-from rapids_slr.clustering import descent, neighbours
+from rapids_slr.clustering import descent, neighbours, tiles
 from rapids_slr.clustering.neighbours import RECALL, check_features, nearest_neighbours
 from rapids_slr.engine import blocks
 from rapids_slr.errors import InputError
@@ -30,12 +30,12 @@ def test_lists_equal_a_full_sort(family, k):
 
 
 @pytest.mark.parametrize("family", ["clustered", "duplicated", "constant"])
-def test_blocks_and_threads_change_nothing(family, monkeypatch):
+def test_tiles_and_threads_change_nothing(family, monkeypatch):
     features = FAMILIES[family]
     whole = nearest_neighbours(features, 9)
-    for block in (1, 7, 64):
-        monkeypatch.setattr(blocks, "BLOCK", block)
-        monkeypatch.setattr(blocks, "STRIP", 3 * block)
+    for tile in (1, 7, 64):
+        monkeypatch.setattr(tiles, "TILE", tile)
+        monkeypatch.setattr(blocks, "STRIP", 3 * tile)
         parts = nearest_neighbours(features, 9)
         assert_array_equal(parts.indices_Nk, whole.indices_Nk)
         assert_array_equal(parts.distances_Nk, whole.distances_Nk)
@@ -169,8 +169,8 @@ def test_features_that_are_nearly_alike_are_told_apart(noise, monkeypatch):
     computed = (of.x_ND @ of.x_ND.T + of.shift_N[:, None]) + of.shift_N
     assert np.abs(computed.astype(np.float64) + of.offset - exact).max() <= of.rounding
     d = reference.squared_distances(features)
-    for block in (1024, 7):
-        monkeypatch.setattr(blocks, "BLOCK", block)
+    for tile in (512, 7):
+        monkeypatch.setattr(tiles, "TILE", tile)
         found = nearest_neighbours(features, 9)
         assert_array_equal(found.indices_Nk, reference.ranks(d)[:, :9])
         assert_allclose(found.furthest_N, d.max(axis=1), atol=1e-6)
@@ -207,9 +207,9 @@ def all_kinds(kind: str, rng: np.random.Generator) -> np.ndarray:
 @pytest.mark.parametrize("kind", ["isotropic", "clustered", "positive", "duplicated", "opposite", "one side"])
 def test_a_product_in_bfloat16_finds_the_same_bits(kind, monkeypatch):
     rng = np.random.default_rng(7)
-    for block in (1024, 64, 7):
-        monkeypatch.setattr(blocks, "BLOCK", block)
-        monkeypatch.setattr(blocks, "STRIP", 3 * block)
+    for tile in (512, 64, 7):
+        monkeypatch.setattr(tiles, "TILE", tile)
+        monkeypatch.setattr(blocks, "STRIP", 3 * tile)
         features, k = all_kinds(kind, rng), int(rng.integers(1, 31))
         coarse, fine = (nearest_in(monkeypatch, features, k, bfloat16) for bfloat16 in (True, False))
         assert_array_equal(coarse.indices_Nk, fine.indices_Nk)
@@ -223,12 +223,12 @@ def test_what_bfloat16_loses_is_bounded(kind, seed):
     features = all_kinds(kind, np.random.default_rng(seed))
     of = nearest.coarsely_cpu(nearest.similarities(features))
     exact = features.astype(np.float64) @ features.astype(np.float64).T
-    for row, column, block in blocks.similarity_blocks(features, features, bfloat16=True):
-        computed = torch.from_numpy(block).view(torch.bfloat16).double().numpy()
-        off = np.abs(computed - exact[row : row + block.shape[0], column : column + block.shape[1]])
-        assert (off <= of.rounding + of.share * np.abs(computed)).all()
-        # Half of the bound is met, so that no smaller one would be known to hold.
-        assert off.max() > (of.rounding + of.share) / 8
+    rows = torch.from_numpy(features).bfloat16()
+    computed = (rows @ rows.T).double().numpy()
+    off = np.abs(computed - exact)
+    assert (off <= of.rounding + of.share * np.abs(computed)).all()
+    # Half of the bound is met, so that no smaller one would be known to hold.
+    assert off.max() > (of.rounding + of.share) / 8
 
 
 def test_features_that_bfloat16_cannot_tell_apart_are_multiplied_in_float32():
@@ -287,7 +287,7 @@ def test_it_is_tried_out_whether_bfloat16_pays(monkeypatch):
 
 @pytest.mark.parametrize("N", [1, 60, 300])
 def test_progress_counts_every_image_once(N, monkeypatch):
-    monkeypatch.setattr(blocks, "BLOCK", 64)
+    monkeypatch.setattr(tiles, "TILE", 50)
     monkeypatch.setattr(blocks, "STRIP", 100)
     told: list[int] = []
     nearest_neighbours(FAMILIES["random"][:1].repeat(N, axis=0), 1, progress=told.append)

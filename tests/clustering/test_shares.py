@@ -144,15 +144,16 @@ def lists_from_bfloat16(group: Group, deciding: tuple[int, ...]) -> list[tuple[n
     """Neighbours of some features, where these processes find that bfloat16 pays; and whether it was taken."""
     found = []
     with pytest.MonkeyPatch.context() as patched:
-        taken, real = set(), blocks.similarity_blocks
+        taken, real = set(), shares.multiply
 
-        def watched(*args, bfloat16=False, **options):
-            taken.add(bfloat16)
-            return real(*args, bfloat16=bfloat16, **options)
+        def watched(rows, *args):
+            taken.add(rows.of.share > 0)
+            return real(rows, *args)
 
         patched.setattr(neighbours, "COARSE", 0)
         patched.setattr(blocks, "bfloat16_pays", lambda: (group.rank in deciding, ""))
-        patched.setattr(blocks, "similarity_blocks", watched)
+        patched.setattr(shares, "multiply", watched)
+        patched.setattr(neighbours, "multiply", watched)
         for x_ND in in_many_ways():
             share, taken = group.share(len(x_ND)), set()
             of = nearest_neighbours(x_ND[share.start : share.stop].copy(), 12, group=group)

@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +15,7 @@ from types import SimpleNamespace
 import numba
 import numpy as np
 import pytest
+import torch
 
 from rapids_slr.kernels import runtime
 
@@ -188,3 +191,62 @@ def test_a_helper_that_changes_is_compiled_anew(tmp_path):
 
     assert [result(step) for step in (1, 20)] == ["2", "21"]
     assert len(list((kernels / "__pycache__").glob("rapids_slr-*"))) == 2
+
+
+@pytest.fixture(params=[1, 2, 5])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def test_items_come_back_in_order_and_torch_has_one_thread_for_each(threads):
+    def seen(item: int) -> tuple[int, int]:
+        time.sleep(0.002 * (item % 3))
+        return item, torch.get_num_threads()
+
+    assert list(runtime.each_in_parallel(seen, range(40))) == [(item, 1) for item in range(40)]
+    assert list(runtime.each_in_parallel(seen, [])) == []
+    assert torch.get_num_threads() == threads
+    found = []
+    other = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+    other.start()
+    other.join()
+    assert found == [threads], "a thread that begins later has as many as before"
+
+
+def test_items_are_taken_as_threads_need_them_and_none_after_a_fault(threads):
+    taken, begun = [], []
+
+    def items():
+        for item in range(1000):
+            taken.append(item)
+            yield item
+
+    def fails(item: int) -> None:
+        begun.append(item)
+        if item == 3:
+            raise ValueError("the fourth")
+
+    with pytest.raises(ValueError, match="the fourth"):
+        list(runtime.each_in_parallel(fails, items()))
+    number = len(begun)
+    assert 4 <= number <= len(taken) <= 4 + 2 * threads
+    time.sleep(0.01)
+    assert len(begun) == number
+
+
+def test_whoever_stops_early_waits_for_what_has_begun(threads):
+    running = []
+
+    def slow(item: int) -> int:
+        running.append(item)
+        time.sleep(0.02)
+        running.remove(item)
+        return item
+
+    results = runtime.each_in_parallel(slow, range(100))
+    assert next(results) == 0
+    results.close()
+    assert running == []

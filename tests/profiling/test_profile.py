@@ -19,8 +19,8 @@ from rapids_slr import marks, run
 from rapids_slr.cli import main
 from rapids_slr.clustering import JaccardDBSCAN
 from rapids_slr.clustering.neighbours import Neighbours, nearest_neighbours
+from rapids_slr.clustering.tiles import TILE
 from rapids_slr.data.drawn.synth import synth_domain
-from rapids_slr.engine.blocks import BLOCK
 from rapids_slr.errors import InputError
 from rapids_slr.profiling.compare import changes, verdict
 from rapids_slr.profiling.measure import Memory, Meter, Roofline, Work, arrays_of, measured, overhead
@@ -273,15 +273,14 @@ def test_views_and_what_is_expanded_move_nothing_more():
     assert work.traffic["expanded"] == 4 * (6 + 300)
 
 
-@pytest.mark.parametrize("N", [30, BLOCK + 6])
-def test_neighbours_are_counted_as_the_blocks_that_are_computed(N):
+@pytest.mark.parametrize("N", [30, 2 * TILE + 6])
+def test_neighbours_are_counted_as_the_tiles_that_are_computed(N):
     D = 4
     features_ND = np.eye(D, dtype=np.float32)[np.arange(N) % D]
     work = Work()
     with work.counting(), work("neighbours"):
         neighbours = nearest_neighbours(features_ND, 3)
-    rest = max(0, N - BLOCK)
-    entries = N * N - min(N, BLOCK) * rest  # upper triangle of blocks
+    entries = sum(min(TILE, N - row) * (N - row) for row in range(0, N, TILE))  # none below the diagonal
     assert work.flop["neighbours"] == 2 * D * entries
     work.seen("neighbours", ((features_ND, 3), {}, neighbours))
     work.seen("neighbours", features_ND)  # known already
