@@ -34,13 +34,16 @@ constraints:
 train: venv
 	$(BIN)/rapids-slr train --out $(RUN)
 
+# Files of tests side by side, as many as there are cores, up to 4: each takes two GB.
+SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist loadfile
+
 test: venv
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 	$(MAKE) test-simulator
 
 # CUDA code in Numba's simulator, which must be switched on before Numba is imported.
 test-simulator: venv
-	NUMBA_ENABLE_CUDASIM=1 $(BIN)/python -m pytest tests/cuda
+	NUMBA_ENABLE_CUDASIM=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/cuda
 
 # On a machine with a GPU; torch, CuPy and numba-cuda are enough, cuML and cuDF are tested where they are installed.
 test-gpu:
