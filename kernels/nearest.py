@@ -28,6 +28,7 @@ CHUNK = 64  # similarities looked at together; one branch decides that none is a
 ALIKE = 200  # times the rounding of their products: features that differ by less are multiplied by what they differ by
 SAMPLE = 32  # rows that show how many candidates a coarse product leaves
 PART = 1024  # rows that are looked at in float64 together
+FEW = 128  # rows of which what is computed stays in the cache
 NOBODY = np.iinfo(np.int32).max  # in a list that is not full
 ZERO = 1e-6  # squared distances below are 0: equal images whose inner product was rounded
 
@@ -143,10 +144,10 @@ def coarsely_cpu(of: Similarities, group: Group = ALONE) -> Similarities:
     """
 
     def loses(row: int) -> float:
-        part = as_tensor(of.x_ND[row : row + PART])
+        part = as_tensor(of.x_ND[row : row + FEW])
         return float(torch.linalg.vector_norm(part - part.bfloat16().float(), dim=1).max())
 
-    lost = group.highest(max(each_in_parallel(loses, range(0, len(of.x_ND), PART)), default=0.0))
+    lost = group.highest(max(each_in_parallel(loses, range(0, len(of.x_ND), FEW)), default=0.0))
     # 1.001: rows are of length 1 but for 1e-4, and what is lost is measured in float32.
     return of._replace(rounding=1.001 * lost * (2 + lost) + 2 * rounding(of.x_ND.shape[1]), share=2.0**-9)
 
