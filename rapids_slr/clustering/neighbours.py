@@ -21,7 +21,7 @@ from rapids_slr.marks import step
 
 SPACE = 4 * 2**30  # bytes that a block on CUDA, of whole rows, may take
 FEWEST_ROWS = 16  # of a block on CUDA: with less memory the search gives up
-COARSE = 6_144  # images from which on a product in bfloat16 may pay
+COARSE = 3_072  # images from which on a product in bfloat16 may pay
 A_PAIR = 130  # multiplications in whose time a similarity is looked at; measured, as is the next
 A_NEIGHBOUR = 2_500  # products of rows of D + 256, in whose time NN-descent finds a neighbour
 SPARE = 128  # places in a list of candidates beyond four times the neighbours
