@@ -7,6 +7,7 @@
 
     kills      SIGKILL at a random moment, or in the middle of a call of the disk; the run goes on with --resume and
                has to end like one that nobody stopped, bit for bit
+    hosts      the same with the other hosts, in turn
     disk       ENOSPC, EIO and EROFS at every call of rapids_slr/disk.py, once or from there on: exit code 1 with a
                message, old files untouched; after that the same command again, which has to do its work
     processes  SIGKILL for one of two processes that work on a run, or for what watches them, at a random moment: it
@@ -77,7 +78,7 @@ SAVED_EVERY = 20
 CALLS = ("make_folders", "make_new_folder", "fill", "reserve", "settle", "rename", "append", "pour")
 """Calls of the disk."""
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS)
-PLANNED = {"kills": 1000, "disk": None, "processes": 30, "specs": 1000, "archives": 1000, "labels": 1000}
+PLANNED = {"kills": 1000, "hosts": 90, "disk": None, "processes": 30, "specs": 1000, "archives": 1000, "labels": 1000}
 """Cases of every part; None takes all there are."""
 SIZE = {"identities": 6, "images": 8, "height": 32, "width": 16}
 TINY: dict[str, Any] = {
@@ -331,31 +332,46 @@ class Verdict:
     said: str = ""
 
 
+@dataclass(frozen=True)
+class Whole:
+    """A run that nobody stops."""
+
+    folder: Path
+    calls: int
+    """Of the disk."""
+    seconds: float
+
+
 class Kills:
     """Runs that are killed once, of four one more often, and go on."""
 
+    HOSTS: Sequence[str] = ("abmt",)
+
     def __init__(self, work: Path, rng_of: Callable[[int], np.random.Generator]) -> None:
-        self.rng_of, self.whole = rng_of, work / "whole"
-        self.whole.mkdir()
-        (self.whole / "spec.yaml").write_text(yaml.safe_dump(TINY))
-        done = in_child(self._counted, self.whole)
+        self.rng_of, self.wholes = rng_of, [self._whole(host, work / f"whole-{host}") for host in self.HOSTS]
+
+    def _whole(self, host: str, folder: Path) -> Whole:
+        folder.mkdir()
+        (folder / "spec.yaml").write_text(yaml.safe_dump(TINY | {"host": host}))
+
+        def counted() -> tuple[int, int]:
+            with Disk() as counter:
+                return rapids_slr(train_words(folder)), counter.calls
+
+        done = in_child(counted, folder)
         if done.code != 0:
             raise SystemExit(f"the run that nobody stops has failed:\n{done.said}")
-        self.calls, self.seconds = int(done.found), done.seconds
-
-    def _counted(self) -> tuple[int, int]:
-        with Disk() as counter:
-            return rapids_slr(train_words(self.whole)), counter.calls
+        return Whole(folder, int(done.found), done.seconds)
 
     def __len__(self) -> int:
         return sys.maxsize
 
     def run(self, number: int, folder: Path) -> Verdict:
-        rng = self.rng_of(number)
-        shutil.copy(self.whole / "spec.yaml", folder)
+        rng, whole = self.rng_of(number), self.wholes[number % len(self.wholes)]
+        shutil.copy(whole.folder / "spec.yaml", folder)
         said, killed = [], 0
         for _ in range(1 + int(rng.random() < 0.25)):
-            done = self._stopped(rng, folder)
+            done = self._stopped(rng, folder, whole)
             killed += done.code == -signal.SIGKILL
             said.append(done.said)
             if done.code != -signal.SIGKILL:
@@ -367,12 +383,12 @@ class Kills:
         done = in_child(lambda: rapids_slr(train_words(folder)), folder)
         faults += done.faults() or ([f"does not go on: exit code {done.code}"] if done.code else [])
         if not done.code:
-            faults += unlike_run(self.whole / "run", folder / "run")
+            faults += unlike_run(whole.folder / "run", folder / "run")
         return Verdict(("ended before", "killed once", "killed twice")[killed], faults, "".join([*said, done.said]))
 
-    def _stopped(self, rng: np.random.Generator, folder: Path) -> Outcome:
+    def _stopped(self, rng: np.random.Generator, folder: Path, whole: Whole) -> Outcome:
         """Half of the kills come at a moment of the clock, half at a call of the disk, which repeats exactly."""
-        call, moment = int(rng.integers(1, self.calls + 1)), float(rng.random() * self.seconds)
+        call, moment = int(rng.integers(1, whole.calls + 1)), float(rng.random() * whole.seconds)
         at_call, where = rng.random() < 0.5, ("before", "half", "after")[int(rng.integers(3))]
 
         def work() -> int:
@@ -380,6 +396,10 @@ class Kills:
                 return rapids_slr(train_words(folder))
 
         return in_child(work, folder, None if at_call else moment)
+
+
+class Hosts(Kills):
+    HOSTS = ("cluster_contrast", "spcl", "mmt")
 
 
 class Processes:
@@ -735,6 +755,7 @@ def unlike_labels(before: mutants.Labels, now: mutants.Labels, out: pd.DataFrame
 
 PARTS: dict[str, Any] = {
     "kills": Kills,
+    "hosts": Hosts,
     "disk": Disks,
     "processes": Processes,
     "specs": Specs,

@@ -12,7 +12,7 @@ from results import DOCS, FOLDER, Found, Lines, Parts, build, table
 
 FILE = "faults"
 """The file of benchmarks/faults.py."""
-PLANNED = {"kills": 1000, "disk": 0, "processes": 30, "specs": 1000, "archives": 1000, "labels": 1000}
+PLANNED = {"kills": 1000, "hosts": 90, "disk": 0, "processes": 30, "specs": 1000, "archives": 1000, "labels": 1000}
 """Cases of a campaign at full size; of the disk all there are."""
 
 
