@@ -41,9 +41,10 @@ test: venv
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 	$(MAKE) test-simulator
 
-# CUDA code in Numba's simulator, which must be switched on before Numba is imported.
+# CUDA code in Numba's simulator, which must be switched on before Numba is imported. In one process: in the end every kernel
+# has to have been launched in it.
 test-simulator: venv
-	NUMBA_ENABLE_CUDASIM=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/cuda
+	NUMBA_ENABLE_CUDASIM=1 $(BIN)/python -m pytest tests/cuda
 
 # On a machine with a GPU; torch, CuPy and numba-cuda are enough, cuML and cuDF are tested where they are installed.
 test-gpu:
