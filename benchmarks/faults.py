@@ -399,6 +399,8 @@ class Kills:
 
 
 class Hosts(Kills):
+    """`Kills` of runs with the other hosts, in turn."""
+
     HOSTS = ("cluster_contrast", "spcl", "mmt")
 
 

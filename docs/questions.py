@@ -68,7 +68,8 @@ def cost(found: Found) -> Lines:
             for row in rows
         )
         made = rows[0]["environment"]
-        lines += [f"{made['device']}, {made['threads']} threads, commit {made['commit']}, D = {rows[0]['dim']}.", ""]
+        commits = ", ".join(dict.fromkeys(row["environment"]["commit"] for row in rows))
+        lines += [f"{made['device']}, {made['threads']} threads, commits {commits}, D = {rows[0]['dim']}.", ""]
     if METHODS in found:
         runs = [run for run in finished(found[METHODS]) if run["method"] == OURS]
         shares = [run["stage_seconds"]["refinement"] / run["stage_seconds"]["epoch"] for run in runs]

@@ -101,8 +101,8 @@ def shared(function: Callable) -> Callable:
 def cpu_part(**options: Any) -> Callable[[Callable], Callable]:
     """Make the decorated function one that CPU kernels call; `options` go to numba.njit.
 
-    It makes no arrays. So it need not count who holds those it is given, which in an inner loop takes longer than the
-    loop: every slice and every call would be an atomic instruction.
+    It makes no arrays and gives none back. So it need not count who holds those it is given, which takes longer than an
+    inner loop: every slice and every call would be an atomic instruction.
     """
 
     def part(function: Callable) -> Callable:

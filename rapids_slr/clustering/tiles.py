@@ -15,12 +15,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from rapids_slr.engine import blocks
 from rapids_slr.engine.blocks import as_tensor, in_precision
 from rapids_slr.kernels import nearest
 from rapids_slr.kernels.runtime import each_in_parallel
 
-TILE = 512  # rows and columns: a MB of similarities, and a whole number of tiles to a strip
+TILE = 512  # rows and columns: a MB of similarities
+TILES = 8  # of a strip, whose rows are rounded once for all that meet it
 
 
 def multiply(rows: nearest.Part, columns: nearest.Part, tell: Callable[[int], None]) -> None:
@@ -60,8 +60,8 @@ class _Product:
             for row in range(0, len(self.x), TILE):
                 yield _Run(row, row, row, cache(partial(self._strip, row, TILE)))
         # No more than a few strips are rounded at a time: features may lie in a file.
-        for first in range(0, len(self.y), blocks.STRIP):
-            strip, end = cache(partial(self._strip, first, blocks.STRIP)), min(first + blocks.STRIP, len(self.y))
+        for first in range(0, len(self.y), TILES * TILE):
+            strip, end = cache(partial(self._strip, first, TILES * TILE)), min(first + TILES * TILE, len(self.y))
             for row in range(0, min(len(self.x), end - TILE) if same else len(self.x), TILE):
                 yield _Run(row, max(first, row + TILE) if same else first, first, strip)
 

@@ -1,5 +1,9 @@
 """Nearest neighbours against full sorting, at every blocking, and what features must be like."""
 
+import threading
+import time
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +19,14 @@ from tests.clustering.cases import families, unit
 from tests.reference import jaccard as reference
 
 FAMILIES = families(np.random.default_rng(0))
+
+
+@pytest.fixture
+def five_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(5)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("k", [1, 2, 7, 31])
@@ -35,7 +47,7 @@ def test_tiles_and_threads_change_nothing(family, monkeypatch):
     whole = nearest_neighbours(features, 9)
     for tile in (1, 7, 64):
         monkeypatch.setattr(tiles, "TILE", tile)
-        monkeypatch.setattr(blocks, "STRIP", 3 * tile)
+        monkeypatch.setattr(tiles, "TILES", 3)
         parts = nearest_neighbours(features, 9)
         assert_array_equal(parts.indices_Nk, whole.indices_Nk)
         assert_array_equal(parts.distances_Nk, whole.distances_Nk)
@@ -48,7 +60,36 @@ def test_tiles_and_threads_change_nothing(family, monkeypatch):
         torch.set_num_threads(threads)
 
 
-def test_lists_longer_than_a_block_and_full_many_times_over():
+@pytest.mark.parametrize("parts", ["one", "two"])
+def test_no_two_threads_change_the_lists_of_an_image_at_once(parts, monkeypatch, five_threads):
+    monkeypatch.setattr(tiles, "TILE", 4)
+    monkeypatch.setattr(tiles, "TILES", 3)
+    features = FAMILIES["random"][:26]
+    rows = nearest.part(features, nearest.similarities(features), 3)
+    columns = rows if parts == "one" else nearest.part(features, nearest.similarities(features), 3)
+    looking, changing, clashes, together, met_NN = threading.Lock(), Counter(), [], [0], np.zeros((26, 26), int)
+
+    def offer(block_IJ, row, column, rows, columns):
+        mine = {(id(part.candidates), i // 4) for part, i in ((rows, row), (columns, column))}
+        with looking:
+            clashes.extend(group for group in mine if changing[group])
+            changing.update(mine)
+            together[0] = max(together[0], changing.total())
+            met_NN[row : row + block_IJ.shape[0], column : column + block_IJ.shape[1]] += 1
+        time.sleep(0.002)
+        with looking:
+            changing.subtract(mine)
+
+    monkeypatch.setattr(nearest, "offer", offer)
+    tiles.multiply(rows, columns, lambda pairs: None)
+    assert clashes == []
+    assert together[0] > 2, "threads were at work at the same time"
+    every = np.ones((26, 26), int)
+    group = np.arange(26) // 4
+    assert_array_equal(met_NN, every if parts == "two" else every * (group[:, None] <= group))
+
+
+def test_lists_longer_than_a_tile_and_full_many_times_over():
     """Similarities that rise along the columns: every image is a candidate when it is met."""
     angle = np.linspace(0, 1.5, 3000)
     features = unit(np.stack([np.cos(angle), np.sin(angle)], axis=1))
@@ -209,7 +250,7 @@ def test_a_product_in_bfloat16_finds_the_same_bits(kind, monkeypatch):
     rng = np.random.default_rng(7)
     for tile in (512, 64, 7):
         monkeypatch.setattr(tiles, "TILE", tile)
-        monkeypatch.setattr(blocks, "STRIP", 3 * tile)
+        monkeypatch.setattr(tiles, "TILES", 3)
         features, k = all_kinds(kind, rng), int(rng.integers(1, 31))
         coarse, fine = (nearest_in(monkeypatch, features, k, bfloat16) for bfloat16 in (True, False))
         assert_array_equal(coarse.indices_Nk, fine.indices_Nk)
@@ -288,7 +329,7 @@ def test_it_is_tried_out_whether_bfloat16_pays(monkeypatch):
 @pytest.mark.parametrize("N", [1, 60, 300])
 def test_progress_counts_every_image_once(N, monkeypatch):
     monkeypatch.setattr(tiles, "TILE", 50)
-    monkeypatch.setattr(blocks, "STRIP", 100)
+    monkeypatch.setattr(tiles, "TILES", 2)
     told: list[int] = []
     nearest_neighbours(FAMILIES["random"][:1].repeat(N, axis=0), 1, progress=told.append)
     assert sum(told) == N

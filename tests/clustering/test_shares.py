@@ -11,7 +11,7 @@ import torch
 from numpy.testing import assert_array_equal
 
 from rapids_slr.bench import clustered_features, collapsed_features, isotropic_features
-from rapids_slr.clustering import JaccardDBSCAN, neighbours, shares
+from rapids_slr.clustering import JaccardDBSCAN, neighbours, shares, tiles
 from rapids_slr.clustering.neighbours import check_features, nearest_neighbours
 from rapids_slr.clustering.shares import nearest_of_shares_cpu
 from rapids_slr.engine import blocks
@@ -216,6 +216,7 @@ def test_every_two_images_are_multiplied_once(size, N):
 def peak_of_a_search(group: Group, N: int) -> int:
     """Bytes, with the strips of a few images so narrow as those of a million are beside a share."""
     blocks.STRIP = blocks.BLOCK
+    tiles.TILES = 2
     tracemalloc.start()
     x_ND = np.random.default_rng(group.rank).standard_normal((len(group.share(N)), 1024), np.float32)
     x_ND /= np.linalg.norm(x_ND, axis=1, keepdims=True)
