@@ -33,8 +33,8 @@ from rapids_slr.sweep.folder import Results
 from rapids_slr.sweep.table import STARTS, figures_of, score_figure, scores_of, sections, spread_of, spread_text
 
 EVIDENCE = "evidence"
-ABMT, UNREFINED, DEFAULT, TRUTH = "abmt", "unrefined", "hdbscan", "identities"
-"""Methods of the sweep; DEFAULT is the one whose settings are those of a run."""
+ABMT, UNREFINED, PAPER, DEFAULT, TRUTH = "abmt", "unrefined", "hdbscan", "soft", "identities"
+"""Methods of the sweep; DEFAULT is the one whose settings are those of a run, PAPER has refined hard labels."""
 NEAR, HARM = 0.01, 0.01
 """Fractions of mAP: within which a choice counts as good as the best, and below the start from which it is harm."""
 
@@ -113,7 +113,7 @@ def way(results: Results) -> Lines:
 
 def refinement(results: Results) -> Lines:
     """Refinement on top of all else, against the same runs without it."""
-    methods = [method for method in (DEFAULT, "soft") if method in results["methods"]]
+    methods = [method for method in (DEFAULT, PAPER) if method in results["methods"]]
     found = {method: all_differences(results, method, UNREFINED, MAP) for method in methods}
     lines = table(
         {"mAP, points": f"{method} − {UNREFINED}"} | by_section(results, _texts(differences))

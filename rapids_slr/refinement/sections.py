@@ -15,14 +15,18 @@ class SLRSpec(RefinerSpec, SLRKeys):
 
     name: Literal["slr"] = "slr"
     """Pseudo-label refinement by last epoch's clusters."""
+    hard: Literal["hdbscan", "argmax", "dbscan", "none", "cuml"] = "none"
+    """How soft labels become hard ones: `none` trains on the soft labels themselves, with their argmax as hard ones
+    where a loss wants them; the paper has `hdbscan`. `cuml` is HDBSCAN by cuML on the soft label of every image, N x K
+    of them, for comparison on a GPU."""
 
     @property
     def label(self) -> str:
-        return self.hard
+        return "soft labels" if self.soft_targets else self.hard
 
     @property
     def words(self) -> str:
-        return f"refined by {self.hard}, alpha {self.alpha:g}"
+        return f"refined {'to' if self.soft_targets else 'by'} {self.label}, alpha {self.alpha:g}"
 
     @property
     def remembers(self) -> str:

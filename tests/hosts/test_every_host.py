@@ -51,7 +51,8 @@ def differing(one: Any, other: Any, place: str = "") -> list[str]:
     ("refine", "training"),
     [
         ("none", {}),
-        ({"hard": "none"}, {"source": None}),
+        ({}, {"source": None}),
+        ({"hard": "hdbscan"}, {}),
         ({"hard": "argmax"}, {"weights": "confidence"}),
     ],
     ids=str,
