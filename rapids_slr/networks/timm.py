@@ -6,6 +6,7 @@ B images of a batch, D features.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
@@ -22,6 +23,10 @@ from rapids_slr.settings.spec import ImageSpec, ModelSpec
 
 POSITIONS = "pos_embed"
 """What timm calls a learnt embedding of every place, the only weight whose shape is that of an image."""
+CLIP = "visual."
+"""What names of the network of images begin with in CLIP's files, as timm reads them."""
+CLIP_REID = "image_encoder."
+"""The same in those of CLIP-ReID."""
 
 
 class TimmBody(nn.Module):
@@ -82,7 +87,7 @@ def _model(spec: ModelSpec, images: ImageSpec) -> Any:
         classifiers = model.pretrained_cfg.get("classifier") or ()
         classifiers = (classifiers,) if isinstance(classifiers, str) else classifiers
         held, heads = read_weights(Path(spec.weights)), tuple(f"{each}." for each in classifiers)
-        warn_of_left_out(load_weights(model, held, spec.weights, heads, _fit(model)), spec.weights)
+        warn_of_left_out(load_weights(model, held, spec.weights, heads, _fit(model), _rename(model)), spec.weights)
     return model
 
 
@@ -136,11 +141,42 @@ def _fit(model: Any) -> Callable[[dict[str, Tensor]], None]:
         if found is None or found.shape == expected[POSITIONS].shape or found.ndim != 3:
             return
         before = 0 if getattr(model, "no_embed_class", False) else getattr(model, "num_prefix_tokens", 0)
-        side = math.isqrt(found.shape[1] - before)
-        if side * side == found.shape[1] - before:  # else nobody can tell how high and wide it was
+        grid = list(model.patch_embed.grid_size)
+        old = _grid_of(found.shape[1] - before, grid)
+        if old is not None:
             from timm.layers import resample_abs_pos_embed
 
-            grid = list(model.patch_embed.grid_size)
-            weights[POSITIONS] = resample_abs_pos_embed(found, grid, num_prefix_tokens=before)
+            weights[POSITIONS] = resample_abs_pos_embed(found, grid, old, num_prefix_tokens=before)
 
     return fit
+
+
+def _grid_of(places: int, grid: list[int]) -> list[int] | None:
+    """Rows and columns of places that were learnt: a square of them, else as high for its width as the images are now;
+    None where neither goes, so that nobody can tell."""
+    side, width = math.isqrt(places), math.isqrt(places * grid[1] // grid[0])
+    if side * side == places:
+        return [side, side]
+    return [places // width, width] if width and width * grid[0] * width == places * grid[1] else None
+
+
+def _rename(model: Any) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    """Tensors by the names of timm, where they have those of the program that published the network: CLIP, CLIP-ReID,
+    DINOv2, ConvNeXt, Swin and others that timm knows."""
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+
+    def rename(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        plain = {name.removeprefix("module."): value for name, value in tensors.items()}
+        if f"{CLIP_REID}class_embedding" in plain:
+            plain = {
+                CLIP + name.removeprefix(CLIP_REID): value
+                for name, value in plain.items()
+                if name.startswith(CLIP_REID)
+            }
+        try:
+            found = convert(plain, model) if convert else {}
+        except Exception:  # of another network: timm looks for what is not there
+            return {}
+        return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+
+    return rename

@@ -59,6 +59,7 @@ def load_weights(
     origin: str,
     classifiers: tuple[str, ...] = (CLASSIFIER,),
     fit: Callable[[dict[str, Tensor]], None] | None = None,
+    rename: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict,
 ) -> list[str]:
     """Load by name what a file holds. A stem for RGB is summed where the network takes one channel.
 
@@ -71,11 +72,13 @@ def load_weights(
         origin: its file, for messages.
         classifiers: what names of classifiers begin with.
         fit: brings the weights that were found into the shapes of the network, where they have others.
+        rename: gives a dictionary of tensors of the file other names, which are taken where more of them fit.
     Returns: the names that were left out.
     Raises: InputError that says what the file holds, or names all missing, unexpected and mis-shaped tensors.
     """
     expected = {name: value for name, value in network.state_dict().items() if not name.startswith(classifiers)}
-    found = max(_dictionaries(held, expected), key=lambda found: (found.known, len(found.tensors)), default=None)
+    ways = _dictionaries(held, expected, rename)
+    found = max(ways, key=lambda way: (way.known, len(way.tensors)), default=None)
     if found is None:
         raise InputError(f"model.weights: {origin} holds no state dict (tensors by name) but {_contents(held)}; {SAVE}")
     inside = {
@@ -102,21 +105,27 @@ def warn_of_left_out(names: list[str], origin: str) -> None:
         )
 
 
-def _dictionaries(value: Any, expected: Collection[str], place: str = "", depth: int = DEPTH) -> Iterator[Found]:
-    """Every dictionary of tensors in a value, itself first."""
+def _dictionaries(
+    value: Any,
+    expected: Collection[str],
+    rename: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+    place: str = "",
+    depth: int = DEPTH,
+) -> Iterator[Found]:
+    """Every dictionary of tensors in a value, itself first, by its own names and by others."""
     if not isinstance(value, Mapping):
         return
     tensors = {name: x for name, x in value.items() if isinstance(name, str) and isinstance(x, Tensor)}
-    if tensors:
+    for named in (tensors, rename(tensors)) if tensors else ():
         prefixes = Counter(
             name[:start]
-            for name in tensors
+            for name in named
             for start in (0, *(at + 1 for at, letter in enumerate(name) if letter == "."))
             if name[start:] in expected
         )
-        yield Found(place, tensors, *next(iter(prefixes.most_common(1)), ("", 0)))
+        yield Found(place, named, *next(iter(prefixes.most_common(1)), ("", 0)))
     for name, below in value.items() if depth else ():
-        yield from _dictionaries(below, expected, f"{place}{name}.", depth - 1)
+        yield from _dictionaries(below, expected, rename, f"{place}{name}.", depth - 1)
 
 
 def _check_names(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from rapids_slr.networks.checkpoint import load_trained
 from rapids_slr.networks.single import Single
 from rapids_slr.settings.spec import ImageSpec, ModelSpec
 from rapids_slr.settings.specfile import SpecError, dump_spec, load_spec
+from tests.reference.clip import ImageTower
 from tests.test_run import changed
 
 timm = pytest.importorskip("timm", reason="timm is not installed: pip install 'rapids-slr[timm]'")
@@ -83,10 +85,45 @@ def test_learnt_places_are_resampled_to_the_images(tmp_path, size):
     torch.testing.assert_close(found[:, 1:], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_places_of_no_square_are_refused_with_their_shape(tmp_path):
+def test_places_as_high_for_their_width_as_the_images_are_resampled_too(tmp_path):
+    path, state = saved(tmp_path, "test_vit", (96, 64))
+    found, held = network("test_vit", weights=path).body.model.pos_embed, state["pos_embed"]
+    places = held[:, 1:].transpose(1, 2).reshape(1, 64, 6, 4)
+    expected = F.interpolate(places, size=(3, 2), mode="bicubic", antialias=True).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(found[:, 1:], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_places_of_an_unknown_grid_are_refused_with_their_shape(tmp_path):
     path, _ = saved(tmp_path, "test_vit", (64, 48))
     with pytest.raises(InputError, match=r"1 of another shape: pos_embed \(1, 13, 64\) instead of \(1, 7, 64\)"):
         network("test_vit", weights=path)
+
+
+def test_a_file_of_transreid_is_taken(tmp_path, caplog):
+    """The network is its `base`; embeddings of cameras, parts and classifiers are not of it."""
+    _, state = saved(tmp_path, "test_vit", (48, 32))
+    held = {f"base.{name}": value for name, value in state.items() if not name.startswith("head.")}
+    more = ("base.sie_embed", "b1.0.norm1.weight", "bottleneck.weight", "classifier.weight")
+    torch.save(held | dict.fromkeys(more, torch.zeros(3)), tmp_path / "transreid.pth")
+    weights = network("test_vit", weights=str(tmp_path / "transreid.pth")).body.model.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in weights.items())
+    assert f"4 tensors are not of the backbone, and left out: {', '.join(more)}" in caplog.text
+
+
+@pytest.mark.parametrize("prefix", ["visual.", "module.visual.", "image_encoder."])
+def test_files_of_clip_and_clip_reid_are_taken_by_their_names(tmp_path, monkeypatch, prefix):
+    torch.manual_seed(2)
+    tower = ImageTower(height=48, width=32, patch=16, features=64, depth=2, heads=2, projected=8).eval()
+    held = {f"{prefix}{name}": value for name, value in tower.state_dict().items()}
+    torch.save(held | {"text_encoder.ln_final.weight": torch.zeros(3)}, tmp_path / "clip.pth")
+    small = partial(timm.create_model, embed_dim=64, depth=2, num_heads=2)
+    monkeypatch.setattr(timm, "create_model", small)
+    found = network("vit_base_patch16_clip_quickgelu_224", weights=str(tmp_path / "clip.pth"))
+    own_mean, own_std = (found.body.model.pretrained_cfg[key] for key in ("mean", "std"))
+    images = torch.rand(4, 3, 48, 32)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGES.mean, IMAGES.std))
+    expected = tower((images - torch.tensor(own_mean)[:, None, None]) / torch.tensor(own_std)[:, None, None])
+    torch.testing.assert_close(found((images - mean) / std).pooled[0], expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_convnext"])
