@@ -6,6 +6,7 @@ python docs/questions.py
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,6 @@ from results import (
     ABMT,
     DOCS,
     FOLDER,
-    MAP,
     METHODS,
     NOISE,
     OURS,
@@ -33,17 +33,34 @@ from results import (
 )
 
 from rapids_slr.sweep.folder import Results
+from rapids_slr.sweep.table import headline_of, score_figure
 
 SPEED = "labels-cpu"
 """The file of benchmarks/labels.py."""
+EVIDENCE, HOSTS, CLASSIFICATION = "evidence", "hosts", "classification"
+"""Sweeps with the defaults of this program."""
 ARGMAX = "hard-hard=argmax"
 """The method of the ablations that takes the largest entry of a soft label."""
 
 
-def beyond_people(results: Results) -> Lines:
-    """SLR against ABMT on characters."""
-    found = all_differences(results, OURS, ABMT, MAP)
-    return table([{"mAP, points": f"{OURS} − {ABMT}"} | by_section(results, _texts(found))])
+def beyond_people(found: Found) -> Lines:
+    """Refined labels against the clusters as they are: on characters by the paper's settings, on all else by ours."""
+    lines = of_file(METHODS, partial(_gain, "The paper's settings, `abmt`", OURS, ABMT))(found)
+    if EVIDENCE in found and finished(found[EVIDENCE]):
+        lines += _gain("The defaults, `abmt`", "soft", "unrefined", found[EVIDENCE])
+    if HOSTS in found and finished(found[HOSTS]):
+        for host in ("cluster_contrast", "spcl", "mmt"):
+            lines += _gain(f"The defaults, `{host}`", f"{OURS}-host={host}", f"none-host={host}", found[HOSTS])
+    if CLASSIFICATION in found and finished(found[CLASSIFICATION]):
+        lines += _gain("Images of classes", OURS, "none", found[CLASSIFICATION])
+    return lines
+
+
+def _gain(title: str, method: str, other: str, results: Results) -> Lines:
+    headline = headline_of(results)
+    found = all_differences(results, method, other, score_figure(headline.key))
+    name = f"{method.partition('-')[0]} − {other.partition('-')[0]}"
+    return [f"{title}:", *table([{f"{headline.name}, points": name} | by_section(results, _texts(found))])]
 
 
 def _of_the_growth(row: Found) -> bool:
@@ -130,6 +147,8 @@ def stability(found: Found) -> Lines:
             | {pair: f"{_mean(results, pair, method, slice(1, None), key):.3f}" for pair in results["pairs"]}
             for way, (method, key) in ways.items()
         )
+    if HOSTS in found and finished(found[HOSTS]):
+        lines += ["In every host, with soft labels that are trained on, by their argmax:", *_of_hosts(found[HOSTS])]
     cases = found[NOISE]["independent"] if NOISE in found else []
     if cases and "ari_prev" in cases[0]["raw"]:
         level = 0.2
@@ -141,6 +160,17 @@ def stability(found: Found) -> Lines:
             for way, name in names.items()
         )
     return lines
+
+
+def _of_hosts(results: Results) -> Lines:
+    rows = []
+    for host in ("abmt", "cluster_contrast", "spcl", "mmt"):
+        for name, column in (("raw labels", "raw_ari_prev"), ("soft labels", "ari_prev")):
+            means = {
+                pair: _mean(results, pair, f"{OURS}-host={host}", slice(1, None), column) for pair in results["pairs"]
+            }
+            rows.append({"agreement": f"{host}, {name}"} | {pair: f"{mean:.3f}" for pair, mean in means.items()})
+    return table(rows)
 
 
 def convergence(results: Results) -> Lines:
@@ -155,7 +185,7 @@ def convergence(results: Results) -> Lines:
 
 
 PARTS: Parts = {
-    "beyond people": of_file(METHODS, beyond_people),
+    "beyond people": beyond_people,
     "cost": cost,
     "recounts": of_file(NOISE, recounts),
     "large gap": of_file(METHODS, large_gap),
@@ -165,8 +195,8 @@ PARTS: Parts = {
 
 
 def files() -> Found:
-    speed = FOLDER / f"{SPEED}.json"
-    return {**read(FOLDER), **({SPEED: json.loads(speed.read_text(encoding="utf-8"))} if speed.exists() else {})}
+    paths = (FOLDER / f"{name}.json" for name in (SPEED, EVIDENCE, HOSTS, CLASSIFICATION))
+    return {**read(FOLDER), **{it.stem: json.loads(it.read_text(encoding="utf-8")) for it in paths if it.exists()}}
 
 
 def main() -> None:

@@ -44,3 +44,19 @@ def test_the_share_of_refinement_is_of_the_clustering_beside_it(questions):
     row = next(row for row in rows if "search" not in row)
     text = "\n".join(questions.cost({"labels-cpu": [row | {"seconds": {"total": 0.5, "refine": 0.005}}]}))
     assert "| 500 | 5.00 | 1.00% |" in text
+
+
+def test_gains_of_every_sweep_are_paired_and_told_by_what_they_compare(questions):
+    def run(pair: str, method: str, seed: int, score: float) -> dict:
+        epochs = [{"epoch": 1}, {"epoch": 2, "ari_prev": score, "raw_ari_prev": score / 2}]
+        return {"pair": pair, "method": method, "seed": seed, "state": "done", "result": "last", "epochs": epochs,
+                "scores": {"last": {"mAP": score}}}  # fmt: skip
+
+    names = [
+        f"{refiner}-host={host}" for refiner in ("none", "slr") for host in ("abmt", "cluster_contrast", "spcl", "mmt")
+    ]
+    runs = [run("forward", name, seed, 0.5 + 0.01 * (name.startswith("slr"))) for name in names for seed in (0, 1)]
+    results = {"pairs": ["forward"], "methods": names, "base": {}, "runs": runs}
+    text = "\n".join(questions.beyond_people({"hosts": results}))
+    assert text.count("| slr − none | +1.00 [+1.00, +1.00] 2/2 |") == 3
+    assert "| spcl, raw labels | 0.255 |" in "\n".join(questions.stability({"hosts": results}))

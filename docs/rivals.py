@@ -1,0 +1,184 @@
+"""Write what hosts, refiners and rivals give, in docs/results.md and docs/classification.md, from hosts.json and
+classification.json in benchmarks/results/.
+
+python docs/rivals.py
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import numpy as np
+from results import (
+    DOCS,
+    FOLDER,
+    MAP,
+    Found,
+    Lines,
+    Parts,
+    _origin,
+    _texts,
+    all_differences,
+    beyond_chance,
+    build,
+    by_section,
+    finished,
+    table,
+)
+
+from rapids_slr.sweep.folder import Results
+from rapids_slr.sweep.table import (
+    figures_of,
+    over_epochs,
+    rows_of,
+    score_figure,
+    sections,
+    spread_of,
+    spread_text,
+)
+
+HOSTS, CLASSIFICATION = "hosts", "classification"
+"""Sweeps, and their files in benchmarks/results/."""
+NONE, OURS = "none", "slr"
+"""What the clusters as they are, and SLR, are called in both."""
+START = score_figure("mAP", "direct_bn")
+WHOLE = slice(1, None)
+"""The epochs that have one before them."""
+
+
+def of_sweep(name: str, part: Callable[[Results], Lines]) -> Callable[[Found], Lines]:
+    """A part of a page, or how to get what it needs."""
+
+    def lines(found: Found) -> Lines:
+        if name not in found or not finished(found[name]):
+            copy = f"its `results.json` goes to `benchmarks/results/{name}.json`"
+            return [f"Not measured yet: `rapids-slr sweep {name}` (see configs/sweeps/{name}.yaml); {copy}."]
+        return part(found[name])
+
+    return lines
+
+
+def runs(results: Results) -> Lines:
+    versions = dict.fromkeys(
+        ", ".join(f"{name} {version}" for name, version in run["versions"].items()) for run in finished(results)
+    )
+    row = _origin(results["name"], results)
+    methods = row.pop("methods: seeds").split("; ")
+    return [*table([row]), *(f"- {line}" for line in methods), "", f"Versions: {'; '.join(versions)}."]
+
+
+# Hosts and refiners ---------------------------------------------------------------------------------------------------
+
+
+def by_host(results: Results) -> dict[str, dict[str, str]]:
+    """The method of a host and a refiner, by these."""
+    found: dict[str, dict[str, str]] = {}
+    for method in results["methods"]:
+        refiner, _, host = method.partition("-host=")
+        found.setdefault(host, {})[refiner] = method
+    return found
+
+
+def above_the_start(results: Results) -> Lines:
+    """What every host ends with beyond the network it began with, by SLR and with the clusters as they are."""
+    rows, lines = [], []
+    for host, methods in by_host(results).items():
+        for refiner in (NONE, OURS):
+            found = all_differences(results, methods[refiner], methods[refiner], MAP, START)
+            ends = {
+                section: spread_text(spread_of(seeds))
+                for section in sections(results)
+                if (seeds := figures_of(results, section, methods[refiner], MAP))
+            }
+            rows.append({"host": host, "refine": refiner, "": "mAP, %"} | by_section(results, ends))
+            rows.append({"host": host, "refine": refiner, "": "− direct_bn"} | by_section(results, _texts(found)))
+            lines.append(f"- {host}, {refiner}: intervals that exclude 0: {beyond_chance(found)}.")
+    return [*table(rows), *lines]
+
+
+def refiners(results: Results) -> Lines:
+    """What every refiner gives in every host beyond the clusters as they are, and the mean over the hosts."""
+    lines: Lines = []
+    for host, methods in by_host(results).items():
+        found = {
+            name: all_differences(results, method, methods[NONE], MAP)
+            for name, method in methods.items()
+            if name != NONE
+        }
+        lines += table(
+            {f"{host}: mAP, points": f"{name} − {NONE}"} | by_section(results, _texts(differences))
+            for name, differences in found.items()
+        )
+    return lines + over_hosts(results)
+
+
+def over_hosts(results: Results) -> Lines:
+    """Means over the hosts that have a refiner, of the mean differences on all pairs."""
+    hosts, rows = by_host(results), []
+    for refiner in dict.fromkeys(name for methods in hosts.values() for name in methods if name != NONE):
+        gains = {}
+        for section in sections(results):
+            found = [
+                all_differences(results, methods[refiner], methods[NONE], MAP).get(section)
+                for methods in hosts.values()
+                if refiner in methods
+            ]
+            means = [difference.mean for difference in found if difference is not None]
+            if means:
+                gains[section] = f"{100 * np.mean(means):+.2f}"
+        rows.append({"mean over hosts: mAP, points": f"{refiner} − {NONE}"} | by_section(results, gains))
+    return table(rows)
+
+
+def labels(results: Results) -> Lines:
+    """ARI of what is trained on, mean over the epochs from the second on."""
+    rows = []
+    for host, methods in by_host(results).items():
+        for refiner, method in methods.items():
+            found = {}
+            for section in sections(results):
+                by_seed = figures_of(results, section, method, over_epochs("ari", WHOLE))
+                if by_seed:
+                    found[section] = spread_text(spread_of(by_seed), 1, 3)
+            rows.append({"host": host, "refine": refiner} | by_section(results, found))
+    return ["ARI of the labels that are trained on, mean over the epochs from the second on:", *table(rows)]
+
+
+# Classification -------------------------------------------------------------------------------------------------------
+
+
+def classification(results: Results) -> Lines:
+    """The scores of every pair, with the differences that SLR makes."""
+    lines = runs(results)
+    for pair in results["pairs"]:
+        lines += ["", f"### {pair}", *table(rows_of(results, pair))]
+    return lines
+
+
+PAGES: dict[str, Parts] = {
+    "results": {
+        "hosts": of_sweep(HOSTS, runs),
+        "hosts above the start": of_sweep(HOSTS, above_the_start),
+        "refiners": of_sweep(HOSTS, refiners),
+        "refiners' labels": of_sweep(HOSTS, labels),
+    },
+    "classification": {"sweep": of_sweep(CLASSIFICATION, classification)},
+}
+"""The parts of each page that are written here."""
+
+
+def read() -> Found:
+    paths = (FOLDER / f"{name}.json" for name in (HOSTS, CLASSIFICATION))
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()}
+
+
+def main() -> None:
+    found = read()
+    for name, parts in PAGES.items():
+        page = DOCS / f"{name}.md"
+        page.write_text(build(page.read_text(encoding="utf-8"), found, parts, "rivals"), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
