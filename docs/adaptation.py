@@ -25,7 +25,9 @@ from results import (
     build,
     by_section,
     finished,
+    of_sweep,
     table,
+    versions_of,
 )
 
 from rapids_slr.guard import FORGOTTEN
@@ -44,23 +46,8 @@ Choice = Callable[[list[Mapping[str, float]]], int]
 """From the rows of a run, the first of them the start, to the place of the one that is chosen."""
 
 
-def of_evidence(part: Callable[[Results], Lines]) -> Callable[[Found], Lines]:
-    """A part of the page, or how to get what it needs."""
-
-    def lines(found: Found) -> Lines:
-        if EVIDENCE not in found or not finished(found[EVIDENCE]):
-            copy = f"its `results.json` goes to `benchmarks/results/{EVIDENCE}.json`"
-            return [f"Not measured yet: `rapids-slr sweep {EVIDENCE}` (see configs/sweeps/{EVIDENCE}.yaml); {copy}."]
-        return part(found[EVIDENCE])
-
-    return lines
-
-
 def runs(results: Results) -> Lines:
-    versions = dict.fromkeys(
-        ", ".join(f"{name} {version}" for name, version in run["versions"].items()) for run in finished(results)
-    )
-    return [*table([_origin(EVIDENCE, results)]), f"Versions: {'; '.join(versions)}."]
+    return [*table([_origin(EVIDENCE, results)]), versions_of(finished(results))]
 
 
 def scores(results: Results) -> Lines:
@@ -191,12 +178,12 @@ def guard(results: Results) -> Lines:
 
 
 PARTS: Parts = {
-    "runs": of_evidence(runs),
-    "scores": of_evidence(scores),
-    "start": of_evidence(start),
-    "way": of_evidence(way),
-    "refinement": of_evidence(refinement),
-    "guard": of_evidence(guard),
+    "runs": of_sweep(EVIDENCE, runs),
+    "scores": of_sweep(EVIDENCE, scores),
+    "start": of_sweep(EVIDENCE, start),
+    "way": of_sweep(EVIDENCE, way),
+    "refinement": of_sweep(EVIDENCE, refinement),
+    "guard": of_sweep(EVIDENCE, guard),
 }
 
 

@@ -110,6 +110,18 @@ def of_file(name: str, part: Callable[[Any], Lines]) -> Callable[[Found], Lines]
     return lines
 
 
+def of_sweep(name: str, part: Callable[[Results], Lines]) -> Callable[[Found], Lines]:
+    """A part of a page from a sweep whose data lie where its file looks for them, or how to get what it needs."""
+
+    def lines(found: Found) -> Lines:
+        if name not in found or not finished(found[name]):
+            copy = f"its `results.json` goes to `benchmarks/results/{name}.json`"
+            return [f"Not measured yet: `rapids-slr sweep {name}` (see configs/sweeps/{name}.yaml); {copy}."]
+        return part(found[name])
+
+    return lines
+
+
 def finished(results: Results) -> list[dict[str, Any]]:
     return [run for run in results["runs"] if run["state"] == "done"]
 
@@ -131,9 +143,6 @@ def runs(found: Found) -> Lines:
     """Where the figures come from: the files, what they ran on, and how to make them again."""
     sweeps = {name: found[name] for name in SWEEPS if name in found}
     done = [run for results in sweeps.values() for run in finished(results)]
-    versions = dict.fromkeys(
-        ", ".join(f"{name} {version}" for name, version in run["versions"].items()) for run in done
-    )
     failed = [
         f"{name}/{run['pair']}/{run['method']}/seed-{run['seed']}"
         for name, results in sweeps.items()
@@ -141,12 +150,18 @@ def runs(found: Found) -> Lines:
         if run["state"] == "failed"
     ]
     lines = table(_origin(name, results) for name, results in sweeps.items())
-    lines += [f"Versions: {'; '.join(versions)}.", ""] if versions else []
+    lines += [versions_of(done), ""] if done else []
     lines += [f"Failed: {', '.join(failed)}.", ""] if failed else []
     lines += ["```console"]
     for name in SWEEPS:
         lines += [command_of(name), f"cp runs/{name}/results.json benchmarks/results/{name}.json"]
     return [*lines, command_of(NOISE), "python docs/results.py", "```"]
+
+
+def versions_of(runs: Iterable[Mapping[str, Any]]) -> str:
+    """What finished runs were made with, in a sentence."""
+    found = (", ".join(f"{name} {version}" for name, version in run["versions"].items()) for run in runs)
+    return f"Versions: {'; '.join(dict.fromkeys(found))}."
 
 
 def _origin(name: str, results: Results) -> dict[str, str]:

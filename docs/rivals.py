@@ -7,7 +7,6 @@ python docs/rivals.py
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 
 import numpy as np
 from results import (
@@ -24,7 +23,9 @@ from results import (
     build,
     by_section,
     finished,
+    of_sweep,
     table,
+    versions_of,
 )
 
 from rapids_slr.sweep.folder import Results
@@ -47,25 +48,10 @@ WHOLE = slice(1, None)
 """The epochs that have one before them."""
 
 
-def of_sweep(name: str, part: Callable[[Results], Lines]) -> Callable[[Found], Lines]:
-    """A part of a page, or how to get what it needs."""
-
-    def lines(found: Found) -> Lines:
-        if name not in found or not finished(found[name]):
-            copy = f"its `results.json` goes to `benchmarks/results/{name}.json`"
-            return [f"Not measured yet: `rapids-slr sweep {name}` (see configs/sweeps/{name}.yaml); {copy}."]
-        return part(found[name])
-
-    return lines
-
-
 def runs(results: Results) -> Lines:
-    versions = dict.fromkeys(
-        ", ".join(f"{name} {version}" for name, version in run["versions"].items()) for run in finished(results)
-    )
     row = _origin(results["name"], results)
     methods = row.pop("methods: seeds").split("; ")
-    return [*table([row]), *(f"- {line}" for line in methods), "", f"Versions: {'; '.join(versions)}."]
+    return [*table([row]), *(f"- {line}" for line in methods), "", versions_of(finished(results))]
 
 
 # Hosts and refiners ---------------------------------------------------------------------------------------------------

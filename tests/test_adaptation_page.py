@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,7 +11,7 @@ import numpy as np
 import pytest
 
 from rapids_slr.sweep.plan import load_sweep
-from tests.test_results_page import cells, in_words
+from tests.test_results_page import cells, in_words, script
 
 DOCS = Path(__file__).parents[1] / "docs"
 CHOSEN_ON = {100, 101, 102}
@@ -22,16 +20,7 @@ METHODS = ("abmt", "unrefined", "hdbscan", "soft", "identities")
 
 @pytest.fixture(scope="module")
 def page() -> ModuleType:
-    sys.path.insert(0, str(DOCS))  # where it finds its neighbour
-    try:
-        spec = importlib.util.spec_from_file_location("adaptation_page", DOCS / "adaptation.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(DOCS))
-    return module
+    return script("adaptation")
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ class SLRSpec(RefinerSpec, SLRKeys):
     """Pseudo-label refinement by last epoch's clusters."""
     hard: Literal["hdbscan", "argmax", "dbscan", "none", "cuml"] = "none"
     """How soft labels become hard ones: `none` trains on the soft labels themselves, with their argmax as hard ones
-    where a loss wants them; the paper has `hdbscan`. `cuml` is HDBSCAN by cuML on the soft label of every image, N x K
-    of them, for comparison on a GPU."""
+    where a loss wants them, and takes no notice of sizes, noise and merge distance; the paper has `hdbscan`. `cuml` is
+    HDBSCAN by cuML on the soft label of every image, N x K of them, for comparison on a GPU."""
 
     @property
     def label(self) -> str:
