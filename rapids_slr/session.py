@@ -68,6 +68,8 @@ class Session(ExitStack):
             self.progress.say(f"{self.out} on {self.device_name} ({self.backend.why})")
             if self.backend.name == "cuda":
                 self.progress.say(f"arrays are allocated from {self.backend.memory}")
+            if self.spec.refine.unread:
+                self.progress.say(self.spec.refine.unread)
             opening.enter_context(on_torch_stream(self.device))
             with self.bar("compiling kernels, kept for later runs", None, unit="kernels") as report:
                 warm_up(report, cuda=self.backend.name == "cuda")  # none is compiled inside a timed stage

@@ -246,6 +246,17 @@ def test_spec_check_names_all_faults_of_all_specs(capsys, here):
     assert main(["spec", "check", "good.yaml"]) == 0
 
 
+@pytest.mark.parametrize(
+    ("hard", "unread"),
+    [("none", ["min_cluster_size", "noise"]), ("argmax", ["min_cluster_size"]), ("dbscan", []), ("hdbscan", [])],
+)
+def test_spec_check_tells_what_is_set_and_not_read(capsys, here, hard, unread):
+    changes = ["--set", "refine={min_cluster_size: 4, noise: argmax, alpha: 0.7}", "--set", f"refine.hard={hard}"]
+    assert main(["spec", "check", "good.yaml", *changes]) == 0
+    but = f", but refine.hard: {hard} does not read {', '.join(f'refine.{key}' for key in unread)}" if unread else ""
+    assert capsys.readouterr().out == f"good.yaml: ok{but}\n"
+
+
 def test_spec_show_prints_a_spec_that_loads_to_the_same(capsys, here):
     assert main(["spec", "show", "good.yaml", "--set", "refine=none"]) == 0
     (here / "shown.yaml").write_text(capsys.readouterr().out)

@@ -29,16 +29,16 @@ def spec_check(
     specs: Annotated[list[str], typer.Argument(metavar="SPEC...", help="YAML files, or embedded specs by name.")],
     changes: SetOption = None,
 ) -> None:
-    """Name every fault of the given specs, with its line and the key that was meant."""
+    """Name every fault of the given specs, with its line and the key that was meant, and what is set and not read."""
     from rapids_slr.settings.specfile import load_spec
 
     faults = []
     for spec in specs:
         try:
-            load_spec(spec, changes or ())
+            unread = load_spec(spec, changes or ()).refine.unread
         except InputError as error:
             faults.append(str(error))
         else:
-            print(f"{spec}: ok")
+            print(f"{spec}: ok" + (f", but {unread}" if unread else ""))
     if faults:
         raise InputError("\n".join(faults))

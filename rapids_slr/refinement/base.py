@@ -79,6 +79,11 @@ class RefinerSpec(Section):
         return False
 
     @property
+    def unread(self) -> str:
+        """What is set and not read, in words, as it belongs to another way of the same choice; empty if nothing is."""
+        return ""
+
+    @property
     def cuml_for(self) -> dict[str, str]:
         """Settings that on CUDA only cuML serves, each with what to set in its place (see `choose_backend`)."""
         return {}

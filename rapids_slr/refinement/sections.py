@@ -9,6 +9,14 @@ from rapids_slr.refinement.rivals.keys import ConfidentKeys, EnsemblingKeys, Pro
 from rapids_slr.refinement.slr.keys import SLRKeys
 from rapids_slr.settings.keys import values_of
 
+OF_HARD_STEP = ("min_cluster_size", "min_samples", "noise", "merge_distance")
+READ_BY: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "argmax": ("noise",),
+    "dbscan": ("min_cluster_size", "min_samples", "noise"),
+}
+"""Keys of the hard step that a way of it reads, where it does not read them all."""
+
 
 class SLRSpec(RefinerSpec, SLRKeys):
     """From this epoch's and last epoch's clusters to refined labels (SLR)."""
@@ -35,6 +43,12 @@ class SLRSpec(RefinerSpec, SLRKeys):
     @property
     def soft_targets(self) -> bool:
         return self.hard == "none"
+
+    @property
+    def unread(self) -> str:
+        changed = [key for key in OF_HARD_STEP if getattr(self, key) != type(self).model_fields[key].default]
+        unread = [key for key in changed if key not in READ_BY.get(self.hard, OF_HARD_STEP)]
+        return f"refine.hard: {self.hard} does not read refine.{', refine.'.join(unread)}" if unread else ""
 
     @property
     def cuml_for(self) -> dict[str, str]:
