@@ -30,6 +30,9 @@ from results import (
 
 from rapids_slr.sweep.folder import Results
 from rapids_slr.sweep.table import (
+    difference_of,
+    difference_text,
+    differences,
     figures_of,
     over_epochs,
     rows_of,
@@ -93,26 +96,27 @@ def refiners(results: Results) -> Lines:
             if name != NONE
         }
         lines += table(
-            {f"{host}: mAP, points": f"{name} − {NONE}"} | by_section(results, _texts(differences))
-            for name, differences in found.items()
+            {f"{host}: mAP, points": f"{name} − {NONE}"} | by_section(results, _texts(by_pair))
+            for name, by_pair in found.items()
         )
     return lines + over_hosts(results)
 
 
 def over_hosts(results: Results) -> Lines:
-    """Means over the hosts that have a refiner, of the mean differences on all pairs."""
+    """What a refiner gives beyond the clusters as they are; a seed counts with its mean over the hosts that have it."""
     hosts, rows = by_host(results), []
     for refiner in dict.fromkeys(name for methods in hosts.values() for name in methods if name != NONE):
+        pairings = [(methods[refiner], methods[NONE]) for methods in hosts.values() if refiner in methods]
         gains = {}
         for section in sections(results):
             found = [
-                all_differences(results, methods[refiner], methods[NONE], MAP).get(section)
-                for methods in hosts.values()
-                if refiner in methods
+                differences(figures_of(results, section, method, MAP), figures_of(results, section, none, MAP))
+                for method, none in pairings
             ]
-            means = [difference.mean for difference in found if difference is not None]
-            if means:
-                gains[section] = f"{100 * np.mean(means):+.2f}"
+            seeds = set.intersection(*map(set, found))
+            if seeds:
+                means = {seed: float(np.mean([by_seed[seed] for by_seed in found])) for seed in sorted(seeds)}
+                gains[section] = difference_text(difference_of(means))
         rows.append({"mean over hosts: mAP, points": f"{refiner} − {NONE}"} | by_section(results, gains))
     return table(rows)
 
