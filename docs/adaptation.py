@@ -34,7 +34,7 @@ from rapids_slr.guard import FORGOTTEN
 from rapids_slr.sweep.folder import Results
 from rapids_slr.sweep.table import STARTS, figures_of, score_figure, scores_of, sections, spread_of, spread_text
 
-EVIDENCE = "evidence"
+EVIDENCE, QUICKSTART = "evidence", "quickstart"
 ABMT, UNREFINED, PAPER, DEFAULT, TRUTH = "abmt", "unrefined", "hdbscan", "soft", "identities"
 """Methods of the sweep; DEFAULT is the one whose settings are those of a run, PAPER has refined hard labels."""
 NEAR, HARM = 0.01, 0.01
@@ -177,6 +177,30 @@ def guard(results: Results) -> Lines:
     return table(lines)
 
 
+# The quick-start ------------------------------------------------------------------------------------------------------
+
+
+def quickstart(found: Found) -> Lines:
+    """What each run begins with, its lowest epoch and its last one; a row for each seed and number of threads."""
+    runs = found.get(QUICKSTART, [])
+    if not runs:
+        return [f"Not measured yet: `python benchmarks/quickstart.py --out runs/{QUICKSTART}`."]
+    rows = table(
+        {
+            "threads": str(run["threads"]),
+            "seed": str(run["seed"]),
+            "direct_bn, mAP %": f"{100 * run['direct_bn']:.1f}",
+            "lowest epoch": f"{100 * min(run['epochs']):.1f}",
+            "− direct_bn": f"{100 * (min(run['epochs']) - run['direct_bn']):+.1f}",
+            "last": f"{100 * run['last']:.1f}",
+            "last − direct_bn": f"{100 * (run['last'] - run['direct_bn']):+.1f}",
+        }
+        for run in runs
+    )
+    commits = ", ".join(dict.fromkeys(run["commit"] for run in runs))
+    return [*rows, f"On the CPU, commit {commits}. {versions_of(runs)}"]
+
+
 PARTS: Parts = {
     "runs": of_sweep(EVIDENCE, runs),
     "scores": of_sweep(EVIDENCE, scores),
@@ -184,12 +208,13 @@ PARTS: Parts = {
     "way": of_sweep(EVIDENCE, way),
     "refinement": of_sweep(EVIDENCE, refinement),
     "guard": of_sweep(EVIDENCE, guard),
+    "quickstart": quickstart,
 }
 
 
 def read() -> Found:
-    path = FOLDER / f"{EVIDENCE}.json"
-    return {EVIDENCE: json.loads(path.read_text(encoding="utf-8"))} if path.exists() else {}
+    paths = (FOLDER / f"{name}.json" for name in (EVIDENCE, QUICKSTART))
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()}
 
 
 def main() -> None:

@@ -57,10 +57,9 @@ def ends(results: dict[str, Any], pair: str, method: str) -> list[float]:
 def test_the_page_is_that_of_the_results(page):
     text = (DOCS / "adaptation.md").read_text()
     assert page.build(text, page.read(), page.PARTS, "adaptation") == text, "run python docs/adaptation.py"
-    for results in page.read().values():
-        plan = load_sweep("evidence")
-        assert not CHOSEN_ON & set(results["seeds"])
-        assert all(tuple(results[axis]) == getattr(plan, axis) for axis in ("pairs", "methods", "seeds"))
+    results, plan = page.read()["evidence"], load_sweep("evidence")
+    assert not CHOSEN_ON & set(results["seeds"])
+    assert all(tuple(results[axis]) == getattr(plan, axis) for axis in ("pairs", "methods", "seeds"))
 
 
 def test_differences_are_paired(page, results):
@@ -108,6 +107,13 @@ def test_the_rule_is_that_of_the_product(page, source, place):
     rows = [{"guard/source": score} for score in source]
     assert page.latest_that_kept("guard/source")(rows) == place
     assert page.highest("guard/source")(rows) == max(range(len(source)), key=lambda i: source[i])
+
+
+def test_the_quickstart_is_shown_run_by_run(page):
+    made = {"device": "CPU", "commit": "abc", "versions": {"python": "3.11"}}
+    runs = [{"seed": 3, "threads": 2, "direct_bn": 0.5, "last": 0.625, "epochs": [0.375, 0.75, 0.625], **made}]
+    lines = page.quickstart({"quickstart": runs})
+    assert cells(lines, "2 | 3") == ["50.0", "37.5", "-12.5", "62.5", "+12.5"]
 
 
 def test_without_results_it_says_how_to_get_them(page):
