@@ -121,17 +121,23 @@ def over_hosts(results: Results) -> Lines:
     return table(rows)
 
 
+def label_quality(results: Results, method: str, score: str) -> dict[str, str]:
+    """A score of the labels that a method trains on, for each pair and all of them."""
+    found = {}
+    for section in sections(results):
+        by_seed = figures_of(results, section, method, over_epochs(score, WHOLE))
+        if by_seed:
+            found[section] = spread_text(spread_of(by_seed), 1, 3)
+    return by_section(results, found)
+
+
 def labels(results: Results) -> Lines:
     """ARI of what is trained on, mean over the epochs from the second on."""
-    rows = []
-    for host, methods in by_host(results).items():
-        for refiner, method in methods.items():
-            found = {}
-            for section in sections(results):
-                by_seed = figures_of(results, section, method, over_epochs("ari", WHOLE))
-                if by_seed:
-                    found[section] = spread_text(spread_of(by_seed), 1, 3)
-            rows.append({"host": host, "refine": refiner} | by_section(results, found))
+    rows = [
+        {"host": host, "refine": refiner} | label_quality(results, method, "ari")
+        for host, methods in by_host(results).items()
+        for refiner, method in methods.items()
+    ]
     return ["ARI of the labels that are trained on, mean over the epochs from the second on:", *table(rows)]
 
 
@@ -143,7 +149,12 @@ def classification(results: Results) -> Lines:
     lines = runs(results)
     for pair in results["pairs"]:
         lines += ["", f"### {pair}", *table(rows_of(results, pair))]
-    return lines
+    rows = [
+        {"labels that are trained on": score.upper(), "": method} | label_quality(results, method, score)
+        for score in ("ari", "nmi")
+        for method in results["methods"]
+    ]
+    return [*lines, "", "### Labels", "", "Mean over the epochs from the second on:", *table(rows)]
 
 
 PAGES: dict[str, Parts] = {

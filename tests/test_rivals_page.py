@@ -30,7 +30,7 @@ def run_of(pair: str, method: str, seed: int, draw: np.random.Generator) -> dict
     return {
         "pair": pair, "method": method, "seed": seed, "state": "done", "device": "CPU", "commit": "abc", "changes": {},
         "versions": {"python": "3.11"}, "result": "picked", "scores": scores | {"last": scores["picked"]},
-        "epochs": [{"epoch": epoch, "ari": float(draw.uniform())} for epoch in (1, 2, 3)],
+        "epochs": [{"epoch": n, "ari": float(draw.uniform()), "nmi": float(draw.uniform())} for n in (1, 2, 3)],
     }  # fmt: skip
 
 
@@ -92,8 +92,10 @@ def test_classification_shows_every_pair_by_its_own_scores(page, hosts):
     hosts |= {"name": "classification", "methods": ["none", "slr"], "baseline": "none", "runs": runs}
     hosts["base"] = {"task": "classification"}
     lines = page.classification(hosts)
-    assert [line for line in lines if line.startswith("### ")] == ["### forward", "### shops"]
+    assert [line for line in lines if line.startswith("### ")] == ["### forward", "### shops", "### Labels"]
     assert any("source classifier" in line for line in lines)
+    by_seed = [np.mean([row["ari"] for row in run["epochs"][1:]]) for run in runs if run["method"] == "slr"][-4:]
+    assert cells(lines, "ARI | slr")[1] == f"{np.mean(by_seed):.3f} ± {np.std(by_seed, ddof=1):.3f}"
 
 
 def test_without_results_it_says_how_to_get_them(page):
