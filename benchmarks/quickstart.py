@@ -2,8 +2,9 @@
 
     python benchmarks/quickstart.py --out runs/quickstart > benchmarks/results/quickstart.json
 
-Ten runs, one after the other, of six to nine minutes each on two cores. Those that are finished in the folder are not
-run again, so that it goes on where it was stopped. The lines on screen are those of the runs.
+Ten runs, one after the other, of six to nine minutes each on two cores. Those that are recorded in the folder are not
+run again, so that it goes on where it was stopped; a record names the commit that made it. The lines on screen are
+those of the runs.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rapids_slr.files import write_text
 from rapids_slr.provenance import commit
 
 SEEDS, THREADS = range(5), (1, 2)
@@ -58,9 +60,11 @@ def main() -> None:
     for threads in args.threads:
         for seed in args.seeds:
             folder = args.out / f"threads-{threads}" / f"seed-{seed}"
-            if not (folder / "summary.json").exists():
+            recorded = folder.with_suffix(".json")
+            if not recorded.exists():
                 train(folder, seed, threads, args.set)
-            found.append(record(folder, threads))
+                write_text(recorded, json.dumps(record(folder, threads)))
+            found.append(json.loads(recorded.read_text()))
     print(json.dumps(found, indent=1))
 
 

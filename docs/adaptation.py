@@ -184,7 +184,8 @@ def quickstart(found: Found) -> Lines:
     """What each run begins with, its lowest epoch and its last one; a row for each seed and number of threads."""
     runs = found.get(QUICKSTART, [])
     if not runs:
-        return [f"Not measured yet: `python benchmarks/quickstart.py --out runs/{QUICKSTART}`."]
+        command = f"python benchmarks/quickstart.py --out runs/{QUICKSTART} > benchmarks/results/{QUICKSTART}.json"
+        return [f"Not measured yet: `{command}`."]
     rows = table(
         {
             "threads": str(run["threads"]),

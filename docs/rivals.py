@@ -34,6 +34,7 @@ from rapids_slr.sweep.table import (
     difference_text,
     differences,
     figures_of,
+    headline_of,
     over_epochs,
     rows_of,
     score_figure,
@@ -149,6 +150,14 @@ def classification(results: Results) -> Lines:
     lines = runs(results)
     for pair in results["pairs"]:
         lines += ["", f"### {pair}", *table(rows_of(results, pair))]
+    headline = headline_of(results)
+    end, start = score_figure(headline.key), score_figure(headline.key, "direct_bn")
+    gains = {method: all_differences(results, method, method, end, start) for method in results["methods"]}
+    lines += ["", "### Beyond the start"]
+    lines += table(
+        {f"{headline.name}, points": f"{method} − direct_bn"} | by_section(results, _texts(found))
+        for method, found in gains.items()
+    )
     rows = [
         {"labels that are trained on": score.upper(), "": method} | label_quality(results, method, score)
         for score in ("ari", "nmi")

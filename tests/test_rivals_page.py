@@ -92,8 +92,15 @@ def test_classification_shows_every_pair_by_its_own_scores(page, hosts):
     hosts |= {"name": "classification", "methods": ["none", "slr"], "baseline": "none", "runs": runs}
     hosts["base"] = {"task": "classification"}
     lines = page.classification(hosts)
-    assert [line for line in lines if line.startswith("### ")] == ["### forward", "### shops", "### Labels"]
+    assert [line for line in lines if line.startswith("### ")] == [
+        "### forward",
+        "### shops",
+        "### Beyond the start",
+        "### Labels",
+    ]
     assert any("source classifier" in line for line in lines)
+    ends, starts = (scores(hosts, "shops", "slr", stage, "source_classifier") for stage in ("picked", "direct_bn"))
+    assert cells(lines, "slr − direct_bn")[1] == in_words(np.subtract(ends, starts).tolist())
     by_seed = [np.mean([row["ari"] for row in run["epochs"][1:]]) for run in runs if run["method"] == "slr"][-4:]
     assert cells(lines, "ARI | slr")[1] == f"{np.mean(by_seed):.3f} ± {np.std(by_seed, ddof=1):.3f}"
 
