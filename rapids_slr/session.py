@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rapids_slr.data.images import Images, RunImages
 from rapids_slr.engine.arrays import on_torch_stream
-from rapids_slr.engine.backend import choose_backend
+from rapids_slr.engine.backend import choose_backend, has_bfloat16
 from rapids_slr.errors import InputError
 from rapids_slr.files import fresh_folder, make_folder
 from rapids_slr.group import join, leave
@@ -70,6 +70,8 @@ class Session(ExitStack):
                 self.progress.say(f"arrays are allocated from {self.backend.memory}")
             if self.spec.refine.unread:
                 self.progress.say(self.spec.refine.unread)
+            if self.spec.model.precision == "bfloat16" and not has_bfloat16(self.device):
+                self.progress.say("the processor has no instructions for bfloat16; model.precision=float32 is faster")
             opening.enter_context(on_torch_stream(self.device))
             with self.bar("compiling kernels, kept for later runs", None, unit="kernels") as report:
                 warm_up(report, cuda=self.backend.name == "cuda")  # none is compiled inside a timed stage

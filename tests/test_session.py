@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from rapids_slr.clustering.sections import HDBSCANSpec
 from rapids_slr.engine.backend import choose_backend
@@ -49,6 +50,17 @@ def test_a_warning_is_said_once(tiny, tmp_path, capsys):
         session.warn("this")
         session.warn("that")
     assert capsys.readouterr().err.count("warning: this") == 1
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("has", [True, False])
+def test_a_precision_that_the_processor_lacks_is_told(tiny, tmp_path, monkeypatch, capsys, precision, has):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    spec = tiny.model_copy(update={"model": tiny.model.model_copy(update={"precision": precision})})
+    with Session(spec, tmp_path / "folder"):
+        told = "model.precision=float32 is faster" in capsys.readouterr().err
+    assert told == (precision == "bfloat16" and not has)
 
 
 def test_what_only_cuml_serves_is_asked_for_before_anything_is_trained(tiny, tmp_path, monkeypatch):

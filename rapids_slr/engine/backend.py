@@ -160,6 +160,13 @@ def _no_gpu(fault: BaseException) -> str:
     return f"no usable GPU: {in_short(fault)} (install the NVIDIA driver; give a container its GPU with --gpus all)"
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device computes in it: a GPU of compute capability 8.0 or above, a CPU with AVX512-BF16 or AMX."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return any(getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in ("avx512_bf16", "amx_tile"))
+
+
 def takes_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is the faster way on this device: a GPU that has it (compute capability 8.0 and above)."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    """Whether `model.precision: auto` is bfloat16 on this device: a GPU that has it."""
+    return device.type == "cuda" and has_bfloat16(device)

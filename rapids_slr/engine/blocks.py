@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from rapids_slr.engine.arrays import Array, array_module
+from rapids_slr.engine.backend import has_bfloat16
 
 BLOCK = 1024  # rows of a block of the product
 STRIP = 4096  # columns: 16 MB of similarities, which stay in the cache
@@ -44,10 +45,9 @@ class Speed(NamedTuple):
 @cache
 def speed() -> Speed:
     """Tried out once: a product in either, in turn. What is computed from it does not depend on the answer."""
-    has_bfloat16 = any(getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in ("avx512_bf16", "amx_tile"))
     rows = torch.linspace(-1, 1, BLOCK * PROBE_D).reshape(BLOCK, PROBE_D)
     seconds: dict[torch.dtype, list[float]] = {torch.float32: []}
-    if has_bfloat16:
+    if has_bfloat16(torch.device("cpu")):
         seconds[torch.bfloat16] = []
     for _ in range(PROBES):
         for dtype, taken in seconds.items():

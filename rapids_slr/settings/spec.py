@@ -233,7 +233,8 @@ class ComputeSpec(Settings):
 
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """What convolutions compute in: `auto` takes bfloat16 on GPUs that have it (compute capability 8.0 and above), else
-    float32 (on GPUs TF32, as torch sets it). Weights, features, losses and the optimizer are float32 in any case."""
+    float32 (on GPUs TF32, as torch sets it). Weights, features, losses and the optimizer are float32 in any case.
+    Bfloat16 is several times slower on a processor without instructions for it (CPUs that lack AVX512-BF16 and AMX)."""
     compile: bool = False
     """Compile the networks with torch.compile: the first steps take minutes, the others may be faster."""
 
