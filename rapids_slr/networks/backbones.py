@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision import models
 from torchvision.models import ResNet18_Weights, ResNet50_Weights
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
@@ -25,6 +26,8 @@ from rapids_slr.settings.spec import ModelSpec
 
 IBN_RESNET50_A_URL = "https://github.com/XingangPan/IBN-Net/releases/download/v1.0/resnet50_ibn_a-d9d0bb7b.pth"
 
+ONEDNN_BLOCK = 8
+"""Channels that oneDNN takes at once with AVX2."""
 RELU_AFTER_STEM = ("ibn_resnet50_a",)
 """ABMT, as MMT before it, leaves out the ReLU after the stem of ResNet-50 and keeps that of IBN-ResNet-50-a."""
 
@@ -84,6 +87,18 @@ class InstanceBatchNorm(nn.Module):
         return torch.cat((self.IN(first), self.BN(rest)), dim=1)
 
 
+class Picked(nn.Conv2d):
+    """A 1 x 1 convolution that picks the places of its stride first, and then has none.
+
+    For fewer than ONEDNN_BLOCK channels: of such a one with a stride the backward pass of oneDNN 3.13, that of torch
+    2.15, writes past the end of its memory on CPUs that have AVX2 and no AVX-512, and the program crashes.
+    """
+
+    def forward(self, maps: Tensor) -> Tensor:
+        rows, columns = self.stride
+        return F.conv2d(maps[:, :, ::rows, ::columns], self.weight, self.bias)
+
+
 class NarrowResNet(nn.Module):
     """Three stages of one basic block each behind a 5 x 5 stem of stride 2, without max pooling: 32 -> 16, 16, 8, 4."""
 
@@ -103,7 +118,8 @@ class NarrowResNet(nn.Module):
 def _basic_block(inputs: int, width: int, stride: int) -> BasicBlock:
     shortcut = None
     if stride != 1 or inputs != width:
-        shortcut = nn.Sequential(nn.Conv2d(inputs, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+        kind = nn.Conv2d if inputs >= ONEDNN_BLOCK else Picked
+        shortcut = nn.Sequential(kind(inputs, width, 1, stride, bias=False), nn.BatchNorm2d(width))
     return BasicBlock(inputs, width, stride, shortcut)
 
 

@@ -13,7 +13,7 @@ from torchvision.models import resnet18, resnet50
 
 from rapids_slr.errors import InputError
 from rapids_slr.networks import backbones
-from rapids_slr.networks.backbones import Backbone, InstanceBatchNorm, build_backbone
+from rapids_slr.networks.backbones import Backbone, InstanceBatchNorm, Picked, build_backbone
 from rapids_slr.settings.spec import ModelSpec
 
 
@@ -72,6 +72,22 @@ def test_narrow_goes_from_32_to_4():
         sizes.append(tuple(x.shape[1:]))
     assert sizes == [(6, 16, 16), (6, 16, 16), (6, 16, 16), (10, 8, 8), (14, 4, 4), (14, 4, 4)]
     assert backbone.trunk.conv1.kernel_size == (5, 5)
+
+
+@pytest.mark.parametrize(("inputs", "picks"), [(1, True), (7, True), (8, False), (24, False)])
+def test_narrow_leaves_no_stride_to_an_unsafe_convolution(inputs, picks):
+    shortcut = build("narrow", widths=[inputs, 8, 8]).trunk.layer2[0].downsample[0]
+    assert isinstance(shortcut, Picked) == picks
+    plain = nn.Conv2d(inputs, 8, 1, 2, bias=False)
+    plain.load_state_dict(shortcut.state_dict())
+    found = []
+    for conv in (shortcut.double(), plain.double()):
+        x = images(2, inputs, 9, 6).double().requires_grad_()
+        y = conv(x)
+        y.square().sum().backward()
+        found.append((y, x.grad, conv.weight.grad))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_ibn_has_a_relu_behind_the_stem():
