@@ -1,5 +1,5 @@
-"""Write what hosts, refiners and rivals give, in docs/results.md and docs/classification.md, from hosts.json and
-classification.json in benchmarks/results/.
+"""Write what hosts, refiners and rivals give, in docs/results.md and docs/classification.md, from the files of their
+sweeps in benchmarks/results/.
 
 python docs/rivals.py
 """
@@ -43,10 +43,10 @@ from rapids_slr.sweep.table import (
     spread_text,
 )
 
-HOSTS, CLASSIFICATION = "hosts", "classification"
+HOSTS, IMAGENET, CLASSIFICATION = "hosts", "imagenet", "classification"
 """Sweeps, and their files in benchmarks/results/."""
 NONE, OURS = "none", "slr"
-"""What the clusters as they are, and SLR, are called in both."""
+"""What the clusters as they are, and SLR, are called in all of them."""
 START = score_figure("mAP", "direct_bn")
 WHOLE = slice(1, None)
 """The epochs that have one before them."""
@@ -142,10 +142,10 @@ def labels(results: Results) -> Lines:
     return ["ARI of the labels that are trained on, mean over the epochs from the second on:", *table(rows)]
 
 
-# Classification -------------------------------------------------------------------------------------------------------
+# With SLR and without -------------------------------------------------------------------------------------------------
 
 
-def classification(results: Results) -> Lines:
+def with_and_without(results: Results) -> Lines:
     """The scores of every pair, with the differences that SLR makes."""
     lines = runs(results)
     for pair in results["pairs"]:
@@ -172,14 +172,15 @@ PAGES: dict[str, Parts] = {
         "hosts above the start": of_sweep(HOSTS, above_the_start),
         "refiners": of_sweep(HOSTS, refiners),
         "refiners' labels": of_sweep(HOSTS, labels),
+        "imagenet": of_sweep(IMAGENET, with_and_without),
     },
-    "classification": {"sweep": of_sweep(CLASSIFICATION, classification)},
+    "classification": {"sweep": of_sweep(CLASSIFICATION, with_and_without)},
 }
 """The parts of each page that are written here."""
 
 
 def read() -> Found:
-    paths = (FOLDER / f"{name}.json" for name in (HOSTS, CLASSIFICATION))
+    paths = (FOLDER / f"{name}.json" for name in (HOSTS, IMAGENET, CLASSIFICATION))
     return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()}
 
 

@@ -1,4 +1,4 @@
-"""What docs/rivals.py writes is what hosts.json and classification.json hold; its tables against counting by hand."""
+"""What docs/rivals.py writes is what the files of its sweeps hold; its tables against counting by hand."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_classification_shows_every_pair_by_its_own_scores(page, hosts):
     runs = [run | {"method": names[run["method"]]} for run in hosts["runs"] if run["method"] in names]
     hosts |= {"name": "classification", "methods": ["none", "slr"], "baseline": "none", "runs": runs}
     hosts["base"] = {"task": "classification"}
-    lines = page.classification(hosts)
+    lines = page.with_and_without(hosts)
     assert [line for line in lines if line.startswith("### ")] == [
         "### forward",
         "### shops",
