@@ -112,12 +112,12 @@ def test_faults_are_told_once_and_end_all(pretrained, tmp_path):
     process = started(tmp_path / "wild", wild, 2)
     _, said = process.communicate(timeout=HANG_SECONDS + 60)
     assert process.returncode == 1, said
-    assert said.count("error:") == 1
+    assert said.count("error:") == 1, said
     assert "the loss is not finite" in said
     process = started(tmp_path / "bad", spec, 2, "--set", f"data.target={{path: {tmp_path / 'none'}}}")
     _, said = process.communicate(timeout=HANG_SECONDS + 60)
     assert process.returncode == 2, said
-    assert said.count("error:") == 1
+    assert said.count("error:") == 1, said
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ messages and progress to stderr.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import logging
@@ -159,12 +160,15 @@ def reported(command: Callable[..., None], debug: bool) -> Callable[..., None]:
         except KeyboardInterrupt:  # the run itself says how to go on
             raise typer.Exit(STOPPED) from None
         except Exception as fault:
-            if not tells(fault):
-                raise typer.Exit(PEER_ENDED) from None
-            if debug:
-                traceback.print_exc()
-            print_error(fault)
-            raise typer.Exit(BAD_INPUT if isinstance(fault, InputError) else FAILED) from None
+            code = PEER_ENDED
+            if tells(fault):
+                if debug:
+                    traceback.print_exc()
+                print_error(fault)
+                code = BAD_INPUT if isinstance(fault, InputError) else FAILED
+            if processes() > 1:
+                end_at_once(code)
+            raise typer.Exit(code) from None
 
     return guarded
 
@@ -176,6 +180,15 @@ def tells(fault: Exception) -> bool:
     from rapids_slr.group import fails_first
 
     return fails_first(fault)
+
+
+def end_at_once(code: int) -> None:
+    """End one of several processes that has told its fault, without waiting for threads of torch.distributed: were it
+    killed by these, or slow, those that watch it would start the run again."""
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def print_error(fault: Exception) -> None:

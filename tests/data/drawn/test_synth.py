@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import errno
-import time
 
 import numpy as np
 import pytest
@@ -128,19 +127,6 @@ def test_only_drawn_domains_are_written(tmp_path):
 def test_a_name_of_another_domain_is_refused():
     with pytest.raises(InputError, match="is no picture of a drawn domain"):
         synth_domain(SMALL).open("query/0001_c1_f01.png")
-
-
-def test_drawing_is_fast_enough_for_the_size_of_market1501():
-    studio = Studio(SynthSpec())
-    studio.pixels(1, 1, 1)
-
-    def rate(images: int = 40) -> float:
-        start = time.thread_time()
-        for index in range(images):
-            studio.pixels(1 + index, 1 + index % 4, index)
-        return images / (time.thread_time() - start)
-
-    assert max(rate() for _ in range(3)) > 200  # a second on one core
 
 
 def test_pictures_are_what_pillow_expects():
