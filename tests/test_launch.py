@@ -121,6 +121,20 @@ def test_faults_are_told_once_and_end_all(pretrained, tmp_path):
 
 
 @pytest.mark.slow
+def test_how_a_process_ends_after_its_fault_does_not_start_the_run_again(pretrained, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import atexit, os, signal\n"
+        "if 'RANK' in os.environ:\n"
+        "    atexit.register(os.kill, os.getpid(), signal.SIGKILL)\n"
+    )
+    nowhere = f"data.target={{path: {tmp_path / 'none'}}}"
+    process = started(tmp_path / "run", pretrained[0], 2, "--set", nowhere, PYTHONPATH=str(tmp_path))
+    _, said = process.communicate(timeout=HANG_SECONDS + 60)
+    assert process.returncode == 2, said
+    assert said.count("error:") == 1, said
+
+
+@pytest.mark.slow
 def test_the_line_for_several_machines(pretrained, of_two, tmp_path):
     """As docs/processes.md has it, on one machine that stands for two."""
     page = (ROOT / "docs" / "processes.md").read_text()
