@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from itertools import islice
 from pathlib import Path
 
@@ -13,18 +12,14 @@ from sklearn.datasets import load_digits
 from rapids_slr.data.check import check_domain
 from rapids_slr.data.read import read_domain
 from rapids_slr.settings.spec import DomainSpec
+from tests.scripts import loaded
 
 FILE = Path(__file__).parents[1] / "benchmarks" / "digits.py"
 
 
 @pytest.fixture(scope="module")
 def digits():
-    spec = importlib.util.spec_from_file_location("digits", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded(FILE)
 
 
 def test_both_are_domains_of_the_same_ten_classes(digits, tmp_path):

@@ -6,7 +6,6 @@ Their command lines and specs are run by test_documented_commands.py.
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import json
 import re
@@ -30,6 +29,7 @@ from rapids_slr.networks.checkpoint import new_network, save_network
 from rapids_slr.settings.spec import RunSpec
 from tests.conftest import TINY
 from tests.data.handmade import make_files
+from tests.scripts import loaded
 
 REPOSITORY = Path(__file__).parents[1]
 DOCS = REPOSITORY / "docs"
@@ -98,9 +98,9 @@ def load_kernel_of_the_page(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Mo
     monkeypatch.setattr(runtime, "_cpu_kernels", [])
     monkeypatch.setattr(runtime, "_cuda_kernels", [])
     (folder / "sizes.py").write_text(blocks(DOCS / "add-a-kernel.md", "python")[0])
-    module = load("rapids_slr.kernels.sizes", folder / "sizes.py")
-    monkeypatch.setitem(sys.modules, "rapids_slr.kernels.sizes", module)
-    return module
+    name = "rapids_slr.kernels.sizes"
+    monkeypatch.setitem(sys.modules, name, ModuleType(name))  # so that its name is taken out again
+    return loaded(folder / "sizes.py", name)
 
 
 def test_the_examples_of_the_search_page_run(here, capsys):
@@ -117,15 +117,6 @@ def test_the_examples_of_the_search_page_run(here, capsys):
     np.testing.assert_allclose(names["features"], names["same"].detach(), atol=1e-5)
 
 
-def load(name: str, path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_kernel_of_the_page_counts_on_the_cpu(tmp_path, monkeypatch):
     """Its own tests, and its CUDA kernel, run in tests/cuda/test_page.py."""
     module = load_kernel_of_the_page(tmp_path, monkeypatch)
@@ -139,7 +130,7 @@ def test_the_kernel_of_the_page_counts_on_the_cpu(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def performance() -> ModuleType:
-    return load("performance", DOCS / "performance.py")
+    return loaded(DOCS / "performance.py")
 
 
 def test_the_tables_of_the_performance_page_are_those_of_the_results(performance):
@@ -158,13 +149,13 @@ def test_the_plot_is_drawn_again_alike(performance, tmp_path):
 
 @pytest.mark.parametrize("name", ["run-spec.md", "commands.md"])
 def test_the_reference_is_that_of_the_program(name):
-    reference = load("reference", DOCS / "reference.py")
+    reference = loaded(DOCS / "reference.py")
     assert (DOCS / name).read_text(encoding="utf-8") == reference.build(name), "run python docs/reference.py"
 
 
 def test_the_drawings_of_the_method_are_drawn_again_alike(tmp_path):
     """Twice the same; and what they say is what the pages show. Paths may differ with the version of matplotlib."""
-    method = load("method", DOCS / "method.py")
+    method = loaded(DOCS / "method.py")
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
         method.main(tmp_path / folder)

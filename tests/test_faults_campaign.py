@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
 import os
 import signal
@@ -16,6 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+
+from tests.scripts import loaded
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -226,12 +227,7 @@ def test_specs_are_compared_value_by_value(mutants):
 @pytest.fixture
 def page(monkeypatch):
     monkeypatch.syspath_prepend(DOCS)
-    spec = importlib.util.spec_from_file_location("faults_page", DOCS / "faults.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
+    yield loaded(DOCS / "faults.py")
     sys.modules.pop("results", None)
 
 

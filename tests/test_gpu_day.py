@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 import time
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from rapids_slr.settings.specfile import load_spec
+from tests.scripts import loaded
 
 ROOT = Path(__file__).parents[1]
 FOREVER = "import time\nwhile True: time.sleep(0.01)\n"
@@ -34,17 +32,7 @@ def test_hangs(monkeypatch):
 """
 
 
-def module_of(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # its dataclass looks itself up
-    spec.loader.exec_module(module)
-    return module
-
-
-gpu_day, gpu = module_of("gpu_day"), module_of("gpu")
+gpu_day, gpu = (loaded(ROOT / "benchmarks" / f"{name}.py") for name in ("gpu_day", "gpu"))
 REHEARSAL = {step.name: step for step in gpu_day.steps(Path("out"), True)}
 
 

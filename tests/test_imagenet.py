@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
 
-timm = pytest.importorskip("timm")
+from tests.scripts import loaded
+
+timm = pytest.importorskip("timm", reason="timm is not installed: pip install 'rapids-slr[timm]'")
 FILE = Path(__file__).parents[1] / "benchmarks" / "imagenet.py"
 
 
 @pytest.fixture(scope="module")
 def imagenet():
-    spec = importlib.util.spec_from_file_location("imagenet", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded(FILE)
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 
 from rapids_slr.evaluation import pair_errors
+from tests.scripts import loaded
 
 FILE = Path(__file__).parents[1] / "benchmarks" / "label_noise.py"
 IDENTITY = np.repeat(np.arange(60), 15)
@@ -19,14 +18,7 @@ IDENTITY = np.repeat(np.arange(60), 15)
 
 @pytest.fixture(scope="module")
 def bench():
-    spec = importlib.util.spec_from_file_location("label_noise", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["label_noise"] = module  # its dataclass looks itself up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["label_noise"]
+    return loaded(FILE)
 
 
 def identities_of(labels: np.ndarray) -> list[set[int]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from scipy import stats
 
 from rapids_slr.sweep.plan import load_sweep
+from tests.scripts import loaded
 
 DOCS = Path(__file__).parents[1] / "docs"
 CHOSEN_ON = {100, 101}
@@ -33,11 +33,7 @@ def script(name: str) -> ModuleType:
     """A script of docs/, loaded beside its neighbours."""
     sys.path.insert(0, str(DOCS))
     try:
-        spec = importlib.util.spec_from_file_location(f"{name}_page", DOCS / f"{name}.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        module = loaded(DOCS / f"{name}.py")
     finally:
         sys.path.remove(str(DOCS))
     return module
